@@ -1,0 +1,59 @@
+"""What an algorithm is: given trajectories and the networks, losses for the policy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from sft_rl.config import Config
+from sft_rl.critics import Critic
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.types import Loss, Trajectories
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks an algorithm may look at.
+
+    Attributes:
+        policy: The policy being trained.
+        critic: Scores final samples; its score is the reward.
+        value: V(s_k), called as ``value(latents, step_index)``, shape (..., 1).
+    """
+
+    policy: DenoisingPolicy
+    critic: Critic
+    value: nn.Module
+
+
+class Algorithm(ABC):
+    """A policy update. It knows nothing of workers, devices or files.
+
+    An iteration calls :meth:`prepare` once, then takes one optimiser step on :meth:`loss` for
+    each batch of :meth:`batches`.
+    """
+
+    requires_density: ClassVar[bool] = True
+    """Whether every step needs a positive standard deviation."""
+    uses_value: bool = False
+    """Whether V(s_k) is to be trained."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @abstractmethod
+    def prepare(self, trajectories: Trajectories, networks: Networks) -> Any:
+        """Compute once per iteration what all updates share, without gradients."""
+
+    @abstractmethod
+    def batches(self, prepared: Any, generator: torch.Generator) -> Iterator[Any]:
+        """Cut what was prepared into the batches of the policy steps."""
+
+    @abstractmethod
+    def loss(self, batch: Any, networks: Networks) -> Loss:
+        """Return the loss of one batch, averaged over it."""

@@ -1,0 +1,88 @@
+r"""Shortcut fine-tuning by policy gradient, with and without baseline (Fan and Lee, 2023).
+
+.. math::
+    \nabla \Phi = -\mathbb{E}\Bigl[\sum_k \bigl(f(x_T) - V(s_k)\bigr)
+        \nabla \log \pi(a_k \mid s_k)\Bigr]
+
+Departures from the released code, each with its reason in ``docs/deviations.md``: the policy
+steps of one iteration take disjoint transitions; each is weighted by the likelihood ratio
+pi / pi_old, which is 1 at the first step (there the gradient is the paper's) and keeps the later
+ones unbiased.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sft_rl.algorithms.base import Algorithm, Networks
+from sft_rl.config import Config
+from sft_rl.types import Loss, Trajectories, Transitions
+
+
+class SFTPG(Algorithm):
+    """SFT-PG; with ``sft_pg.baseline`` it is SFT-PG (B) of the paper."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.options = config.sft_pg
+        self.uses_value = self.options.baseline
+
+    @torch.no_grad()
+    def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
+        """Score the final samples with the current critic; subtract the current baseline."""
+        return score_transitions(
+            trajectories,
+            networks,
+            baseline=self.options.baseline,
+            normalise=self.options.normalise_advantages,
+        )
+
+    def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[Transitions]:
+        """Yield one batch of transitions for each of the `n_generator` policy steps."""
+        num_updates = self.config.training.n_generator
+        if self.options.transitions_per_update is None and num_updates == 1:
+            yield prepared
+            return
+        flat = prepared.flatten()
+        total = len(flat.advantages)
+        size = min(self.options.transitions_per_update or total, total // num_updates)
+        order = torch.randperm(total, generator=generator, device=generator.device)
+        for i in range(num_updates):
+            yield flat[order[i * size : (i + 1) * size]]
+
+    def loss(self, batch: Transitions, networks: Networks) -> Loss:
+        """Return -E[ratio * advantage], whose gradient at ratio 1 is the policy gradient."""
+        log_prob = networks.policy.log_prob(batch.latents, batch.actions, batch.step_index)
+        ratio = (log_prob - batch.old_log_probs).exp()
+        value = -(ratio * batch.advantages).mean()
+        return Loss(value, {"policy_loss": value.detach(), "ratio": ratio.detach()})
+
+
+def score_transitions(
+    trajectories: Trajectories, networks: Networks, *, baseline: bool, normalise: bool
+) -> Transitions:
+    """Turn trajectories into the (T, B) grid of transitions with advantages f(x_T) - V(s_k).
+
+    Advantages are detached. Without a baseline they are the raw scores.
+
+    Args:
+        trajectories: Episodes of the old policy.
+        networks: The current critic and value.
+        baseline: Subtract V(s_k).
+        normalise: Divide by the standard deviation over the grid; the mean stays.
+    """
+    latents, actions = trajectories.latents[:-1], trajectories.latents[1:]
+    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
+    advantages: Tensor = networks.critic(trajectories.final).expand(trajectories.log_probs.shape)
+    if baseline:
+        advantages = advantages - networks.value(latents, steps).squeeze(-1)
+    if normalise:
+        advantages = advantages / (advantages.std() + 1e-8)
+    return Transitions(
+        latents=latents,
+        actions=actions,
+        step_index=steps,
+        old_log_probs=trajectories.log_probs,
+        advantages=advantages.detach(),
+    )

@@ -1,0 +1,131 @@
+"""Checkpoints that are whole or not there: safetensors and JSON under a manifest of hashes.
+
+A checkpoint is a folder. It is written beside its place, synced to disk, and renamed into it, so
+a reader never sees half of one. Nothing read here is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from sft_rl.errors import UserError
+
+MANIFEST = "manifest.json"
+META = "meta.json"
+FORMAT = "sft-rl checkpoint 1"
+
+TensorGroups = dict[str, dict[str, Tensor]]
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that is not what was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Content of a checkpoint.
+
+    Attributes:
+        tensors: Named tensors by group; each group is a file ``GROUP.safetensors``.
+        meta: Everything else, as JSON.
+    """
+
+    tensors: TensorGroups
+    meta: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint into a new folder, atomically.
+
+    Raises:
+        OSError: If it cannot be written; whatever stood at `folder` is then untouched.
+    """
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        files = {
+            f"{group}.safetensors": safetensors.torch.save(
+                {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+            )
+            for group, tensors in checkpoint.tensors.items()
+        }
+        files[META] = json.dumps(checkpoint.meta, indent=1).encode()
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        files[MANIFEST] = json.dumps({"format": FORMAT, "sha256": digests}, indent=1).encode()
+        for name, content in files.items():
+            _write_synced(aside / name, content)
+        _sync_folder(aside)
+        _replace_folder(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read a checkpoint, verifying every byte.
+
+    Raises:
+        DamagedCheckpoint: If a file is missing, foreign, truncated or changed.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise DamagedCheckpoint(f"checkpoint: {folder} is not a {FORMAT!r}")
+        digests: dict[str, str] = manifest["sha256"]
+        present = {file.name for file in folder.iterdir()}
+        if present != {MANIFEST, *digests}:
+            odd = ", ".join(sorted(present ^ {MANIFEST, *digests}))
+            raise DamagedCheckpoint(f"checkpoint: {folder} has missing or foreign files: {odd}")
+        files = {name: (folder / name).read_bytes() for name in digests}
+        for name, content in files.items():
+            if hashlib.sha256(content).hexdigest() != digests[name]:
+                raise DamagedCheckpoint(f"checkpoint: {folder / name} is damaged (SHA-256 differs)")
+        tensors = {
+            name.removesuffix(".safetensors"): safetensors.torch.load(content)
+            for name, content in files.items()
+            if name.endswith(".safetensors")
+        }
+        return Checkpoint(tensors, json.loads(files[META]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        if isinstance(error, DamagedCheckpoint):
+            raise
+        raise DamagedCheckpoint(
+            f"checkpoint: {folder} is not whole: {type(error).__name__} {error}"
+        ) from error
+
+
+def _write_synced(file: Path, content: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Rename a folder into its place; a folder that stands there makes way first."""
+    if target.exists():
+        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        target.rename(old)
+        source.rename(target)
+        shutil.rmtree(old)
+    else:
+        source.rename(target)
+    _sync_folder(target.parent)

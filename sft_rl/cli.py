@@ -1,0 +1,144 @@
+"""The command line: a thin parser. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from sft_rl import __version__
+from sft_rl.errors import UserError
+
+EPILOG = """examples:
+  sft-rl train swiss_roll                        the main job
+  sft-rl train swiss_roll sampler.num_steps=4    fewer steps
+  sft-rl train swiss_roll data.path=points.npy   your own points
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; return its exit code: 0 done, 2 wrong input, 130 interrupted."""
+    started = time.perf_counter()
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args, started)
+    except UserError as error:
+        sys.stderr.write(f"sft-rl: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("sft-rl: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has left; point stdout elsewhere so that Python can exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sft-rl",
+        description="Turn pretrained diffusion models into few-step samplers, by policy gradient.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sft-rl {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    presets = commands.add_parser("presets", help="list presets, or all settings of one")
+    presets.add_argument("preset", nargs="?", help="show this preset's settings")
+    presets.set_defaults(run=_presets)
+
+    pretrain = commands.add_parser("pretrain", help="train the full-step model and cache it")
+    _add_settings(pretrain)
+    pretrain.set_defaults(run=_pretrain)
+
+    train = commands.add_parser("train", help="fine-tune a sampler to few steps")
+    _add_settings(train)
+    train.add_argument("--out", type=Path, help="run folder (default: a new one under runs/)")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="measure the sampler of a run again")
+    evaluate.add_argument("folder", type=Path, metavar="RUN")
+    evaluate.set_defaults(run=_evaluate)
+
+    sample = commands.add_parser("sample", help="draw samples from a run's sampler")
+    sample.add_argument("folder", type=Path, metavar="RUN")
+    sample.add_argument("--num", type=int, required=True, help="how many")
+    sample.add_argument("--out", type=Path, required=True, help="file to write, .npy or .csv")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the samples")
+    sample.set_defaults(run=_sample)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preset", help="a name from `sft-rl presets`")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings to change")
+
+
+def _presets(args: argparse.Namespace, started: float) -> None:
+    from sft_rl.presets import dump_config, load_config, preset_names
+
+    if args.preset:
+        sys.stdout.write(dump_config(load_config(args.preset)))
+        return
+    for name in preset_names():
+        sys.stdout.write(f"{name:20} {load_config(name).description}\n")
+
+
+def _pretrain(args: argparse.Namespace, started: float) -> None:
+    from sft_rl.presets import load_config
+
+    config = load_config(args.preset, args.settings)
+    from sft_rl.progress import ConsoleObserver
+    from sft_rl.run import pretrain
+
+    with ConsoleObserver() as observer:
+        rows = pretrain(config, observer=observer)
+    observer.table(f"{config.preset}: full-step model", rows)
+
+
+def _train(args: argparse.Namespace, started: float) -> None:
+    from sft_rl.presets import load_config
+    from sft_rl.store import free_run_path
+
+    config = load_config(args.preset, args.settings)
+    out = args.out or free_run_path(config.preset, config.sampler.num_steps, config.seed)
+    from sft_rl.progress import ConsoleObserver
+    from sft_rl.run import check, train
+
+    check(config)
+    with ConsoleObserver() as observer:
+        summary = train(config, out, observer=observer, started=started)
+    num = summary["num_steps"]
+    observer.table(
+        f"{out}: sliced Wasserstein distance",
+        {
+            f"{num} steps, before": f"{summary['sliced_wasserstein_initial']:.4f}",
+            f"{num} steps, after": f"{summary['sliced_wasserstein_final']:.4f}",
+            f"{summary['full_step']['nfe']} steps": (
+                f"{summary['sliced_wasserstein_full_step']:.4f}"
+            ),
+            "noise floor": f"{summary['noise_floor']:.4f}",
+            "seconds": f"{summary['wall_seconds']['total']:.1f}",
+        },
+    )
+
+
+def _evaluate(args: argparse.Namespace, started: float) -> None:
+    from sft_rl.progress import ConsoleObserver
+    from sft_rl.run import evaluate
+
+    rows = evaluate(args.folder)
+    ConsoleObserver().table(f"{args.folder}", rows)
+
+
+def _sample(args: argparse.Namespace, started: float) -> None:
+    if args.num < 1:
+        raise UserError(f"--num: must be at least 1, got {args.num}")
+    from sft_rl.run import write_samples
+
+    write_samples(args.folder, num=args.num, out=args.out, seed=args.seed)
+    sys.stdout.write(f"{args.num} samples written to {args.out}\n")

@@ -1,0 +1,67 @@
+"""A network as critic: its objective, and what keeps it Lipschitz."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sft_rl.config import CriticConfig
+from sft_rl.critics.base import Critic
+from sft_rl.types import Loss
+
+
+def wasserstein_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
+    """Minus the integral probability metric E_real[f] - E_gen[f] (Arjovsky et al., 2017)."""
+    return generated_scores.mean() - real_scores.mean()
+
+
+def one_sided_gradient_penalty(
+    critic: Callable[[Tensor], Tensor], real: Tensor, generated: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """E[max(0, |grad f| - 1)^2] between real and generated samples (Gulrajani et al., 2017).
+
+    One-sided: gradients below 1 are free.
+
+    Returns:
+        The penalty and the mean gradient norm, both scalar.
+    """
+    num = min(len(real), len(generated))
+    weight = torch.rand(num, generator=generator, device=real.device)
+    weight = weight.reshape(-1, *[1] * (real.ndim - 1))
+    x = torch.lerp(real[:num], generated[:num], weight).requires_grad_()
+    (grad,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    norm = grad.flatten(1).norm(dim=1)
+    return F.relu(norm - 1.0).square().mean(), norm.detach().mean()
+
+
+class NetworkCritic(Critic):
+    """f is a network; see :class:`sft_rl.config.CriticConfig` for objective and regulariser."""
+
+    def __init__(self, network: nn.Module, config: CriticConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score samples (B, *shape), shape (B,)."""
+        return self.network(x).squeeze(-1)  # type: ignore[no-any-return]
+
+    def loss(self, real: Tensor, generated: Tensor, generator: torch.Generator) -> Loss:
+        """Return the objective plus the penalty, and the gap E_real[f] - E_gen[f]."""
+        scores = self(torch.cat([real, generated]))
+        real_scores, generated_scores = scores[: len(real)], scores[len(real) :]
+        value = wasserstein_loss(real_scores, generated_scores)
+        metrics = {"critic_gap": (real_scores.mean() - generated_scores.mean()).detach()}
+        if self.config.regulariser == "gradient_penalty":
+            penalty, norm = one_sided_gradient_penalty(self, real, generated, generator)
+            value = value + self.config.penalty_weight * penalty
+            metrics |= {"critic_penalty": penalty.detach(), "critic_input_grad_norm": norm}
+        return Loss(value, {"critic_loss": value.detach(), **metrics})
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Clip the weights, if that is the regulariser."""
+        if self.config.regulariser == "weight_clip":
+            for parameter in self.parameters():
+                parameter.clamp_(-self.config.clip_value, self.config.clip_value)

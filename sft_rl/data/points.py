@@ -1,0 +1,87 @@
+"""Points: two synthetic sources from scikit-learn, and a user's own files."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sft_rl.errors import UserError
+
+Array = np.ndarray
+
+
+def draw_points(name: str, num: int, noise: float, seed: int) -> Array:
+    """Draw points of a synthetic source, float32, shape (num, 2).
+
+    ``swiss_roll`` is the paper's: scikit-learn's coordinates 0 and 2, divided by 20.
+    """
+    from sklearn.datasets import make_moons, make_swiss_roll
+
+    if name == "swiss_roll":
+        points = make_swiss_roll(num, noise=noise, random_state=seed)[0][:, [0, 2]] / 20.0
+    else:
+        points = make_moons(num, noise=noise, random_state=seed)[0]
+    return np.asarray(points, dtype=np.float32)
+
+
+def read_points(path: str) -> Array:
+    """Read a table of numbers, one point a row, float32, shape (num, dim).
+
+    Raises:
+        UserError: If the file is missing, unreadable, empty, not finite or not a table.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"data.path: no file at {path}")
+    try:
+        points = np.asarray(_read(file))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its parser raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"data.path: cannot read {path}: {reason[0]}") from error
+    if points.ndim != 2 or 0 in points.shape:
+        raise UserError(
+            f"data.path: {path} has shape {points.shape}, expected (rows, dimensions), not empty"
+        )
+    if not np.issubdtype(points.dtype, np.number) or np.iscomplexobj(points):
+        raise UserError(f"data.path: {path} holds {points.dtype}, expected real numbers")
+    points = points.astype(np.float32)
+    bad = ~np.isfinite(points)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise UserError(
+            f"data.path: {path} has {bad.sum()} values that are not finite, "
+            f"the first in row {row}, column {column}"
+        )
+    return points
+
+
+def _read(file: Path) -> object:
+    if file.suffix == ".npy":
+        return np.load(file, allow_pickle=False)
+    if file.suffix == ".csv":
+        return pd.read_csv(file)
+    if file.suffix == ".parquet":
+        return pd.read_parquet(file)
+    raise UserError(f"data.path: {file} ends in {file.suffix!r}, expected .npy, .csv or .parquet")
+
+
+def write_points(file: Path, points: Array) -> None:
+    """Write samples as .npy or .csv, refusing to overwrite.
+
+    Raises:
+        UserError: If the file is there, cannot be written, or has another ending.
+    """
+    if file.suffix not in (".npy", ".csv"):
+        raise UserError(f"--out: {file} ends in {file.suffix!r}, expected .npy or .csv")
+    try:
+        with file.open("xb") as stream:
+            if file.suffix == ".npy":
+                np.save(stream, points)
+            else:
+                pd.DataFrame(points).to_csv(stream, index=False)
+    except FileExistsError as error:
+        raise UserError(f"--out: {file} exists already, choose another name") from error
+    except OSError as error:
+        raise UserError(f"--out: cannot write {file}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Noise schedules, few-step schedules, the reverse step and the pretraining loss."""

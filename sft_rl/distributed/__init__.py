@@ -1,0 +1,1 @@
+"""Ray: rollout actors and their pool. The rest of the method does not know it exists."""

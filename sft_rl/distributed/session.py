@@ -1,0 +1,121 @@
+"""Start Ray on this machine, closed to the outside; or join a cluster; and stop what was started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from sft_rl.config import RayConfig, RolloutConfig
+from sft_rl.errors import UserError
+
+OBJECT_STORE_BYTES = 256 * 2**20
+
+
+class RaySession:
+    """A Ray that lives as long as the ``with`` block.
+
+    Ray starts in the background, so that the caller can go on; :meth:`wait` is for those who
+    need it. A local Ray listens on loopback only and asks for a token that nobody else knows.
+
+    Args:
+        config: Which cluster to join, or none to start a local Ray.
+        rollout: What the workers will ask for.
+    """
+
+    def __init__(self, config: RayConfig, rollout: RolloutConfig) -> None:
+        self.config = config
+        self.rollout = rollout
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
+        self._ready: Future[None] | None = None
+
+    def __enter__(self) -> RaySession:
+        self._ready = self._executor.submit(self._start)
+        return self
+
+    def wait(self) -> None:
+        """Return when Ray is ready.
+
+        Raises:
+            UserError: If the cluster cannot be reached or cannot hold the workers.
+        """
+        assert self._ready is not None, "use the session in a with block"
+        self._ready.result()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        import ray
+
+        self._executor.shutdown(wait=True)
+        ray.shutdown()
+
+    def _start(self) -> None:
+        address = self.config.address or os.environ.get("RAY_ADDRESS")
+        if address is None:
+            self._start_local()
+        else:
+            self._join(address)
+
+    def _start_local(self) -> None:
+        environment = {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # binds every socket to loopback
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        }
+        for name, value in environment.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, 1),
+            include_dashboard=False,
+            dashboard_host="127.0.0.1",
+            object_store_memory=OBJECT_STORE_BYTES,
+            configure_logging=True,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+
+    def _join(self, address: str) -> None:
+        import ray
+
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, RuntimeError) as error:
+            raise UserError(
+                f"ray.address: cannot join {address}: {str(error).splitlines()[0]}"
+            ) from error
+
+
+def check_local_resources(config: RayConfig, rollout: RolloutConfig) -> None:
+    """Refuse more than this machine has, before a local Ray starts.
+
+    Raises:
+        UserError: Naming what was asked and what there is.
+    """
+    if config.address is not None or os.environ.get("RAY_ADDRESS"):
+        return
+    import torch
+
+    cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    num = rollout.num_workers
+    if num * rollout.num_cpus_per_worker > cpus:
+        raise UserError(
+            f"rollout.num_workers: {num} workers with {rollout.num_cpus_per_worker:g} CPUs each "
+            f"need more than this machine's {cpus}; "
+            f"set rollout.num_cpus_per_worker={cpus / num:.2g} or fewer workers"
+        )
+    if num * rollout.num_gpus_per_worker > gpus:
+        raise UserError(
+            f"rollout.num_gpus_per_worker: {num} workers with {rollout.num_gpus_per_worker:g} "
+            f"GPUs each asked for, this machine has {gpus}"
+        )

@@ -1,0 +1,18 @@
+"""Errors that are meant for people."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Wrong input: one line that names the field, what was given and what is allowed.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Return the hint that ends an error about an unknown name: the nearest valid ones."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"

@@ -1,0 +1,176 @@
+"""The central learner: networks, optimisers, their state, and one update of each."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from sft_rl.algorithms import Algorithm, Networks
+from sft_rl.checkpoint import TensorGroups
+from sft_rl.config import Config
+from sft_rl.data import Dataset
+from sft_rl.policy import DenoisingPolicy, to_arrays
+from sft_rl.rollout import Weights
+from sft_rl.seeding import generator
+from sft_rl.types import Metrics, Trajectories
+
+
+class Learner:
+    """Updates critic, value and policy; counts the policy's versions.
+
+    Args:
+        networks: Policy, critic and value, on the learner's device.
+        algorithm: How the policy learns.
+        data: Real samples for the critic.
+        config: Learning rates, batch sizes and the rest.
+    """
+
+    def __init__(
+        self, networks: Networks, algorithm: Algorithm, *, data: Dataset, config: Config
+    ) -> None:
+        self.networks = networks
+        self.algorithm = algorithm
+        self.data = data
+        self.config = config
+        self.device = networks.policy.device
+        self.version = 0
+        self.average = copy.deepcopy(networks.policy).requires_grad_(False)
+        self.optimizers: dict[str, Optimizer] = {
+            "policy": self._policy_optimizer(),
+            "critic": _adam(networks.critic, config.critic.learning_rate, config.critic.adam_betas),
+            "value": _adam(networks.value, config.value.learning_rate, config.value.adam_betas),
+        }
+        self._base_rates = {
+            name: [group["lr"] for group in optimizer.param_groups]
+            for name, optimizer in self.optimizers.items()
+        }
+
+    @property
+    def evaluated_policy(self) -> DenoisingPolicy:
+        """The averaged policy, or the current one if averaging is off."""
+        return self.average if self.config.policy.ema_decay > 0 else self.networks.policy
+
+    def weights(self) -> Weights:
+        """The current policy as plain arrays; they carry the number ``version``."""
+        return to_arrays(self.networks.policy)
+
+    def begin_iteration(self, iteration: int) -> None:
+        """Set the learning rates of an iteration, counted from 0."""
+        training = self.config.training
+        factor = decay_factor(training.lr_decay, iteration / training.num_iterations)
+        for name, optimizer in self.optimizers.items():
+            for group, base in zip(optimizer.param_groups, self._base_rates[name], strict=True):
+                group["lr"] = base * factor
+
+    def update_critic(self, generated: Tensor, iteration: int, update: int) -> Metrics:
+        """Take one critic step on as many real as generated samples (B, *shape)."""
+        source = generator(self.config.seed, "critic", iteration, update, device=self.device)
+        real = self.data.batch(len(generated), source)
+        critic = self.networks.critic
+        loss = critic.loss(real, generated, source)
+        if loss.value.requires_grad:
+            _step(self.optimizers["critic"], loss.value)
+            critic.after_step()
+        return {name: float(value) for name, value in loss.metrics.items()}
+
+    def update_value(self, trajectories: Trajectories) -> Metrics:
+        """Regress V(s_k) on the final score over all T * B states; the target is detached."""
+        with torch.no_grad():
+            scores = self.networks.critic(trajectories.final)
+        steps = torch.arange(trajectories.num_steps, device=self.device)[:, None]
+        values = self.networks.value(trajectories.latents[:-1], steps).squeeze(-1)
+        loss = F.mse_loss(values, scores.expand_as(values))
+        _step(self.optimizers["value"], loss)
+        return {"value_loss": loss.item(), "reward_mean": scores.mean().item()}
+
+    def update_policy(self, trajectories: Trajectories, iteration: int) -> Metrics:
+        """Take the algorithm's policy steps on one iteration's trajectories; count a version."""
+        source = generator(self.config.seed, "policy", iteration, device=self.device)
+        prepared = self.algorithm.prepare(trajectories, self.networks)
+        policy = self.networks.policy
+        metrics: Metrics = {}
+        for batch in self.algorithm.batches(prepared, source):
+            loss = self.algorithm.loss(batch, self.networks)
+            self.optimizers["policy"].zero_grad(set_to_none=True)
+            loss.value.backward()
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), self.config.policy.max_grad_norm)
+            self.optimizers["policy"].step()
+            if not metrics:
+                ratio = loss.metrics["ratio"]
+                metrics["first_ratio_deviation"] = (ratio - 1.0).abs().max().item()
+            metrics |= {"policy_loss": loss.value.item(), "policy_grad_norm": norm.item()}
+        self._update_average()
+        self.version += 1
+        return metrics
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        average = get_ema_multi_avg_fn(self.config.policy.ema_decay)
+        average(list(self.average.parameters()), list(self.networks.policy.parameters()), None)
+
+    def _policy_optimizer(self) -> Adam:
+        policy, options = self.networks.policy, self.config.policy
+        groups: list[dict[str, Any]] = [
+            {"params": list(policy.network.parameters()), "lr": options.learning_rate}
+        ]
+        if policy.log_std_scale is not None:
+            groups.append({"params": [policy.log_std_scale], "lr": options.std_learning_rate})
+        return Adam(groups, betas=options.adam_betas, fused=True)
+
+    def state(self) -> TensorGroups:
+        """Everything that is needed to go on: networks, average and optimisers."""
+        groups = {name: dict(module.state_dict()) for name, module in self._modules().items()}
+        for name, optimizer in self.optimizers.items():
+            groups[f"{name}_optimizer"] = {
+                f"{index}.{key}": tensor
+                for index, entry in optimizer.state_dict()["state"].items()
+                for key, tensor in entry.items()
+            }
+        return groups
+
+    def load_state(self, groups: TensorGroups, *, version: int) -> None:
+        """Undo :meth:`state`; names and shapes must match exactly."""
+        for name, module in self._modules().items():
+            module.load_state_dict(groups[name])
+        for name, optimizer in self.optimizers.items():
+            whole = optimizer.state_dict()
+            entries: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in groups[f"{name}_optimizer"].items():
+                index, _, field = key.partition(".")
+                entries.setdefault(int(index), {})[field] = tensor
+            optimizer.load_state_dict({**whole, "state": entries})
+        self.version = version
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {
+            "policy": self.networks.policy,
+            "average": self.average,
+            "critic": self.networks.critic,
+            "value": self.networks.value,
+        }
+
+
+def decay_factor(kind: str, progress: float) -> float:
+    """Factor on a learning rate at `progress` in 0..1: none, linear or cosine, down to 0."""
+    if kind == "linear":
+        return 1.0 - progress
+    if kind == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+    return 1.0
+
+
+def _adam(module: nn.Module, learning_rate: float, betas: tuple[float, float]) -> Adam:
+    return Adam(list(module.parameters()), lr=learning_rate, betas=betas, fused=True)
+
+
+def _step(optimizer: Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()

@@ -1,0 +1,114 @@
+"""Multilayer perceptrons for points."""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as apply_spectral_norm
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "softplus": nn.Softplus,
+}
+
+
+class TimeMLP(nn.Module):
+    """An MLP whose hidden layers are shifted by an embedding of continuous time.
+
+    Args:
+        in_dim: Dimensions of x.
+        out_dim: Dimensions of the output.
+        width: Units of a hidden layer.
+        depth: Number of hidden layers.
+        embedding_dim: Number of sinusoidal features of the time.
+        time_range: Largest time expected; the slowest feature turns once by about 1/6 of it.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        width: int,
+        depth: int,
+        embedding_dim: int,
+        time_range: float = 1000.0,
+    ) -> None:
+        super().__init__()
+        frequencies = torch.logspace(0.0, 3.0, embedding_dim // 2) / time_range
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.depth = depth
+        self.embedding = nn.Sequential(
+            nn.Linear(embedding_dim, width), nn.SiLU(), nn.Linear(width, width * depth)
+        )
+        self.input = nn.Linear(in_dim, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.output = nn.Linear(width, out_dim)
+        self.activation = nn.SiLU()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Map x (..., in_dim) at times t, broadcastable to (...), to (..., out_dim)."""
+        angles = t[..., None] * self.frequencies
+        embedded = self.embedding(torch.cat([angles.sin(), angles.cos()], dim=-1))
+        first, *others = embedded.chunk(self.depth, dim=-1)
+        h = self.activation(self.input(x) + first)
+        for layer, shift in zip(self.hidden, others, strict=True):
+            h = self.activation(layer(h) + shift)
+        return self.output(h)  # type: ignore[no-any-return]
+
+
+class StepScaledMLP(nn.Module):
+    """The paper's toy network: each hidden layer is multiplied by a learned scale per step.
+
+    Times are whole steps ``0..num_steps - 1``.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, *, width: int, depth: int, num_steps: int, activation: str
+    ) -> None:
+        super().__init__()
+        sizes = [in_dim, *[width] * depth]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.scales = nn.ModuleList(nn.Embedding(num_steps, width) for _ in range(depth))
+        for scale in self.scales:
+            nn.init.uniform_(scale.weight)  # type: ignore[arg-type]
+        self.output = nn.Linear(width, out_dim)
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Map x (..., in_dim) at whole steps t, broadcastable to (...), to (..., out_dim)."""
+        step = t.long()
+        for layer, scale in zip(self.layers, self.scales, strict=True):
+            x = self.activation(scale(step) * layer(x))
+        return self.output(x)  # type: ignore[no-any-return]
+
+
+class PlainMLP(nn.Sequential):
+    """An MLP without time, optionally with spectral normalisation of every layer."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        width: int,
+        depth: int,
+        activation: str,
+        spectral_norm: bool = False,
+    ) -> None:
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise([in_dim, *[width] * depth, out_dim]):
+            linear = nn.Linear(fan_in, fan_out)
+            layers.append(apply_spectral_norm(linear) if spectral_norm else linear)
+            layers.append(ACTIVATIONS[activation]())
+        super().__init__(*layers[:-1])
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Count the parameters of a module."""
+    return sum(math.prod(p.shape) for p in module.parameters())

@@ -1,0 +1,161 @@
+"""The policy: the one place that samples an action or scores a given one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sft_rl.diffusion.reverse import expand, gaussian_kl, gaussian_log_prob, reverse_mean
+from sft_rl.diffusion.schedule import StepSchedule
+
+
+class DenoisingPolicy(nn.Module):
+    r"""pi(a | s_k) = N(mu_theta(latents[k], timesteps[k]), sigma_k^2 I), a few-step sampler.
+
+    The action is the next latent. ``step_index`` counts sampling steps 0..T-1.
+
+    Args:
+        network: Predicts the noise, called as ``network(latents, timesteps)``.
+        schedule: Timesteps, coefficients and standard deviations of the T steps.
+        shape: Shape of one sample.
+        learn_std: Learn a factor on each standard deviation, except the last step's.
+        log_prob_reduction: ``"sum"`` or ``"mean"`` over a sample's dimensions.
+    """
+
+    timesteps: Tensor
+    coef_x: Tensor
+    coef_eps: Tensor
+    base_std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: StepSchedule,
+        *,
+        shape: tuple[int, ...],
+        learn_std: bool = False,
+        log_prob_reduction: str = "sum",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.shape = shape
+        self.log_prob_reduction = log_prob_reduction
+        for name, values in (
+            ("timesteps", schedule.timesteps),
+            ("coef_x", schedule.coef_x),
+            ("coef_eps", schedule.coef_eps),
+            ("base_std", schedule.std),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+        self.log_std_scale = nn.Parameter(torch.zeros(len(schedule) - 1)) if learn_std else None
+
+    @property
+    def num_steps(self) -> int:
+        """Number of denoising steps T."""
+        return len(self.timesteps)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy computes."""
+        return self.timesteps.device
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of every step, shape (T,); differentiable if it is learned."""
+        if self.log_std_scale is None:
+            return self.base_std
+        last = self.log_std_scale.new_zeros(1)
+        return self.base_std * torch.cat([self.log_std_scale, last]).exp()
+
+    def mean(self, latents: Tensor, step_index: Tensor) -> Tensor:
+        """Mean of the next latent, shape (..., *shape).
+
+        Args:
+            latents: Shape (..., *shape).
+            step_index: k, int64, broadcastable to (...): scalar, (N,) or (T, 1).
+        """
+        eps = self.network(latents, self.timesteps[step_index])
+        return self.mean_from_eps(latents, eps, step_index)
+
+    def mean_from_eps(self, latents: Tensor, eps: Tensor, step_index: Tensor) -> Tensor:
+        """Mean of the next latent for a given noise prediction, shapes as in :meth:`mean`."""
+        coef_x = expand(self.coef_x[step_index], self.event_ndim)
+        coef_eps = expand(self.coef_eps[step_index], self.event_ndim)
+        return reverse_mean(latents, eps, coef_x, coef_eps)
+
+    def step_std(self, step_index: Tensor) -> Tensor:
+        """Standard deviation at the given steps, expanded to multiply latents."""
+        return expand(self.std[step_index], self.event_ndim)
+
+    @property
+    def event_ndim(self) -> int:
+        """Number of dimensions of one sample."""
+        return len(self.shape)
+
+    def act(self, latents: Tensor, step_index: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn standard normal noise into actions; return them and their log-probs (...)."""
+        mean, std = self.mean(latents, step_index), self.step_std(step_index)
+        action = mean + std * noise
+        return action, self._log_prob(action, mean, std)
+
+    def log_prob(self, latents: Tensor, actions: Tensor, step_index: Tensor) -> Tensor:
+        """Log-density of given actions, nats, reduced over a sample, shape (...)."""
+        return self._log_prob(actions, self.mean(latents, step_index), self.step_std(step_index))
+
+    def kl(self, reference: DenoisingPolicy, latents: Tensor, step_index: Tensor) -> Tensor:
+        """KL(self || reference) of the next latent in closed form, nats summed, shape (...)."""
+        with torch.no_grad():
+            ref_mean = reference.mean(latents, step_index)
+        return gaussian_kl(
+            self.mean(latents, step_index),
+            self.step_std(step_index),
+            ref_mean,
+            reference.step_std(step_index),
+            event_ndim=self.event_ndim,
+        )
+
+    def _log_prob(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        return gaussian_log_prob(
+            x, mean, std, event_ndim=self.event_ndim, reduction=self.log_prob_reduction
+        )
+
+    def denoise(self, latents: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield the latents after every step, from pure noise (B, *shape) to final samples."""
+        for k in range(self.num_steps):
+            index = torch.tensor(k, device=self.device)
+            mean, std = self.mean(latents, index), self.step_std(index)
+            latents = mean + std * _normal(latents.shape, generator)
+            yield latents
+
+    @torch.inference_mode()
+    def sample(self, num: int, generator: torch.Generator, *, chunk_size: int = 2500) -> Tensor:
+        """Draw final samples, shape (num, *shape), in chunks that stay in the CPU's cache."""
+        samples = torch.empty(num, *self.shape, device=self.device)
+        for start in range(0, num, chunk_size):
+            latents = _normal((min(chunk_size, num - start), *self.shape), generator)
+            for latents in self.denoise(latents, generator):  # noqa: B007, B020
+                pass
+            samples[start : start + len(latents)] = latents
+        return samples
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)
+
+
+def to_arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    """Return a module's state as plain arrays, the form in which weights travel."""
+    return {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
+
+
+def load_arrays(module: nn.Module, arrays: dict[str, np.ndarray]) -> None:
+    """Undo :func:`to_arrays`; names and shapes must match exactly."""
+    # Ray's arrays are read-only, which torch.from_numpy warns about: copy into the module.
+    own = module.state_dict()
+    assert own.keys() == arrays.keys(), f"weights of another policy: {own.keys() ^ arrays.keys()}"
+    with torch.no_grad():
+        for name, array in arrays.items():
+            own[name].copy_(torch.tensor(array))

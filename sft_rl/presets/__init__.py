@@ -1,0 +1,172 @@
+"""Ready configurations, and how a preset and a user's own settings become one.
+
+A preset is a YAML file: the settings that differ from the defaults, and under ``when`` blocks
+that apply only to some step counts or algorithms::
+
+    when:
+      - if: {sampler.num_steps: [2, 3, 4]}
+        set: {training.num_iterations: 800}
+
+Later settings win: defaults, preset, its matching blocks in order, the user's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sft_rl.config import Config
+from sft_rl.errors import UserError, did_you_mean
+
+Tree = dict[str, Any]
+
+
+def preset_names() -> list[str]:
+    """Return the names of all presets."""
+    files = resources.files(__name__).iterdir()
+    return sorted(f.name[:-5] for f in files if f.name.endswith(".yaml"))
+
+
+def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
+    """Build the configuration of a preset with ``key=value`` overrides.
+
+    Raises:
+        UserError: For an unknown preset or key, or a value that is not allowed.
+    """
+    if preset not in preset_names():
+        raise UserError(f"preset: {preset!r} is unknown; {did_you_mean(preset, preset_names())}")
+    text = resources.files(__name__).joinpath(f"{preset}.yaml").read_text()
+    tree: Tree = yaml.safe_load(text) or {}
+    blocks = tree.pop("when", [])
+    own = parse_overrides(overrides)
+    selected = _build(_merged(tree, own))
+    for block in blocks:
+        if all(_matches(lookup(selected, k), v) for k, v in block["if"].items()):
+            tree = _merged(tree, _nested(block["set"].items()))
+    return _build({**_merged(tree, own), "preset": preset})
+
+
+def load_config_file(path: str, overrides: Iterable[str] = ()) -> Config:
+    """Build the configuration of a ``config.yaml``, as a run leaves it, with overrides."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"config: cannot read {path}: {_first_line(error)}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"config: {path} holds no settings, expected a mapping of keys")
+    return _build(_merged(tree, parse_overrides(overrides)))
+
+
+def dump_config(config: Config) -> str:
+    """Return the whole configuration as YAML; :func:`load_config_file` reads it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def parse_overrides(overrides: Iterable[str]) -> Tree:
+    """Turn ``["sampler.num_steps=4"]`` into a nested dictionary; values are read as YAML."""
+    pairs = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"{text!r}: a setting is written key=value, as in seed=1")
+        _check_key(key)
+        try:
+            pairs.append((key, _scalar(yaml.safe_load(value))))
+        except yaml.YAMLError as error:
+            raise UserError(f"{key}: cannot read {value!r}: {_first_line(error)}") from error
+    return _nested(pairs)
+
+
+def lookup(config: Config, key: str) -> Any:
+    """Return the value of a dotted key, as ``sampler.num_steps``."""
+    node: Any = config
+    for part in key.split("."):
+        node = getattr(node, part)
+    return node
+
+
+def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, str]:
+    """Return every dotted key with its line of documentation."""
+    keys: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys |= all_keys(kind, f"{prefix}{name}.")
+        else:
+            keys[prefix + name] = " ".join((field.description or "").split())
+    return keys
+
+
+def _scalar(value: Any) -> Any:
+    """Read ``1e-3`` as a number, which YAML 1.1 takes for text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _check_key(key: str) -> None:
+    known = all_keys()
+    if key in known:
+        return
+    sections = {k.split(".")[0] for k in known if "." in k}
+    if key in sections:
+        inside = ", ".join(k for k in known if k.startswith(f"{key}."))
+        raise UserError(f"{key}: is a section, set one of its keys: {inside}")
+    leaf = {k.rsplit(".", 1)[-1]: k for k in known}
+    hint = f"did you mean {leaf[key]!r}?" if key in leaf else did_you_mean(key, known)
+    raise UserError(f"{key}: unknown setting; {hint}")
+
+
+def _nested(pairs: Iterable[tuple[str, Any]]) -> Tree:
+    tree: Tree = {}
+    for key, value in pairs:
+        *sections, name = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    return tree
+
+
+def _merged(base: Tree, extra: Tree) -> Tree:
+    merged = dict(base)
+    for key, value in extra.items():
+        old = merged.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        merged[key] = _merged(old, value) if both else value
+    return merged
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    return value in wanted if isinstance(wanted, list) else value == wanted
+
+
+def _build(tree: Tree) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    """Put pydantic's first finding into one line: field, what is allowed, what was given."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown setting; {did_you_mean(key, all_keys())}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" and ":" in message.split(" ")[0]:
+        return message
+    return f"{key}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

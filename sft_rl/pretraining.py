@@ -1,0 +1,103 @@
+"""The full-step model: trained once, then cached by a hash of what determines it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import sft_rl
+from sft_rl.checkpoint import Checkpoint, DamagedCheckpoint, load, save
+from sft_rl.config import Config
+from sft_rl.data import Dataset
+from sft_rl.diffusion.loss import epsilon_matching_loss
+from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.learner import decay_factor
+from sft_rl.networks import noise_network
+from sft_rl.seeding import derive_seed, generator
+
+Progress = Callable[[int, int, dict[str, float]], None]
+REPORT_EVERY = 100
+
+
+def cache_folder() -> Path:
+    """Where pretrained models are kept: ``SFT_RL_CACHE``, or the user's cache folder."""
+    own = os.environ.get("SFT_RL_CACHE")
+    return Path(own) if own else platformdirs.user_cache_path("sft-rl")
+
+
+def cache_key(config: Config, data: Dataset) -> str:
+    """Hash of all that determines a pretrained model: its configuration and its data."""
+    parts = {
+        "format": 1,
+        "noise": config.noise.model_dump(),
+        "model": config.model.model_dump(),
+        "pretraining": config.pretraining.model_dump(),
+        "data": data.fingerprint,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def pretrained_network(
+    config: Config, data: Dataset, *, device: torch.device, progress: Progress
+) -> tuple[nn.Module, bool]:
+    """Return the pretrained network, from the cache or by training it now.
+
+    A damaged cache entry is trained again and replaced.
+
+    Returns:
+        The network on `device`, and whether it came from the cache.
+    """
+    network = noise_network(config, data.shape).to(device)
+    folder = cache_folder() / "pretrained" / cache_key(config, data)
+    if folder.exists():
+        try:
+            network.load_state_dict(load(folder).tensors["network"])
+            return network, True
+        except DamagedCheckpoint:
+            pass
+    network = pretrain(config, data, device=device, progress=progress)
+    meta = {"config": config.model_dump(mode="json"), "version": sft_rl.__version__}
+    save(folder, Checkpoint({"network": network.state_dict()}, meta))
+    return network, False
+
+
+def pretrain(
+    config: Config, data: Dataset, *, device: torch.device, progress: Progress
+) -> nn.Module:
+    """Train a noise-prediction network from scratch; return its averaged weights."""
+    options = config.pretraining
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(options.seed, "pretraining weights"))
+        network = noise_network(config, data.shape).to(device)
+    noise = NoiseSchedule.from_config(config.noise)
+    source = generator(options.seed, "pretraining", device=device)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
+    make = torch.optim.Adam if options.optimizer == "adam" else torch.optim.RMSprop
+    optimizer = make(network.parameters(), lr=options.learning_rate)
+    for iteration in range(options.num_iterations):
+        factor = decay_factor(options.lr_decay, iteration / options.num_iterations)
+        optimizer.param_groups[0]["lr"] = options.learning_rate * factor
+        loss = epsilon_matching_loss(
+            network,
+            data.batch(options.batch_size, source),
+            noise=noise,
+            generator=source,
+            continuous=options.continuous_time,
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), options.max_grad_norm)
+        optimizer.step()
+        average.update_parameters(network)
+        done = iteration + 1
+        if done % REPORT_EVERY == 0 or done == options.num_iterations:
+            progress(done, options.num_iterations, {"pretraining_loss": loss.item()})
+    return average.module

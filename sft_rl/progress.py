@@ -1,0 +1,96 @@
+"""What a person sees while a run goes on: a live line in a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sft_rl.types import Metrics
+
+PLAIN_EVERY_S = 5.0
+
+
+class ConsoleObserver:
+    """Shows phase, iteration, distance, critic gap, trajectories per second and time left."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+        self._live = sys.stdout.isatty()
+        self._bar = Progress(
+            TextColumn("{task.description:<17}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[numbers]}"),
+            console=self.console,
+            transient=False,
+        )
+        self._task: Any = None
+        self._name = ""
+        self._begun = time.perf_counter()
+        self._told = 0.0
+        self._distance = float("nan")
+
+    def __enter__(self) -> ConsoleObserver:
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def phase(self, name: str) -> None:
+        """Show that a phase begins."""
+        self._name, self._task, self._begun = name, None, time.perf_counter()
+        if not self._live:
+            self._say(name)
+
+    def progress(self, done: int, total: int, metrics: Metrics) -> None:
+        """Show how far the phase is; in a pipe at most one line in five seconds."""
+        self._distance = metrics.get("sliced_wasserstein", self._distance)
+        numbers = self._numbers(metrics)
+        if self._live:
+            if self._task is None:
+                self._task = self._bar.add_task(self._name, total=total, numbers="")
+            self._bar.update(self._task, completed=done, numbers=numbers)
+            return
+        now = time.perf_counter()
+        if now - self._told < PLAIN_EVERY_S and done < total:
+            return
+        self._told = now
+        left = (now - self._begun) / done * (total - done)
+        self._say(f"{self._name} {done}/{total}  {numbers}  {left:.0f} s left")
+
+    def _numbers(self, metrics: Metrics) -> str:
+        parts = []
+        if self._distance == self._distance:
+            parts.append(f"distance {self._distance:.4f}")
+        for name, label, form in (
+            ("critic_gap", "critic gap", ".3f"),
+            ("trajectories_per_second", "trajectories/s", ".0f"),
+            ("pretraining_loss", "loss", ".4f"),
+        ):
+            if name in metrics:
+                parts.append(f"{label} {metrics[name]:{form}}")
+        return "  ".join(parts)
+
+    def _say(self, text: str) -> None:
+        print(text, flush=True)  # noqa: T201
+
+    def table(self, title: str, rows: dict[str, str]) -> None:
+        """Print a short table of names and values."""
+        table = Table(title=title, title_justify="left", show_header=False)
+        for name, value in rows.items():
+            table.add_row(name, value)
+        self.console.print(table)

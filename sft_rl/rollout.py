@@ -1,0 +1,132 @@
+"""From an env and a policy to trajectories; and who draws them: the collectors' protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from sft_rl.policy import DenoisingPolicy, load_arrays
+from sft_rl.seeding import derive_seed, generator
+from sft_rl.types import Trajectories
+
+Weights = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Request:
+    """An order for one iteration's trajectories.
+
+    Attributes:
+        iteration: Which iteration they are for; with the shard's number it fixes all noise.
+        version: Number of the weights to draw them with.
+        weights: The policy's weights, numpy.
+        num_shards: How many shards, each a full batch of the vector env.
+    """
+
+    iteration: int
+    version: int
+    weights: Weights
+    num_shards: int
+
+
+class Collector(Protocol):
+    """Draws trajectories, here or elsewhere."""
+
+    def submit(self, request: Request) -> None:
+        """Order trajectories; returns at once where they are drawn elsewhere."""
+
+    def results(self) -> Iterator[Trajectories]:
+        """Yield the shards of the oldest request not yet collected, in the shards' order."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class RolloutRunner:
+    """Steps a vector env with a policy: one shard is one batch of complete episodes.
+
+    All noise of shard j of iteration i comes from generators made for (seed, i, j): a shard is
+    the same wherever, whenever and however often it is drawn.
+
+    Args:
+        env: A vector env in torch (see ``envs.DenoisingVectorEnv``), same-step autoreset.
+        policy: Its weights are replaced by those of each request.
+        seed: The run's seed.
+    """
+
+    def __init__(self, env: VectorEnv, policy: DenoisingPolicy, *, seed: int) -> None:  # type: ignore[type-arg]
+        self.env = env
+        self.policy = policy.eval()
+        self.seed = seed
+        self.version = -1
+
+    def load(self, version: int, weights: Weights) -> None:
+        """Take over numbered weights."""
+        if version != self.version:
+            load_arrays(self.policy, weights)
+            self.version = version
+
+    def collect(self, iteration: int, shard: int) -> Trajectories:
+        """Draw one shard with the loaded weights."""
+        policy, num_steps = self.policy, self.policy.num_steps
+        observation, _ = self.env.reset(seed=derive_seed(self.seed, "start", iteration, shard))
+        source = generator(self.seed, "actions", iteration, shard, device=policy.device)
+        start = observation["latent"]
+        # Made outside inference mode: the learner differentiates through functions of them.
+        latents = start.new_empty(num_steps + 1, *start.shape)
+        log_probs = start.new_empty(num_steps, len(start))
+        rewards = start.new_empty(len(start))
+        noise = torch.empty_like(start)
+        with torch.inference_mode():
+            latents[0] = start
+            for k in range(num_steps):
+                noise.normal_(generator=source)
+                step_index = observation["step_index"][0]
+                action, log_probs[k] = policy.act(latents[k], step_index, noise)
+                latents[k + 1] = action
+                observation, paid, *_ = self.env.step(action)
+            rewards.copy_(paid)
+        return Trajectories(latents, log_probs, rewards, self.version)
+
+
+class LocalCollector:
+    """Draws shards in this process, one after the other, when they are asked for."""
+
+    def __init__(self, runner: RolloutRunner, *, num_threads: int) -> None:
+        self.runner = runner
+        self.num_threads = num_threads
+        self._requests: list[Request] = []
+
+    def submit(self, request: Request) -> None:
+        """Remember the order."""
+        self._requests.append(request)
+
+    def results(self) -> Iterator[Trajectories]:
+        """Yield the shards of the oldest request, drawing each as it is asked for."""
+        request = self._requests.pop(0)
+        self.runner.load(request.version, request.weights)
+        for shard in range(request.num_shards):
+            with num_threads(self.num_threads):
+                trajectories = self.runner.collect(request.iteration, shard)
+            yield trajectories
+
+    def close(self) -> None:
+        """Forget what was ordered."""
+        self._requests.clear()
+
+
+@contextmanager
+def num_threads(num: int) -> Iterator[None]:
+    """Compute with a number of CPU threads; the last bits of a result depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

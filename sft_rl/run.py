@@ -1,0 +1,291 @@
+"""The composition root: from a configuration to networks, env, collector and trainer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from envs import DenoisingVectorEnv
+from sft_rl.algorithms import Networks, build_algorithm
+from sft_rl.config import Config
+from sft_rl.critics import build_critic
+from sft_rl.data import Dataset, load_dataset
+from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.diffusion.schedule import own_steps, step_schedule
+from sft_rl.errors import UserError
+from sft_rl.learner import Learner
+from sft_rl.data.points import write_points
+from sft_rl.metrics.evaluation import Evaluator, denoising_path, sample_in_units
+from sft_rl.networks import noise_network, value_network
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.pretraining import cache_folder, cache_key, pretrained_network
+from sft_rl.report import write_plots
+from sft_rl.rollout import Collector, LocalCollector, RolloutRunner, num_threads
+from sft_rl.seeding import derive_seed
+from sft_rl.store import RunFolder, parameters_sha256
+from sft_rl.trainer import Observer, Trainer
+from sft_rl.types import Metrics
+
+Summary = dict[str, Any]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn the setting `device` into a torch device.
+
+    Raises:
+        UserError: If there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device: {name!r} is unknown, use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device: {name} asked for, this machine has {torch.cuda.device_count()}")
+    return device
+
+
+def build_policy(config: Config, network: nn.Module, shape: tuple[int, ...]) -> DenoisingPolicy:
+    """Put a few-step sampler around a noise-prediction network."""
+    noise = NoiseSchedule.from_config(config.noise)
+    return DenoisingPolicy(
+        network,
+        step_schedule(noise, config.sampler),
+        shape=shape,
+        learn_std=config.sampler.learn_std,
+        log_prob_reduction=config.policy.log_prob_reduction,
+    )
+
+
+def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -> Networks:
+    """Build policy, critic and value; the last two start from the run's seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
+        critic, value = build_critic(config, shape), value_network(config, shape)
+    policy = build_policy(config, network, shape)
+    device = next(network.parameters()).device
+    return Networks(policy.to(device), critic.to(device), value.to(device))
+
+
+def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
+    """Build what a rollout worker runs; its weights come with the first request."""
+    on_gpu = config.rollout.num_gpus_per_worker > 0
+    device = torch.device("cuda" if on_gpu else "cpu")
+    policy = build_policy(config, noise_network(config, shape), shape).to(device)
+    env = DenoisingVectorEnv(
+        num_envs=config.training.batch_size // config.rollout.shards_per_batch,
+        num_steps=policy.num_steps,
+        shape=shape,
+        array="torch",
+        device=device,
+    )
+    return RolloutRunner(env, policy, seed=config.seed)
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work, before anything starts.
+
+    Raises:
+        UserError: Naming the field, what was given and what is allowed.
+    """
+    resolve_device(config.device)
+    algorithm = build_algorithm(config)
+    noise = NoiseSchedule.from_config(config.noise)
+    schedule = step_schedule(noise, config.sampler)
+    if algorithm.requires_density and not schedule.is_stochastic:
+        raise UserError(
+            f"sampler.final_std and sampler.eta: algorithm {config.algorithm!r} needs noise at "
+            f"every step, got std {schedule.std.round(4).tolist()}; set both above 0"
+        )
+    batch, parts = config.training.batch_size, config.rollout.shards_per_batch
+    if batch % parts:
+        raise UserError(f"rollout.shards_per_batch: must divide training.batch_size {batch}, got {parts}")
+    if config.rollout.num_workers > 0:
+        from sft_rl.distributed.session import check_local_resources
+
+        check_local_resources(config.ray, config.rollout)
+
+
+class _Clock:
+    """Seconds by phase; tells the observer when a phase begins."""
+
+    def __init__(self, started: float, observer: Observer) -> None:
+        self.started = started
+        self.observer = observer
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        self.observer.phase(name)
+        yield
+        self.seconds[name] = round(time.perf_counter() - begun, 2)
+
+    def total(self) -> dict[str, float]:
+        return {"total": round(time.perf_counter() - self.started, 2), **self.seconds}
+
+
+def train(config: Config, out: Path, *, observer: Observer, started: float) -> Summary:
+    """Run the main job: pretrain once, fine-tune to few steps, evaluate, report.
+
+    Args:
+        config: The run's configuration, checked.
+        out: Folder of the new run.
+        observer: Is told of the progress.
+        started: When the command began, by ``time.perf_counter()``.
+
+    Returns:
+        The content of summary.json.
+    """
+    data = load_dataset(config.data)
+    store = RunFolder.create(out, config)
+    device = resolve_device(config.device)
+    clock = _Clock(started, observer)
+    evaluator = Evaluator(data, config.metrics)
+    with ExitStack() as stack:
+        session = None
+        if config.rollout.num_workers > 0:
+            from sft_rl.distributed.session import RaySession
+
+            session = stack.enter_context(RaySession(config.ray, config.rollout))
+        with num_threads(config.learner.num_threads):
+            with clock.phase("pretraining"):
+                network, _ = pretrained_network(
+                    config, data, device=device, progress=observer.progress
+                )
+            with clock.phase("first evaluation"):
+                full_step = full_step_metrics(config, network, evaluator)
+                networks = build_networks(config, network, data.shape)
+                before = evaluator.samples(networks.policy)
+                initial = evaluator.distance(before)
+        learner = Learner(networks, build_algorithm(config), data=data, config=config)
+        with clock.phase("starting workers"):
+            collector = _collector(config, data.shape, session)
+            stack.callback(collector.close)
+        trainer = Trainer(
+            learner,
+            collector,
+            evaluator=evaluator,
+            store=store,
+            observer=observer,
+            config=config,
+        )
+        with clock.phase("fine-tuning"):
+            trainer.train()
+    policy = learner.evaluated_policy
+    with clock.phase("last evaluation"), num_threads(config.learner.num_threads):
+        after = evaluator.samples(policy)
+        final = evaluator.all_distances(after)
+        path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
+    with clock.phase("plots"):
+        write_plots(store.path, real=evaluator.reference, before=before, after=after, path=path)
+    summary = {
+        "preset": config.preset,
+        "algorithm": config.algorithm,
+        "seed": config.seed,
+        "num_steps": config.sampler.num_steps,
+        "sliced_wasserstein_initial": initial,
+        "sliced_wasserstein_final": final["sliced_wasserstein"],
+        "sliced_wasserstein_full_step": full_step["sliced_wasserstein"],
+        "noise_floor": full_step["noise_floor"],
+        "final": final,
+        "full_step": full_step,
+        "protocol": {**evaluator.protocol, "nfe": policy.num_steps},
+        "wall_seconds": clock.total(),
+        "policy_sha256": parameters_sha256(policy),
+    }
+    store.write_summary(summary)
+    return summary
+
+
+def _collector(config: Config, shape: tuple[int, ...], session: Any) -> Collector:
+    if session is None:
+        runner = build_runner(config, shape)
+        return LocalCollector(runner, num_threads=config.rollout.num_threads)
+    from sft_rl.distributed.collector import RayCollector
+
+    session.wait()
+    return RayCollector(partial(build_runner, config, shape), config.rollout)
+
+
+def full_step_metrics(config: Config, network: nn.Module, evaluator: Evaluator) -> Summary:
+    """Measure the full-step sampler and the noise floors, once for a pretrained model.
+
+    Kept in the cache, by the model and the measuring protocol.
+    """
+    protocol = "-".join(str(v) for v in config.metrics.model_dump().values())
+    file = cache_folder() / "full_step" / f"{cache_key(config, evaluator.data)}-{protocol}.json"
+    if file.exists():
+        return dict(json.loads(file.read_text()))
+    noise = NoiseSchedule.from_config(config.noise)
+    policy = DenoisingPolicy(network, own_steps(noise), shape=evaluator.data.shape)
+    policy = policy.to(next(network.parameters()).device)
+    distances: Metrics = evaluator.all_distances(evaluator.samples(policy))
+    floors = evaluator.noise_floors()
+    result: Summary = {
+        **distances,
+        "nfe": policy.num_steps,
+        "noise_floor": floors["sliced_wasserstein"],
+        "noise_floors": floors,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result))
+    return result
+
+
+def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
+    """Load the averaged policy of a run's newest checkpoint, and its data."""
+    config = store.config
+    data = load_dataset(config.data)
+    state = store.latest().tensors
+    policy = build_policy(config, noise_network(config, data.shape), data.shape)
+    policy.load_state_dict(state["average" if config.policy.ema_decay > 0 else "policy"])
+    return policy.to(resolve_device(config.device)).requires_grad_(False), data
+
+
+def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
+    """Train and cache the full-step model; return the rows of a table about it."""
+    data = load_dataset(config.data)
+    device = resolve_device(config.device)
+    begun = time.perf_counter()
+    observer.phase("pretraining")
+    with num_threads(config.learner.num_threads):
+        network, cached = pretrained_network(
+            config, data, device=device, progress=observer.progress
+        )
+        seconds = time.perf_counter() - begun
+        observer.phase("evaluation")
+        measured = full_step_metrics(config, network, Evaluator(data, config.metrics))
+    return {
+        f"distance, {measured['nfe']} steps": f"{measured['sliced_wasserstein']:.4f}",
+        "noise floor": f"{measured['noise_floor']:.4f}",
+        "pretraining": "found in the cache" if cached else f"{seconds:.1f} s",
+    }
+
+
+def evaluate(folder: Path) -> dict[str, str]:
+    """Measure the sampler of a run again; return the rows of a table."""
+    store = RunFolder.open(folder)
+    policy, data = load_policy(store)
+    evaluator = Evaluator(data, store.config.metrics)
+    distances = evaluator.all_distances(evaluator.samples(policy))
+    floors = evaluator.noise_floors()
+    return {
+        f"{name}, {policy.num_steps} steps": f"{value:.5f}   (noise floor {floors[name]:.5f})"
+        for name, value in distances.items()
+    }
+
+
+def write_samples(folder: Path, *, num: int, out: Path, seed: int) -> None:
+    """Draw samples from a run's sampler into a file, in the data's units."""
+    policy, data = load_policy(RunFolder.open(folder))
+    write_points(out, sample_in_units(policy, data, num, seed))

@@ -1,0 +1,116 @@
+"""The loop: collect, update, evaluate, save."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import Protocol
+
+from sft_rl.config import Config
+from sft_rl.learner import Learner
+from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.rollout import Collector, Request, num_threads
+from sft_rl.types import Metrics, Trajectories
+
+
+class Observer(Protocol):
+    """Told what happens while a run goes on."""
+
+    def phase(self, name: str) -> None:
+        """A phase of the run begins."""
+
+    def progress(self, done: int, total: int, metrics: Metrics) -> None:
+        """`done` of `total` iterations of the phase are over; the newest numbers."""
+
+
+class RunStore(Protocol):
+    """Where a run leaves its metrics and checkpoints."""
+
+    def log(self, row: Metrics) -> None:
+        """Append the numbers of one iteration."""
+
+    def save(self, learner: Learner, *, iteration: int, distance: float | None) -> None:
+        """Save a checkpoint after `iteration` iterations."""
+
+
+class Trainer:
+    """Runs the iterations of one fine-tuning.
+
+    Args:
+        learner: Updates the networks.
+        collector: Draws trajectories.
+        evaluator: Measures the policy.
+        store: Takes metrics and checkpoints.
+        observer: Is told of the progress.
+        config: Lengths and intervals.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        collector: Collector,
+        *,
+        evaluator: Evaluator,
+        store: RunStore,
+        observer: Observer,
+        config: Config,
+    ) -> None:
+        self.learner = learner
+        self.collector = collector
+        self.evaluator = evaluator
+        self.store = store
+        self.observer = observer
+        self.config = config
+        self.iteration = 0
+
+    def train(self) -> None:
+        """Run the iterations that are left."""
+        training = self.config.training
+        while self.iteration < training.num_iterations:
+            with num_threads(self.config.learner.num_threads):
+                row = self._iterate()
+                last = self.iteration == training.num_iterations
+                if last or self.iteration % training.eval_every == 0:
+                    samples = self.evaluator.samples(self.learner.evaluated_policy)
+                    row["sliced_wasserstein"] = self.evaluator.distance(samples)
+            self.store.log(row)
+            if last or self.iteration % training.checkpoint_every == 0:
+                distance = row.get("sliced_wasserstein")
+                self.store.save(self.learner, iteration=self.iteration, distance=distance)
+            self.observer.progress(self.iteration, training.num_iterations, row)
+
+    def _iterate(self) -> Metrics:
+        """Draw trajectories with the current policy, step the critic and value, the policy."""
+        started = time.perf_counter()
+        learner, training = self.learner, self.config.training
+        per_update = self.config.rollout.shards_per_batch
+        learner.begin_iteration(self.iteration)
+        self.collector.submit(
+            Request(
+                self.iteration, learner.version, learner.weights(), training.n_critic * per_update
+            )
+        )
+        metrics: Metrics = {}
+        waited, batches = 0.0, []
+        shards = self.collector.results()
+        for update in range(training.n_critic):
+            asked = time.perf_counter()
+            batch = Trajectories.concatenate(list(islice(shards, per_update)))
+            waited += time.perf_counter() - asked
+            assert batch.policy_version == learner.version, "trajectories of another version"
+            batch = batch.to(learner.device)
+            batches.append(batch)
+            metrics |= learner.update_critic(batch.final, self.iteration, update)
+            if learner.algorithm.uses_value:
+                metrics |= learner.update_value(batch)
+        trajectories = Trajectories.concatenate(batches)
+        metrics |= learner.update_policy(trajectories, self.iteration)
+        self.iteration += 1
+        seconds = time.perf_counter() - started
+        return {
+            "iteration": self.iteration,
+            "seconds": seconds,
+            "seconds_waiting": waited,
+            "trajectories_per_second": len(trajectories) / seconds,
+            **metrics,
+        }

@@ -1,0 +1,138 @@
+"""What travels between sampling and learning; every shape is written here.
+
+T is the number of denoising steps, B the number of trajectories, ``*shape`` the shape of one
+sample: (2,) for points of the plane, (3, 32, 32) for images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Metrics = dict[str, float]
+"""Numbers worth watching, by name; ``docs/metrics.md`` explains each."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Complete denoising episodes, all of the same length.
+
+    Attributes:
+        latents: Every latent, from pure noise ``latents[0]`` to the final sample ``latents[T]``,
+            shape (T+1, B, *shape).
+        log_probs: Log-density of each action under the policy that drew it, shape (T, B);
+            zero at steps without noise, which have no density.
+        rewards: What the env paid at the end, shape (B,).
+        policy_version: Number of the weights that drew them.
+    """
+
+    latents: Tensor
+    log_probs: Tensor
+    rewards: Tensor
+    policy_version: int
+
+    @property
+    def num_steps(self) -> int:
+        """Number of denoising steps T."""
+        return len(self.latents) - 1
+
+    @property
+    def final(self) -> Tensor:
+        """The final samples, shape (B, *shape)."""
+        return self.latents[-1]
+
+    def __len__(self) -> int:
+        return self.latents.shape[1]
+
+    @staticmethod
+    def concatenate(parts: Sequence[Trajectories]) -> Trajectories:
+        """Join batches of one policy version along B."""
+        versions = {part.policy_version for part in parts}
+        assert len(versions) == 1, f"trajectories of different policies: versions {versions}"
+        if len(parts) == 1:
+            return parts[0]
+        return Trajectories(
+            latents=torch.cat([part.latents for part in parts], dim=1),
+            log_probs=torch.cat([part.log_probs for part in parts], dim=1),
+            rewards=torch.cat([part.rewards for part in parts]),
+            policy_version=parts[0].policy_version,
+        )
+
+    def to(self, device: torch.device) -> Trajectories:
+        """Move the tensors to a device."""
+        return replace(
+            self,
+            latents=self.latents.to(device),
+            log_probs=self.log_probs.to(device),
+            rewards=self.rewards.to(device),
+        )
+
+    def to_numpy(self) -> dict[str, np.ndarray | int]:
+        """Return plain arrays, which Ray's object store passes on without a copy."""
+        return {
+            "latents": self.latents.cpu().numpy(),
+            "log_probs": self.log_probs.cpu().numpy(),
+            "rewards": self.rewards.cpu().numpy(),
+            "policy_version": self.policy_version,
+        }
+
+    @staticmethod
+    def from_numpy(arrays: dict[str, np.ndarray | int]) -> Trajectories:
+        """Undo :meth:`to_numpy`."""
+        tensors = {k: torch.tensor(v) for k, v in arrays.items() if isinstance(v, np.ndarray)}
+        return Trajectories(**tensors, policy_version=int(arrays["policy_version"]))
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Single steps of the MDP with what a policy gradient needs to know of them.
+
+    The leading dimensions ``...`` are (T, B) for a whole grid of steps, (N,) for a drawn subset.
+
+    Attributes:
+        latents: State s_k, shape (..., *shape).
+        actions: Action a_k, the next latent, shape (..., *shape).
+        step_index: k in 0..T-1, int64, shape (...) or broadcastable to it, as (T, 1).
+        old_log_probs: log pi_old(a_k | s_k), shape (...).
+        advantages: Advantage of a_k, shape (...).
+    """
+
+    latents: Tensor
+    actions: Tensor
+    step_index: Tensor
+    old_log_probs: Tensor
+    advantages: Tensor
+
+    @property
+    def lead_shape(self) -> torch.Size:
+        """The leading dimensions, (T, B) or (N,)."""
+        return self.advantages.shape
+
+    def flatten(self) -> Transitions:
+        """Turn the (T, B) grid into N = T * B single transitions, step by step."""
+        lead = self.lead_shape
+        event = self.latents.shape[len(lead) :]
+        return Transitions(
+            latents=self.latents.reshape(-1, *event),
+            actions=self.actions.reshape(-1, *event),
+            step_index=self.step_index.expand(lead).reshape(-1),
+            old_log_probs=self.old_log_probs.reshape(-1),
+            advantages=self.advantages.reshape(-1),
+        )
+
+    def __getitem__(self, index: Tensor | slice) -> Transitions:
+        """Take a subset of flat transitions."""
+        assert len(self.lead_shape) == 1, "index flat transitions; call flatten() first"
+        return Transitions(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to minimise and the numbers worth watching about it."""
+
+    value: Tensor
+    metrics: dict[str, Tensor]

@@ -1,0 +1,166 @@
+"""KubeRay manifests against the operator's own schema, made strict."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+
+import cluster.config
+from cluster import load_settings, render
+from cluster.config import ClusterSettings
+
+ROOT = Path(__file__).parents[2]
+CRDS = ROOT.parent / "shared" / "kuberay"
+SETTINGS = load_settings(Path(cluster.config.__file__).parent / "settings" / "kuberay.yaml")
+CRD_OF = {"kuberay-cluster": "rayclusters", "kuberay-job": "rayjobs"}
+
+needs_crds = pytest.mark.skipif(
+    not CRDS.is_dir(), reason="the KubeRay CRDs are not beside the repo"
+)
+
+
+def strict(node: Any) -> Any:
+    """Refuse unknown fields wherever the schema lists the known ones."""
+    if isinstance(node, list):
+        return [strict(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: strict(value) for key, value in node.items()}
+    if isinstance(node.get("properties"), dict) and "type" in node:
+        free = node.get("x-kubernetes-preserve-unknown-fields", False)
+        node.setdefault("additionalProperties", free)
+    return node
+
+
+def validator(crd: str) -> Draft202012Validator:
+    definition = yaml.load((CRDS / f"{crd}.yaml").read_text(), Loader=yaml.CSafeLoader)
+    version = next(v for v in definition["spec"]["versions"] if v["name"] == "v1")
+    return Draft202012Validator(strict(version["schema"]["openAPIV3Schema"]))
+
+
+@pytest.fixture(scope="module")
+def validators() -> dict[str, Draft202012Validator]:
+    return {target: validator(crd) for target, crd in CRD_OF.items()}
+
+
+def manifest(target: str, settings: ClusterSettings = SETTINGS) -> dict[str, Any]:
+    return yaml.safe_load(render(settings, target))
+
+
+def with_workers(**changes: Any) -> ClusterSettings:
+    workers = SETTINGS.workers.model_copy(update=changes)
+    return SETTINGS.model_copy(update={"workers": workers})
+
+
+def cluster_spec(target: str, settings: ClusterSettings = SETTINGS) -> dict[str, Any]:
+    spec = manifest(target, settings)["spec"]
+    return spec["rayClusterSpec"] if target == "kuberay-job" else spec
+
+
+@needs_crds
+@pytest.mark.parametrize("target", CRD_OF)
+@pytest.mark.parametrize("changes", [{}, {"gpus": 0}, {"min": 4}])
+def test_the_operator_knows_every_field(validators, target, changes):
+    validators[target].validate(manifest(target, with_workers(**changes)))
+
+
+@needs_crds
+@pytest.mark.parametrize("target", CRD_OF)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "authOptions",
+        "authOptions.secretName",
+        "autoscalerOptions.idleTimeoutSeconds",
+        "headGroupSpec.template.spec.restartPolicy",
+        "workerGroupSpecs.0.maxReplicas",
+        "workerGroupSpecs.0.template.spec.tolerations.0.operator",
+        "workerGroupSpecs.0.template.spec.containers.0.volumeMounts.0.mountPath",
+        "workerGroupSpecs.0.template.spec.volumes.0.persistentVolumeClaim.claimName",
+        "workerGroupSpecs.0.template.spec.containers.0.securityContext.capabilities.drop",
+    ],
+)
+def test_a_misspelt_field_fails(validators, target, path):
+    whole = manifest(target)
+    node: Any = whole["spec"].get("rayClusterSpec", whole["spec"])
+    *parents, last = path.split(".")
+    for part in parents:
+        node = node[int(part)] if part.isdigit() else node[part]
+    node[f"{last}X"] = copy.deepcopy(node[last])
+    with pytest.raises(ValidationError, match=f"{last}X"):
+        validators[target].validate(whole)
+
+
+@needs_crds
+def test_the_claim_is_a_valid_claim(validators):
+    volume = validators["kuberay-cluster"].schema["properties"]["spec"]["properties"][
+        "headGroupSpec"
+    ]
+    for part in ("template", "spec", "volumes"):
+        volume = volume["properties"][part]
+    ephemeral = volume["items"]["properties"]["ephemeral"]["properties"]["volumeClaimTemplate"]
+    claim = manifest("kuberay-storage")
+    Draft202012Validator(ephemeral["properties"]["spec"]).validate(claim["spec"])
+    assert claim["spec"]["resources"]["requests"]["storage"] == "200Gi"
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+@pytest.mark.parametrize("target", CRD_OF)
+def test_the_token_is_a_reference(target):
+    spec = cluster_spec(target)
+    assert spec["authOptions"] == {"mode": "token", "secretName": "sft-rl-token"}
+    assert "RAY_AUTH_TOKEN" not in render(SETTINGS, target)
+
+
+@pytest.mark.parametrize("target", CRD_OF)
+def test_pods_are_not_root_and_share_the_storage(target):
+    spec = cluster_spec(target)
+    for group in (spec["headGroupSpec"], spec["workerGroupSpecs"][0]):
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "sft-rl-runs"}
+        assert pod["containers"][0]["volumeMounts"][0]["mountPath"] == "/opt/sft-rl/runs"
+
+
+@pytest.mark.parametrize("target", CRD_OF)
+def test_gpus_are_asked_for_by_workers_only(target):
+    spec = cluster_spec(target)
+    head, worker = spec["headGroupSpec"], spec["workerGroupSpecs"][0]["template"]["spec"]
+    limits = worker["containers"][0]["resources"]["limits"]
+    assert limits == {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "1"}
+    assert worker["containers"][0]["resources"]["requests"] == limits
+    assert worker["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert "nvidia" not in str(head)
+    assert "nvidia" not in str(cluster_spec(target, with_workers(gpus=0)))
+
+
+def test_the_autoscaler_has_limits_or_is_off():
+    spec = cluster_spec("kuberay-cluster")
+    assert spec["enableInTreeAutoscaling"] is True
+    assert (
+        spec["workerGroupSpecs"][0]["minReplicas"],
+        spec["workerGroupSpecs"][0]["maxReplicas"],
+    ) == (0, 4)
+    fixed = cluster_spec("kuberay-cluster", with_workers(min=4))
+    assert fixed["enableInTreeAutoscaling"] is False
+    assert "autoscalerOptions" not in fixed
+
+
+def test_the_dashboard_is_on_loopback_by_default():
+    default = ClusterSettings.model_fields["dashboard_host"].default
+    settings = SETTINGS.model_copy(update={"dashboard_host": default})
+    params = cluster_spec("kuberay-cluster", settings)["headGroupSpec"]["rayStartParams"]
+    assert params["dashboard-host"] == "127.0.0.1"
+
+
+def test_the_job_is_quoted_and_cleans_up():
+    settings = SETTINGS.model_copy(update={"job": ("train", "swiss roll; true")})
+    spec = manifest("kuberay-job", settings)["spec"]
+    assert spec["entrypoint"].endswith("python -m sft_rl train 'swiss roll; true'")
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert spec["ttlSecondsAfterFinished"] == 600
+    assert spec["backoffLimit"] == 0
