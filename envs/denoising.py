@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -46,7 +46,7 @@ class DenoisingEnv(gym.Env[Observation, np.ndarray]):
     Terminated after T steps. Never truncated.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
 
     def __init__(
         self, *, num_steps: int, shape: tuple[int, ...], reward: RewardFunction | None = None
@@ -70,9 +70,7 @@ class DenoisingEnv(gym.Env[Observation, np.ndarray]):
         self._running = True
         return self._observe(), {}
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take the next latent; see the class for the rest."""
         if not self._running:
             raise UserError("step: the episode has ended or was not started, call reset()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -11,13 +12,14 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _decreasing(values: tuple[float, ...]) -> tuple[float, ...]:
     if not values or any(not math.isfinite(v) for v in values):
         raise ValueError("needs at least one finite number")
-    if any(a <= b for a, b in zip(values, values[1:], strict=False)):
+    if any(a <= b for a, b in pairwise(values)):
         raise ValueError("must decrease from step to step")
     return values
 
@@ -80,10 +82,12 @@ class ModelConfig(Section):
 
     kind: Literal["mlp", "paper_mlp"] = "mlp"
     """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step."""
-    width: Count = 128
+    width: Count = 96
     """Units of a hidden layer."""
     depth: Count = 3
     """Number of hidden layers."""
+    num_fourier: NonNegativeInt = 6
+    """Fourier frequencies of the position, which resolve fine structure."""
     embedding_dim: Annotated[int, Field(ge=2, multiple_of=2)] = 64
     """Sinusoidal features of the timestep."""
 
@@ -91,10 +95,14 @@ class ModelConfig(Section):
 class PretrainingConfig(Section):
     """Training of the full-step model, done once and cached."""
 
-    num_iterations: Count = 4000
+    num_iterations: Count = 2000
     """Optimiser steps."""
     batch_size: Annotated[int, Field(ge=2)] = 2048
     """Points a step."""
+    num_times: Count = 128
+    """Different timesteps a step; each is shared by batch_size / num_times points."""
+    warmup: NonNegativeInt = 100
+    """Steps over which the learning rate rises."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """Optimiser."""
     learning_rate: Positive = 2e-3
@@ -121,8 +129,12 @@ class SamplerConfig(Section):
     ] = "subsampled"
     """`subsampled` training times, FastDPM's VAR (exact, or capped as in its published code) or
     STEP, a list of one's own (`timesteps`), or all of the model's `own` steps, sigma^2 = beta."""
-    spacing: Literal["uniform", "quadratic"] = "uniform"
-    """How steps are spread over the times."""
+    spacing: Literal["uniform", "quadratic", "trailing"] = "uniform"
+    """How steps are spread over the times: both ends included, dense near the data, or evenly
+    without the last time 0 (`subsampled` only)."""
+    start_time: NonNegative | None = None
+    """Where `subsampled` times start; the last training time if not given. A lower start is a
+    shorter way to the data; the policy learns to make up for the noise it skips."""
     timesteps: Annotated[tuple[float, ...], AfterValidator(_decreasing)] | None = None
     """Own list of decreasing times; sets `schedule` and `num_steps`."""
     eta: Probability = 1.0
@@ -153,14 +165,17 @@ class PolicyConfig(Section):
 
     learning_rate: Positive = 1e-3
     """Peak learning rate of the network."""
-    std_learning_rate: Positive = 1e-3
+    std_learning_rate: Positive = 5e-3
     """Peak learning rate of the learned standard deviations."""
+    final_lr_factor: Probability = 0.0
+    """Share of the learning rate that is left at the end, under `training.lr_decay`."""
     adam_betas: tuple[Probability, Probability] = (0.9, 0.99)
     """Adam's betas."""
     max_grad_norm: Positive = 1.0
     """Gradient clip."""
-    ema_decay: Probability = 0.99
-    """Decay of the averaged policy, which is evaluated and saved; 0 turns averaging off."""
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    """Decay of the averaged policy (reached gradually), which is evaluated and saved; 0 turns
+    averaging off."""
     log_prob_reduction: Literal["sum", "mean"] = "sum"
     """Reduction of log-probs over a sample's dimensions; `mean` is the paper's for images."""
 
@@ -176,18 +191,28 @@ class CriticConfig(Section):
     """Lipschitz control; the penalty is one-sided."""
     penalty_weight: NonNegative = 1.0
     """Weight of the gradient penalty."""
+    penalty_target: NonNegative = 1.0
+    """Norm up to which gradients are free; 0 is the zero-centred penalty."""
+    drift_weight: NonNegative = 1e-3
+    """Weight of the mean squared score, which keeps the scores near 0."""
     clip_value: Positive = 0.05
     """Bound of the weights under `weight_clip`."""
     width: Count = 128
     """Units of a hidden layer."""
     depth: Count = 3
     """Number of hidden layers."""
-    activation: Literal["silu", "relu", "leaky_relu"] = "silu"
+    num_fourier: NonNegativeInt = 3
+    """Fourier frequencies 1, 2, 4 … of the position."""
+    activation: Literal["silu", "relu", "leaky_relu"] = "relu"
     """Activation of the hidden layers."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 3e-3
     """Peak learning rate."""
+    final_lr_factor: Probability = 1.0
+    """Share of the learning rate that is left at the end, under `training.lr_decay`."""
     adam_betas: tuple[Probability, Probability] = (0.5, 0.9)
     """Adam's betas."""
+    num_warmup_steps: NonNegativeInt = 50
+    """Critic steps before the first policy step, on top of `n_critic`."""
 
 
 class ValueConfig(Section):
@@ -195,12 +220,16 @@ class ValueConfig(Section):
 
     kind: Literal["mlp", "step_scaled"] = "mlp"
     """`mlp`: embedding of the step; `step_scaled`: the paper's, one learned scale per step."""
-    width: Count = 128
+    width: Count = 64
     """Units of a hidden layer."""
     depth: Count = 2
     """Number of hidden layers."""
-    learning_rate: Positive = 1e-3
+    num_fourier: NonNegativeInt = 6
+    """Fourier frequencies of the position."""
+    learning_rate: Positive = 2e-3
     """Peak learning rate."""
+    final_lr_factor: Probability = 0.0
+    """Share of the learning rate that is left at the end, under `training.lr_decay`."""
     adam_betas: tuple[Probability, Probability] = (0.9, 0.99)
     """Adam's betas."""
 
@@ -228,7 +257,7 @@ class TrainingConfig(Section):
     n_generator: Count = 1
     """Policy steps an iteration."""
     lr_decay: Literal["none", "linear", "cosine"] = "linear"
-    """How all learning rates fall to zero over the run."""
+    """How learning rates fall over the run, to `final_lr_factor` of their peak."""
     eval_every: Count = 50
     """Iterations between two evaluations."""
     checkpoint_every: Count = 50
@@ -264,7 +293,7 @@ class RayConfig(Section):
 class LearnerConfig(Section):
     """Where the networks are updated."""
 
-    num_threads: Count = 2
+    num_threads: Count = 1
     """CPU threads the learner computes with; a result depends on it in the last bits."""
 
 
@@ -277,7 +306,7 @@ class MetricsConfig(Section):
     """Random directions of the sliced Wasserstein distance."""
     num_exact: Annotated[int, Field(ge=10)] = 2_000
     """Samples on each side of the exact distance and the MMD."""
-    seed: Seed = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of directions, reference draw and sampling noise."""
 
 

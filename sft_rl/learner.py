@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.checkpoint import TensorGroups
@@ -64,8 +63,14 @@ class Learner:
     def begin_iteration(self, iteration: int) -> None:
         """Set the learning rates of an iteration, counted from 0."""
         training = self.config.training
-        factor = decay_factor(training.lr_decay, iteration / training.num_iterations)
+        decay = decay_factor(training.lr_decay, iteration / training.num_iterations)
+        final = {
+            "policy": self.config.policy.final_lr_factor,
+            "critic": self.config.critic.final_lr_factor,
+            "value": self.config.value.final_lr_factor,
+        }
         for name, optimizer in self.optimizers.items():
+            factor = final[name] + (1.0 - final[name]) * decay
             for group, base in zip(optimizer.param_groups, self._base_rates[name], strict=True):
                 group["lr"] = base * factor
 
@@ -99,21 +104,18 @@ class Learner:
         for batch in self.algorithm.batches(prepared, source):
             loss = self.algorithm.loss(batch, self.networks)
             self.optimizers["policy"].zero_grad(set_to_none=True)
-            loss.value.backward()
+            loss.value.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(policy.parameters(), self.config.policy.max_grad_norm)
             self.optimizers["policy"].step()
             if not metrics:
                 ratio = loss.metrics["ratio"]
                 metrics["first_ratio_deviation"] = (ratio - 1.0).abs().max().item()
             metrics |= {"policy_loss": loss.value.item(), "policy_grad_norm": norm.item()}
-        self._update_average()
+        update_average(
+            self.average, policy, decay=self.config.policy.ema_decay, num_updates=self.version
+        )
         self.version += 1
         return metrics
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        average = get_ema_multi_avg_fn(self.config.policy.ema_decay)
-        average(list(self.average.parameters()), list(self.networks.policy.parameters()), None)
 
     def _policy_optimizer(self) -> Adam:
         policy, options = self.networks.policy, self.config.policy
@@ -164,6 +166,19 @@ def decay_factor(kind: str, progress: float) -> float:
     if kind == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
     return 1.0
+
+
+@torch.no_grad()
+def update_average(
+    average: nn.Module, module: nn.Module, *, decay: float, num_updates: int
+) -> None:
+    """Move an exponential moving average towards a module's parameters.
+
+    The decay starts at 0.1 and rises to `decay` over the first updates, so that the average
+    forgets where it started.
+    """
+    weight = 1.0 - min(decay, (num_updates + 1) / (num_updates + 10))
+    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), weight)
 
 
 def _adam(module: nn.Module, learning_rate: float, betas: tuple[float, float]) -> Adam:

@@ -49,7 +49,7 @@ class DenoisingPolicy(nn.Module):
             ("coef_eps", schedule.coef_eps),
             ("base_std", schedule.std),
         ):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+            self.register_buffer(name, torch.tensor(values.copy(), dtype=torch.float32))
         self.log_std_scale = nn.Parameter(torch.zeros(len(schedule) - 1)) if learn_std else None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -11,7 +12,6 @@ from pathlib import Path
 import platformdirs
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import sft_rl
 from sft_rl.checkpoint import Checkpoint, DamagedCheckpoint, load, save
@@ -19,7 +19,7 @@ from sft_rl.config import Config
 from sft_rl.data import Dataset
 from sft_rl.diffusion.loss import epsilon_matching_loss
 from sft_rl.diffusion.noise import NoiseSchedule
-from sft_rl.learner import decay_factor
+from sft_rl.learner import decay_factor, update_average
 from sft_rl.networks import noise_network
 from sft_rl.seeding import derive_seed, generator
 
@@ -79,25 +79,32 @@ def pretrain(
         network = noise_network(config, data.shape).to(device)
     noise = NoiseSchedule.from_config(config.noise)
     source = generator(options.seed, "pretraining", device=device)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
-    make = torch.optim.Adam if options.optimizer == "adam" else torch.optim.RMSprop
-    optimizer = make(network.parameters(), lr=options.learning_rate)
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimizer: torch.optim.Optimizer
+    if options.optimizer == "adam":
+        optimizer = torch.optim.Adam(
+            network.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), fused=True
+        )
+    else:
+        optimizer = torch.optim.RMSprop(network.parameters(), lr=options.learning_rate)
     for iteration in range(options.num_iterations):
         factor = decay_factor(options.lr_decay, iteration / options.num_iterations)
+        factor *= min((iteration + 1) / (options.warmup + 1), 1.0)
         optimizer.param_groups[0]["lr"] = options.learning_rate * factor
         loss = epsilon_matching_loss(
             network,
             data.batch(options.batch_size, source),
             noise=noise,
             generator=source,
+            num_times=options.num_times,
             continuous=options.continuous_time,
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), options.max_grad_norm)
         optimizer.step()
-        average.update_parameters(network)
+        update_average(average, network, decay=options.ema_decay, num_updates=iteration)
         done = iteration + 1
         if done % REPORT_EVERY == 0 or done == options.num_iterations:
             progress(done, options.num_iterations, {"pretraining_loss": loss.item()})
-    return average.module
+    return average

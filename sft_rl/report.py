@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 Array = np.ndarray
 
@@ -104,7 +105,7 @@ def _scatter(axis: Axes, points: Array, colour: str) -> None:
         axis.hist(flat[:, 0], bins=80, density=True, color=colour)
         return
     axis.scatter(flat[:, 0], flat[:, 1], s=2, color=colour, alpha=0.5, lw=0)
-    axis.set_aspect("equal", adjustable="datalim")
+    axis.set_aspect("equal")
     axis.set_xticks([])
     axis.set_yticks([])
 
@@ -120,7 +121,7 @@ def _limit(axis: Axes, points: Array) -> None:
     axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
 
 
-def _save(figure: plt.Figure, file: Path) -> None:
+def _save(figure: Figure, file: Path) -> None:
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     plt.close(figure)

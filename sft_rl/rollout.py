@@ -60,7 +60,7 @@ class RolloutRunner:
         seed: The run's seed.
     """
 
-    def __init__(self, env: VectorEnv, policy: DenoisingPolicy, *, seed: int) -> None:  # type: ignore[type-arg]
+    def __init__(self, env: VectorEnv, policy: DenoisingPolicy, *, seed: int) -> None:
         self.env = env
         self.policy = policy.eval()
         self.seed = seed

@@ -18,11 +18,11 @@ from sft_rl.algorithms import Networks, build_algorithm
 from sft_rl.config import Config
 from sft_rl.critics import build_critic
 from sft_rl.data import Dataset, load_dataset
+from sft_rl.data.points import write_points
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import own_steps, step_schedule
 from sft_rl.errors import UserError
 from sft_rl.learner import Learner
-from sft_rl.data.points import write_points
 from sft_rl.metrics.evaluation import Evaluator, denoising_path, sample_in_units
 from sft_rl.networks import noise_network, value_network
 from sft_rl.policy import DenoisingPolicy
@@ -108,7 +108,9 @@ def check(config: Config) -> None:
         )
     batch, parts = config.training.batch_size, config.rollout.shards_per_batch
     if batch % parts:
-        raise UserError(f"rollout.shards_per_batch: must divide training.batch_size {batch}, got {parts}")
+        raise UserError(
+            f"rollout.shards_per_batch: must divide training.batch_size {batch}, got {parts}"
+        )
     if config.rollout.num_workers > 0:
         from sft_rl.distributed.session import check_local_resources
 

@@ -85,15 +85,16 @@ class Trainer:
         learner, training = self.learner, self.config.training
         per_update = self.config.rollout.shards_per_batch
         learner.begin_iteration(self.iteration)
+        num_updates = training.n_critic
+        if self.iteration == 0:
+            num_updates += self.config.critic.num_warmup_steps
         self.collector.submit(
-            Request(
-                self.iteration, learner.version, learner.weights(), training.n_critic * per_update
-            )
+            Request(self.iteration, learner.version, learner.weights(), num_updates * per_update)
         )
         metrics: Metrics = {}
         waited, batches = 0.0, []
         shards = self.collector.results()
-        for update in range(training.n_critic):
+        for update in range(num_updates):
             asked = time.perf_counter()
             batch = Trajectories.concatenate(list(islice(shards, per_update)))
             waited += time.perf_counter() - asked
@@ -103,7 +104,7 @@ class Trainer:
             metrics |= learner.update_critic(batch.final, self.iteration, update)
             if learner.algorithm.uses_value:
                 metrics |= learner.update_value(batch)
-        trajectories = Trajectories.concatenate(batches)
+        trajectories = Trajectories.concatenate(batches[-training.n_critic :])
         metrics |= learner.update_policy(trajectories, self.iteration)
         self.iteration += 1
         seconds = time.perf_counter() - started

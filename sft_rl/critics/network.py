@@ -17,11 +17,17 @@ def wasserstein_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
 
 
 def one_sided_gradient_penalty(
-    critic: Callable[[Tensor], Tensor], real: Tensor, generated: Tensor, generator: torch.Generator
+    critic: Callable[[Tensor], Tensor],
+    real: Tensor,
+    generated: Tensor,
+    *,
+    target: float,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """E[max(0, |grad f| - 1)^2] between real and generated samples (Gulrajani et al., 2017).
+    """E[max(0, |grad f| - target)^2] between real and generated (Gulrajani et al., 2017).
 
-    One-sided: gradients below 1 are free.
+    One-sided: gradients below the target are free. With target 0 it is the zero-centred penalty
+    (Thanh-Tung et al., 2019).
 
     Returns:
         The penalty and the mean gradient norm, both scalar.
@@ -32,7 +38,7 @@ def one_sided_gradient_penalty(
     x = torch.lerp(real[:num], generated[:num], weight).requires_grad_()
     (grad,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     norm = grad.flatten(1).norm(dim=1)
-    return F.relu(norm - 1.0).square().mean(), norm.detach().mean()
+    return F.relu(norm - target).square().mean(), norm.detach().mean()
 
 
 class NetworkCritic(Critic):
@@ -52,9 +58,12 @@ class NetworkCritic(Critic):
         scores = self(torch.cat([real, generated]))
         real_scores, generated_scores = scores[: len(real)], scores[len(real) :]
         value = wasserstein_loss(real_scores, generated_scores)
+        value = value + self.config.drift_weight * scores.square().mean()
         metrics = {"critic_gap": (real_scores.mean() - generated_scores.mean()).detach()}
         if self.config.regulariser == "gradient_penalty":
-            penalty, norm = one_sided_gradient_penalty(self, real, generated, generator)
+            penalty, norm = one_sided_gradient_penalty(
+                self, real, generated, target=self.config.penalty_target, generator=generator
+            )
             value = value + self.config.penalty_weight * penalty
             metrics |= {"critic_penalty": penalty.detach(), "critic_input_grad_norm": norm}
         return Loss(value, {"critic_loss": value.detach(), **metrics})

@@ -14,6 +14,7 @@ def epsilon_matching_loss(
     *,
     noise: NoiseSchedule,
     generator: torch.Generator,
+    num_times: int,
     continuous: bool = True,
 ) -> Tensor:
     """Mean squared error of the predicted noise at random times.
@@ -26,14 +27,19 @@ def epsilon_matching_loss(
         x_0: Data, shape (B, *shape).
         noise: The forward process.
         generator: Source of times and noise, on the device of `x_0`.
+        num_times: Different times in the batch, at most B: the same time is shared by
+            B / num_times samples, so that the network embeds it once.
         continuous: Draw fractional times; else whole ones.
 
     Returns:
         Scalar, averaged over the batch and all dimensions.
     """
-    batch, device = len(x_0), x_0.device
-    offset = torch.rand(batch, generator=generator, device=device)
-    t = (torch.arange(batch, device=device) + offset) / batch * noise.num_train_timesteps
-    t = (t - 0.5).clamp(0.0, noise.num_train_timesteps - 1.0) if continuous else t.floor()
+    device = x_0.device
+    num_times = min(num_times, len(x_0))
+    offset = torch.rand(num_times, generator=generator, device=device)
+    t = (torch.arange(num_times, device=device) + offset) / num_times
+    t = t * (noise.num_train_timesteps - (1 if continuous else 0))
+    t = (t if continuous else t.floor())[:, None]
+    x_0 = x_0[: len(x_0) // num_times * num_times].reshape(num_times, -1, *x_0.shape[1:])
     eps = torch.randn(x_0.shape, generator=generator, device=device)
     return (network(noise.add_noise(x_0, eps, t), t) - eps).square().mean()

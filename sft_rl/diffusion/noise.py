@@ -53,26 +53,26 @@ class NoiseSchedule:
     def alpha_bar_at(self, timesteps: Array) -> Array:
         """Return alpha_bar at fractional timesteps, log-linear between whole ones."""
         grid = np.arange(self.num_train_timesteps)
-        return np.exp(np.interp(timesteps, grid, np.log(self.alphas_cumprod)))
+        return np.asarray(np.exp(np.interp(timesteps, grid, np.log(self.alphas_cumprod))))
 
     def timestep_of(self, alpha_bar: Array) -> Array:
         """Return the fractional timesteps with the given alpha_bar: undoes `alpha_bar_at`."""
         log_bar = np.log(self.alphas_cumprod)[::-1]
         grid = np.arange(self.num_train_timesteps, dtype=np.float64)[::-1]
-        return np.interp(np.log(alpha_bar), log_bar, grid)
+        return np.asarray(np.interp(np.log(alpha_bar), log_bar, grid))
 
     def add_noise(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Draw from q(x_t | x_0) = N(sqrt(alpha_bar) x_0, 1 - alpha_bar).
 
         Args:
-            x_0: Data, shape (B, *shape).
-            noise: Standard normal noise, shape (B, *shape).
-            timesteps: Fractional timesteps, shape (B,).
+            x_0: Data, shape (..., *shape).
+            noise: Standard normal noise, shape (..., *shape).
+            timesteps: Fractional timesteps, broadcastable to (...).
         """
         log_bar = torch.as_tensor(np.log(self.alphas_cumprod), dtype=torch.float32)
         log_bar = log_bar.to(timesteps.device)
         low = timesteps.floor().long().clamp(max=max(self.num_train_timesteps - 2, 0))
         high = (low + 1).clamp(max=self.num_train_timesteps - 1)
         bar = torch.lerp(log_bar[low], log_bar[high], timesteps - low).exp()
-        bar = bar.reshape(-1, *[1] * (x_0.ndim - 1))
+        bar = bar.reshape(*bar.shape, *[1] * (x_0.ndim - bar.ndim))
         return bar.sqrt() * x_0 + (1.0 - bar).sqrt() * noise

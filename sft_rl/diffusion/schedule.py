@@ -100,16 +100,22 @@ def own_steps(noise: NoiseSchedule, *, fixed_large: bool = False) -> StepSchedul
     )
 
 
-def subsampled_times(noise: NoiseSchedule, num_steps: int, spacing: str) -> Array:
-    """Choose T of the training times, from the noisiest down to 0.
+def subsampled_times(noise: NoiseSchedule, config: SamplerConfig) -> Array:
+    """Choose T of the training times, fractional ones included, from the noisiest down.
 
-    ``uniform`` is evenly spaced; ``quadratic`` is dense near the data (Song et al., 2021).
+    ``uniform`` is evenly spaced down to 0, ``quadratic`` dense near the data (Song et al., 2021),
+    ``trailing`` evenly spaced down to one spacing above 0.
     """
     last = noise.num_train_timesteps - 1
-    if num_steps == 1:
-        return np.array([float(last)])
-    power = 1.0 if spacing == "uniform" else 2.0
-    return (np.linspace(0.0, 1.0, num_steps) ** power * last)[::-1].copy()
+    start = float(last) if config.start_time is None else config.start_time
+    if start > last:
+        raise UserError(f"sampler.start_time: must be at most {last}, got {start:g}")
+    if config.num_steps == 1:
+        return np.array([start])
+    if config.spacing == "trailing":
+        return np.asarray(start * (1.0 - np.arange(config.num_steps) / config.num_steps))
+    power = 1.0 if config.spacing == "uniform" else 2.0
+    return np.asarray(start * (np.linspace(0.0, 1.0, config.num_steps) ** power)[::-1])
 
 
 def fastdpm_step_times(noise: NoiseSchedule, num_steps: int, spacing: str) -> Array:
@@ -118,8 +124,9 @@ def fastdpm_step_times(noise: NoiseSchedule, num_steps: int, spacing: str) -> Ar
     if num_steps == 1:
         return np.array([num - 1.0])
     if spacing == "uniform":
-        return np.floor(np.arange(num_steps) * (num - 1.0) / (num_steps - 1.0))[::-1].copy()
-    return (np.linspace(0.0, np.sqrt(num * 0.8), num_steps) ** 2)[::-1].copy()
+        whole = np.floor(np.arange(num_steps) * (num - 1.0) / (num_steps - 1.0))
+        return np.asarray(whole[::-1])
+    return np.asarray((np.linspace(0.0, np.sqrt(num * 0.8), num_steps) ** 2)[::-1])
 
 
 def fastdpm_var_betas(
@@ -142,7 +149,7 @@ def fastdpm_var_betas(
 
     def betas(c: float) -> Array:
         if spacing == "uniform":
-            return first + (c - first) * index / max(num_steps - 1, 1)
+            return np.asarray(first + (c - first) * index / (num_steps - 1))
         return np.asarray(first * (1.0 + index * c) ** 2)
 
     if num_steps == 1:
@@ -167,6 +174,11 @@ def step_schedule(noise: NoiseSchedule, config: SamplerConfig) -> StepSchedule:
         UserError: If the times do not decrease or leave the training range.
     """
     num, eta, final_std = config.num_steps, config.eta, config.final_std
+    if config.schedule.startswith("fastdpm") and config.spacing == "trailing":
+        raise UserError(
+            f"sampler.spacing: 'trailing' goes with schedule 'subsampled', "
+            f"not with {config.schedule!r}; use uniform or quadratic"
+        )
     if config.schedule == "own":
         if num != noise.num_train_timesteps:
             raise UserError(
@@ -191,5 +203,5 @@ def step_schedule(noise: NoiseSchedule, config: SamplerConfig) -> StepSchedule:
     elif config.schedule == "fastdpm_step":
         times = fastdpm_step_times(noise, num, config.spacing)
     else:
-        times = subsampled_times(noise, num, config.spacing)
+        times = subsampled_times(noise, config)
     return from_levels(times, noise.alpha_bar_at(times), eta=eta, final_std=final_std)

@@ -1,4 +1,4 @@
-"""Start Ray on this machine, closed to the outside; or join a cluster; and stop what was started."""
+"""Start Ray on this machine, closed to the outside, or join a cluster; stop what was started."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator
 from sft_rl.types import Metrics
 
-NUM_FLOOR_DRAWS = 5
+NUM_FLOOR_DRAWS = 8
 
 
 class Evaluator:

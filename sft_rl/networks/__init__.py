@@ -27,7 +27,12 @@ def noise_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
             activation="softplus",
         )
     return TimeMLP(
-        dim, dim, width=model.width, depth=model.depth, embedding_dim=model.embedding_dim
+        dim,
+        dim,
+        width=model.width,
+        depth=model.depth,
+        embedding_dim=model.embedding_dim,
+        num_fourier=model.num_fourier,
     )
 
 
@@ -40,6 +45,7 @@ def critic_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
         width=critic.width,
         depth=critic.depth,
         activation=critic.activation,
+        num_fourier=critic.num_fourier,
         spectral_norm=critic.regulariser == "spectral_norm",
     )
 
@@ -62,6 +68,7 @@ def value_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
         width=value.width,
         depth=value.depth,
         embedding_dim=32,
+        num_fourier=value.num_fourier,
         time_range=config.sampler.num_steps,
     )
 

@@ -15,6 +15,31 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+class FourierFeatures(nn.Module):
+    """x, sin(w x) and cos(w x) of every coordinate, w from 1 to `highest` (Tancik et al., 2020).
+
+    Fine structure is hard to learn from coordinates alone.
+
+    Args:
+        num: Number of frequencies; 0 returns x as it is.
+        highest: Largest w, in radians per standard deviation of the data.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, num: int, highest: float) -> None:
+        super().__init__()
+        frequencies = torch.logspace(0.0, math.log10(highest), num) if num else torch.empty(0)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., dim) to (..., dim * (1 + 2 num))."""
+        if not len(self.frequencies):
+            return x
+        angles = (x[..., None] * self.frequencies).flatten(-2)
+        return torch.cat([x, angles.sin(), angles.cos()], dim=-1)
+
+
 class TimeMLP(nn.Module):
     """An MLP whose hidden layers are shifted by an embedding of continuous time.
 
@@ -24,7 +49,9 @@ class TimeMLP(nn.Module):
         width: Units of a hidden layer.
         depth: Number of hidden layers.
         embedding_dim: Number of sinusoidal features of the time.
-        time_range: Largest time expected; the slowest feature turns once by about 1/6 of it.
+        num_fourier: Number of Fourier frequencies of x.
+        time_range: Largest time expected.
+        activation: Name of the hidden layers' activation.
     """
 
     frequencies: Tensor
@@ -37,26 +64,29 @@ class TimeMLP(nn.Module):
         width: int,
         depth: int,
         embedding_dim: int,
+        num_fourier: int = 0,
         time_range: float = 1000.0,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
-        frequencies = torch.logspace(0.0, 3.0, embedding_dim // 2) / time_range
+        frequencies = torch.logspace(0.0, math.log10(50.0), embedding_dim // 2) / time_range
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.depth = depth
         self.embedding = nn.Sequential(
             nn.Linear(embedding_dim, width), nn.SiLU(), nn.Linear(width, width * depth)
         )
-        self.input = nn.Linear(in_dim, width)
+        self.features = FourierFeatures(num_fourier, highest=8.0)
+        self.input = nn.Linear(in_dim * (1 + 2 * num_fourier), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.output = nn.Linear(width, out_dim)
-        self.activation = nn.SiLU()
+        self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Map x (..., in_dim) at times t, broadcastable to (...), to (..., out_dim)."""
         angles = t[..., None] * self.frequencies
         embedded = self.embedding(torch.cat([angles.sin(), angles.cos()], dim=-1))
         first, *others = embedded.chunk(self.depth, dim=-1)
-        h = self.activation(self.input(x) + first)
+        h = self.activation(self.input(self.features(x)) + first)
         for layer, shift in zip(self.hidden, others, strict=True):
             h = self.activation(layer(h) + shift)
         return self.output(h)  # type: ignore[no-any-return]
@@ -99,10 +129,12 @@ class PlainMLP(nn.Sequential):
         width: int,
         depth: int,
         activation: str,
+        num_fourier: int = 0,
         spectral_norm: bool = False,
     ) -> None:
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise([in_dim, *[width] * depth, out_dim]):
+        layers: list[nn.Module] = [FourierFeatures(num_fourier, highest=2.0**num_fourier / 2.0)]
+        sizes = [in_dim * (1 + 2 * num_fourier), *[width] * depth, out_dim]
+        for fan_in, fan_out in pairwise(sizes):
             linear = nn.Linear(fan_in, fan_out)
             layers.append(apply_spectral_norm(linear) if spectral_norm else linear)
             layers.append(ACTIVATIONS[activation]())

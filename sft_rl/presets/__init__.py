@@ -140,8 +140,9 @@ def _merged(base: Tree, extra: Tree) -> Tree:
     merged = dict(base)
     for key, value in extra.items():
         old = merged.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        merged[key] = _merged(old, value) if both else value
+        if isinstance(value, dict) and isinstance(old, dict):
+            value = _merged(old, value)
+        merged[key] = value
     return merged
 
 
