@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sft_rl.errors import UserError
+from sft_rl.critics.function import checked_scores
 from sft_rl.seeding import normal_rows
 
 RewardFunction = Callable[[Tensor], Tensor]
@@ -72,12 +72,4 @@ class DenoisingProcess:
         """
         if self.reward is None:
             return self.latents.new_zeros(self.num_rows)
-        scores = torch.as_tensor(self.reward(self.latents), device=self.latents.device)
-        if scores.shape != (self.num_rows,):
-            raise UserError(
-                f"reward: returned shape {tuple(scores.shape)} for {self.num_rows} samples, "
-                f"expected ({self.num_rows},)"
-            )
-        if not torch.isfinite(scores).all():
-            raise UserError("reward: returned scores that are not finite")
-        return scores.float()
+        return checked_scores(self.reward(self.latents), self.latents)

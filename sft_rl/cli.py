@@ -19,14 +19,14 @@ EPILOG = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; return its exit code: 0 done, 2 wrong input, 130 interrupted."""
+    """Run a command; return its exit code: 0 done, 2 wrong input, 130 interrupted, or its own."""
     started = time.perf_counter()
     args = _parser().parse_args(argv)
     try:
-        args.run(args, started)
+        code: int | None = args.run(args, started)
     except UserError as error:
         sys.stderr.write(f"sft-rl: {error}\n")
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("sft-rl: interrupted\n")
         return 130
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output has left; point stdout elsewhere so that Python can exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--out", type=Path, required=True, help="file to write, .npy or .csv")
     sample.add_argument("--seed", type=int, default=0, help="seed of the samples")
     sample.set_defaults(run=_sample)
+
+    from cluster.cli import add_cluster_commands
+
+    add_cluster_commands(commands)
     return parser
 
 
@@ -106,8 +110,9 @@ def _train(args: argparse.Namespace, started: float) -> None:
 
     config = load_config(args.preset, args.settings)
     out = args.out or free_run_path(config.preset, config.sampler.num_steps, config.seed)
+    from sft_rl.build import check
     from sft_rl.progress import ConsoleObserver
-    from sft_rl.run import check, train
+    from sft_rl.run import train
 
     check(config)
     with ConsoleObserver() as observer:

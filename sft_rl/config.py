@@ -183,8 +183,13 @@ class PolicyConfig(Section):
 class CriticConfig(Section):
     """The integral probability metric that gives the reward."""
 
-    objective: Literal["wasserstein"] = "wasserstein"
-    """What the critic maximises."""
+    objective: str = "wasserstein"
+    """`wasserstein`, `hinge` or `n2ce` (a network); `mmd` or `sliced_wasserstein` (none); or a
+    user's `module:Class`, a subclass of Critic."""
+    noise_ratio: Positive = 50.0
+    """M of `n2ce`: how many generated samples it counts for each real one."""
+    num_projections: Count = 64
+    """Directions of `sliced_wasserstein`."""
     regulariser: Literal["gradient_penalty", "spectral_norm", "weight_clip", "none"] = (
         "gradient_penalty"
     )
@@ -239,10 +244,51 @@ class SFTPGConfig(Section):
 
     baseline: bool = True
     """Subtract V(s_k) from the score: SFT-PG (B) of the paper."""
-    normalise_advantages: bool = True
-    """Divide advantages by their standard deviation over the batch."""
+    gae_lambda: Probability = 1.0
+    """Weight of longer returns in the advantages; 1 is the paper's f(x_T) - V(s_k)."""
+    normalise_advantages: Literal["none", "batch", "step"] = "batch"
+    """Divide advantages by their spread over the batch, or shift and scale them step by step."""
     transitions_per_update: Count | None = None
     """Transitions drawn for a policy step; none takes the whole share of the batch."""
+
+
+class PPOConfig(Section):
+    """Proximal policy optimisation."""
+
+    clip_range: Positive = 0.2
+    """Bound epsilon of the ratio's deviation from 1."""
+    num_epochs: Count = 2
+    """Passes over an iteration's transitions."""
+    num_minibatches: Count = 4
+    """Policy steps in a pass."""
+    gae_lambda: Probability = 0.95
+    """Weight of longer returns in the advantages."""
+    normalise_advantages: Literal["none", "batch", "step"] = "step"
+    """Divide advantages by their spread over the batch, or shift and scale them step by step."""
+    target_kl: Positive | None = 0.05
+    """Approximate KL to the old policy, nats, at which an iteration's epochs stop."""
+    kl_weight: NonNegative = 0.0
+    """Weight of the KL to the pretrained policy, nats a step."""
+
+
+class PathwiseConfig(Section):
+    """Back-propagation through the chain."""
+
+    num_last_steps: Count | None = None
+    """How many of the last steps; none takes all."""
+    chains_per_update: Count | None = None
+    """Chains walked for a policy step; none takes one for every trajectory of its share."""
+    checkpoint_activations: bool = False
+    """Keep only latents in memory and compute each step again on the way back."""
+
+
+class HybridConfig(Section):
+    """Policy gradient on the first steps, back-propagation through the last."""
+
+    num_last_steps: Count = 1
+    """How many of the last steps are back-propagated."""
+    gae_lambda: Probability = 1.0
+    """Weight of longer returns in the advantages."""
 
 
 class TrainingConfig(Section):
@@ -322,7 +368,10 @@ class Config(Section):
     device: str = "auto"
     """Learner's device: `auto`, `cpu`, `cuda` or `cuda:N`."""
     algorithm: str = "sft_pg"
-    """Learning algorithm."""
+    """Learning algorithm: sft_pg, ppo, pathwise, hybrid, or a user's `module:Class`."""
+    reward: str = "critic"
+    """`critic`, or a user's `module:function` from samples (B, *shape) in model units to scores
+    (B,), to be maximised instead."""
     data: DataConfig = DataConfig()
     """The data to generate."""
     noise: NoiseConfig = NoiseConfig()
@@ -341,6 +390,14 @@ class Config(Section):
     """The value baseline."""
     sft_pg: SFTPGConfig = SFTPGConfig()
     """Options of `algorithm=sft_pg`."""
+    ppo: PPOConfig = PPOConfig()
+    """Options of `algorithm=ppo`."""
+    pathwise: PathwiseConfig = PathwiseConfig()
+    """Options of `algorithm=pathwise`."""
+    hybrid: HybridConfig = HybridConfig()
+    """Options of `algorithm=hybrid`."""
+    options: dict[str, Any] = {}
+    """Options of a user's own algorithm, critic or reward, for them to read."""
     training: TrainingConfig = TrainingConfig()
     """The outer loop."""
     rollout: RolloutConfig = RolloutConfig()

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Wrong input: one line that names the field, what was given and what is allowed.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with `exit_code`.
     """
+
+    exit_code = 2
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

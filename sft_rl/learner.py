@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.checkpoint import TensorGroups
 from sft_rl.config import Config
 from sft_rl.data import Dataset
+from sft_rl.optim import decay_factor, update_average
 from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.rollout import Weights
 from sft_rl.seeding import generator
@@ -41,11 +43,16 @@ class Learner:
         self.device = networks.policy.device
         self.version = 0
         self.average = copy.deepcopy(networks.policy).requires_grad_(False)
-        self.optimizers: dict[str, Optimizer] = {
-            "policy": self._policy_optimizer(),
-            "critic": _adam(networks.critic, config.critic.learning_rate, config.critic.adam_betas),
-            "value": _adam(networks.value, config.value.learning_rate, config.value.adam_betas),
-        }
+        self.optimizers: dict[str, Optimizer] = {"policy": self._policy_optimizer()}
+        for name, module, options in (
+            ("critic", networks.critic, config.critic),
+            ("value", networks.value, config.value),
+        ):
+            parameters = list(module.parameters())
+            if parameters:  # a critic without a network has none
+                self.optimizers[name] = Adam(
+                    parameters, lr=options.learning_rate, betas=options.adam_betas, fused=True
+                )
         self._base_rates = {
             name: [group["lr"] for group in optimizer.param_groups]
             for name, optimizer in self.optimizers.items()
@@ -101,16 +108,22 @@ class Learner:
         prepared = self.algorithm.prepare(trajectories, self.networks)
         policy = self.networks.policy
         metrics: Metrics = {}
-        for batch in self.algorithm.batches(prepared, source):
-            loss = self.algorithm.loss(batch, self.networks)
-            self.optimizers["policy"].zero_grad(set_to_none=True)
-            loss.value.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(policy.parameters(), self.config.policy.max_grad_norm)
-            self.optimizers["policy"].step()
-            if not metrics:
-                ratio = loss.metrics["ratio"]
-                metrics["first_ratio_deviation"] = (ratio - 1.0).abs().max().item()
-            metrics |= {"policy_loss": loss.value.item(), "policy_grad_norm": norm.item()}
+        with _frozen(self.networks.critic, self.networks.value):
+            for batch in self.algorithm.batches(prepared, source):
+                loss = self.algorithm.loss(batch, self.networks)
+                ratio = loss.metrics.pop("ratio", None)
+                if ratio is not None and not metrics:
+                    metrics["first_ratio_deviation"] = (ratio - 1.0).abs().max().item()
+                self.optimizers["policy"].zero_grad(set_to_none=True)
+                loss.value.backward()  # type: ignore[no-untyped-call]
+                norm = nn.utils.clip_grad_norm_(
+                    policy.parameters(), self.config.policy.max_grad_norm
+                )
+                self.optimizers["policy"].step()
+                metrics |= {"policy_loss": loss.value.item(), "policy_grad_norm": norm.item()}
+                metrics |= {name: value.item() for name, value in loss.metrics.items()}
+                if self.algorithm.should_stop(metrics):
+                    break
         update_average(
             self.average, policy, decay=self.config.policy.ema_decay, num_updates=self.version
         )
@@ -159,30 +172,16 @@ class Learner:
         }
 
 
-def decay_factor(kind: str, progress: float) -> float:
-    """Factor on a learning rate at `progress` in 0..1: none, linear or cosine, down to 0."""
-    if kind == "linear":
-        return 1.0 - progress
-    if kind == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
-    return 1.0
-
-
-@torch.no_grad()
-def update_average(
-    average: nn.Module, module: nn.Module, *, decay: float, num_updates: int
-) -> None:
-    """Move an exponential moving average towards a module's parameters.
-
-    The decay starts at 0.1 and rises to `decay` over the first updates, so that the average
-    forgets where it started.
-    """
-    weight = 1.0 - min(decay, (num_updates + 1) / (num_updates + 10))
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), weight)
-
-
-def _adam(module: nn.Module, learning_rate: float, betas: tuple[float, float]) -> Adam:
-    return Adam(list(module.parameters()), lr=learning_rate, betas=betas, fused=True)
+@contextmanager
+def _frozen(*modules: nn.Module) -> Iterator[None]:
+    """Keep gradients out of modules that a loss only looks through."""
+    for module in modules:
+        module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.requires_grad_(True)
 
 
 def _step(optimizer: Optimizer, loss: Tensor) -> None:

@@ -19,8 +19,8 @@ from sft_rl.config import Config
 from sft_rl.data import Dataset
 from sft_rl.diffusion.loss import epsilon_matching_loss
 from sft_rl.diffusion.noise import NoiseSchedule
-from sft_rl.learner import decay_factor, update_average
 from sft_rl.networks import noise_network
+from sft_rl.optim import decay_factor, update_average
 from sft_rl.seeding import derive_seed, generator
 
 Progress = Callable[[int, int, dict[str, float]], None]

@@ -1,4 +1,4 @@
-"""The composition root: from a configuration to networks, env, collector and trainer."""
+"""The jobs behind the commands: train, pretrain, evaluate, sample."""
 
 from __future__ import annotations
 
@@ -6,115 +6,29 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from envs import DenoisingVectorEnv
-from sft_rl.algorithms import Networks, build_algorithm
+from sft_rl.algorithms import build_algorithm
+from sft_rl.build import build_collector, build_networks, resolve_device
 from sft_rl.config import Config
-from sft_rl.critics import build_critic
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.data.points import write_points
 from sft_rl.diffusion.noise import NoiseSchedule
-from sft_rl.diffusion.schedule import own_steps, step_schedule
-from sft_rl.errors import UserError
+from sft_rl.diffusion.schedule import own_steps
 from sft_rl.learner import Learner
 from sft_rl.metrics.evaluation import Evaluator, denoising_path, sample_in_units
-from sft_rl.networks import noise_network, value_network
+from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretraining import cache_folder, cache_key, pretrained_network
-from sft_rl.report import write_plots
-from sft_rl.rollout import Collector, LocalCollector, RolloutRunner, num_threads
-from sft_rl.seeding import derive_seed
+from sft_rl.rollout import num_threads
 from sft_rl.store import RunFolder, parameters_sha256
 from sft_rl.trainer import Observer, Trainer
 from sft_rl.types import Metrics
 
 Summary = dict[str, Any]
-
-
-def resolve_device(name: str) -> torch.device:
-    """Turn the setting `device` into a torch device.
-
-    Raises:
-        UserError: If there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device: {name!r} is unknown, use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device: {name} asked for, this machine has {torch.cuda.device_count()}")
-    return device
-
-
-def build_policy(config: Config, network: nn.Module, shape: tuple[int, ...]) -> DenoisingPolicy:
-    """Put a few-step sampler around a noise-prediction network."""
-    noise = NoiseSchedule.from_config(config.noise)
-    return DenoisingPolicy(
-        network,
-        step_schedule(noise, config.sampler),
-        shape=shape,
-        learn_std=config.sampler.learn_std,
-        log_prob_reduction=config.policy.log_prob_reduction,
-    )
-
-
-def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -> Networks:
-    """Build policy, critic and value; the last two start from the run's seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
-        critic, value = build_critic(config, shape), value_network(config, shape)
-    policy = build_policy(config, network, shape)
-    device = next(network.parameters()).device
-    return Networks(policy.to(device), critic.to(device), value.to(device))
-
-
-def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
-    """Build what a rollout worker runs; its weights come with the first request."""
-    on_gpu = config.rollout.num_gpus_per_worker > 0
-    device = torch.device("cuda" if on_gpu else "cpu")
-    policy = build_policy(config, noise_network(config, shape), shape).to(device)
-    env = DenoisingVectorEnv(
-        num_envs=config.training.batch_size // config.rollout.shards_per_batch,
-        num_steps=policy.num_steps,
-        shape=shape,
-        array="torch",
-        device=device,
-    )
-    return RolloutRunner(env, policy, seed=config.seed)
-
-
-def check(config: Config) -> None:
-    """Refuse what cannot work, before anything starts.
-
-    Raises:
-        UserError: Naming the field, what was given and what is allowed.
-    """
-    resolve_device(config.device)
-    algorithm = build_algorithm(config)
-    noise = NoiseSchedule.from_config(config.noise)
-    schedule = step_schedule(noise, config.sampler)
-    if algorithm.requires_density and not schedule.is_stochastic:
-        raise UserError(
-            f"sampler.final_std and sampler.eta: algorithm {config.algorithm!r} needs noise at "
-            f"every step, got std {schedule.std.round(4).tolist()}; set both above 0"
-        )
-    batch, parts = config.training.batch_size, config.rollout.shards_per_batch
-    if batch % parts:
-        raise UserError(
-            f"rollout.shards_per_batch: must divide training.batch_size {batch}, got {parts}"
-        )
-    if config.rollout.num_workers > 0:
-        from sft_rl.distributed.session import check_local_resources
-
-        check_local_resources(config.ray, config.rollout)
 
 
 class _Clock:
@@ -171,7 +85,7 @@ def train(config: Config, out: Path, *, observer: Observer, started: float) -> S
                 initial = evaluator.distance(before)
         learner = Learner(networks, build_algorithm(config), data=data, config=config)
         with clock.phase("starting workers"):
-            collector = _collector(config, data.shape, session)
+            collector = build_collector(config, data.shape, session)
             stack.callback(collector.close)
         trainer = Trainer(
             learner,
@@ -189,6 +103,8 @@ def train(config: Config, out: Path, *, observer: Observer, started: float) -> S
         final = evaluator.all_distances(after)
         path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
     with clock.phase("plots"):
+        from sft_rl.report import write_plots
+
         write_plots(store.path, real=evaluator.reference, before=before, after=after, path=path)
     summary = {
         "preset": config.preset,
@@ -207,16 +123,6 @@ def train(config: Config, out: Path, *, observer: Observer, started: float) -> S
     }
     store.write_summary(summary)
     return summary
-
-
-def _collector(config: Config, shape: tuple[int, ...], session: Any) -> Collector:
-    if session is None:
-        runner = build_runner(config, shape)
-        return LocalCollector(runner, num_threads=config.rollout.num_threads)
-    from sft_rl.distributed.collector import RayCollector
-
-    session.wait()
-    return RayCollector(partial(build_runner, config, shape), config.rollout)
 
 
 def full_step_metrics(config: Config, network: nn.Module, evaluator: Evaluator) -> Summary:
@@ -249,7 +155,7 @@ def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
     config = store.config
     data = load_dataset(config.data)
     state = store.latest().tensors
-    policy = build_policy(config, noise_network(config, data.shape), data.shape)
+    policy = DenoisingPolicy.from_config(config, noise_network(config, data.shape), data.shape)
     policy.load_state_dict(state["average" if config.policy.ema_decay > 0 else "policy"])
     return policy.to(resolve_device(config.device)).requires_grad_(False), data
 

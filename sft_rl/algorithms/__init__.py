@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from sft_rl.algorithms.base import Algorithm, Networks
+from sft_rl.algorithms.hybrid import Hybrid
+from sft_rl.algorithms.pathwise import Pathwise
+from sft_rl.algorithms.ppo import PPO
 from sft_rl.algorithms.sft_pg import SFTPG
 from sft_rl.config import Config
 from sft_rl.errors import UserError, did_you_mean
+from sft_rl.extensions import is_reference, load_class
 
 __all__ = ["Algorithm", "Networks", "build_algorithm"]
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"sft_pg": SFTPG}
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    "sft_pg": SFTPG,
+    "ppo": PPO,
+    "pathwise": Pathwise,
+    "hybrid": Hybrid,
+}
 
 
 def build_algorithm(config: Config) -> Algorithm:
-    """Build the algorithm a configuration names.
+    """Build the algorithm a configuration names, ours or a user's ``module:Class``.
 
     Raises:
         UserError: If there is none of that name.
     """
-    if config.algorithm not in ALGORITHMS:
-        raise UserError(
-            f"algorithm: {config.algorithm!r} is unknown; "
-            f"{did_you_mean(config.algorithm, ALGORITHMS)}"
-        )
-    return ALGORITHMS[config.algorithm](config)
+    name = config.algorithm
+    if is_reference(name):
+        return load_class("algorithm", name, Algorithm)(config)  # type: ignore[no-any-return]
+    if name not in ALGORITHMS:
+        raise UserError(f"algorithm: {name!r} is unknown; {did_you_mean(name, ALGORITHMS)}")
+    return ALGORITHMS[name](config)

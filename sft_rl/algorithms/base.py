@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from sft_rl.config import Config
 from sft_rl.critics import Critic
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.types import Loss, Trajectories
+from sft_rl.types import Loss, Metrics, Trajectories
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,32 @@ class Networks:
         policy: The policy being trained.
         critic: Scores final samples; its score is the reward.
         value: V(s_k), called as ``value(latents, step_index)``, shape (..., 1).
+        pretrained: The policy as it was before fine-tuning, frozen.
     """
 
     policy: DenoisingPolicy
     critic: Critic
     value: nn.Module
+    pretrained: DenoisingPolicy
 
 
 class Algorithm(ABC):
     """A policy update. It knows nothing of workers, devices or files.
 
     An iteration calls :meth:`prepare` once, then takes one optimiser step on :meth:`loss` for
-    each batch of :meth:`batches`.
+    each batch of :meth:`batches`, until :meth:`should_stop`. Critic and value are frozen
+    meanwhile.
     """
 
-    requires_density: ClassVar[bool] = True
-    """Whether every step needs a positive standard deviation."""
     uses_value: bool = False
     """Whether V(s_k) is to be trained."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    def num_density_steps(self, num_steps: int) -> int:
+        """How many of the first steps need noise, for their log-prob: all, unless overridden."""
+        return num_steps
 
     @abstractmethod
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Any:
@@ -56,4 +61,12 @@ class Algorithm(ABC):
 
     @abstractmethod
     def loss(self, batch: Any, networks: Networks) -> Loss:
-        """Return the loss of one batch, averaged over it."""
+        """Return the loss of one batch, averaged over it.
+
+        A metric named ``ratio`` holds the likelihood ratios of the batch; the learner checks
+        that they are 1 on the first pass.
+        """
+
+    def should_stop(self, metrics: Metrics) -> bool:
+        """Whether to drop the iteration's remaining batches, given the last one's numbers."""
+        return False

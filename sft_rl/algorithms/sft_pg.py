@@ -13,8 +13,8 @@ ones unbiased.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
+from sft_rl.algorithms.advantages import score_transitions
 from sft_rl.algorithms.base import Algorithm, Networks
 from sft_rl.config import Config
 from sft_rl.types import Loss, Trajectories, Transitions
@@ -28,13 +28,13 @@ class SFTPG(Algorithm):
         self.options = config.sft_pg
         self.uses_value = self.options.baseline
 
-    @torch.no_grad()
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         """Score the final samples with the current critic; subtract the current baseline."""
         return score_transitions(
             trajectories,
             networks,
             baseline=self.options.baseline,
+            gae_lambda=self.options.gae_lambda,
             normalise=self.options.normalise_advantages,
         )
 
@@ -56,33 +56,4 @@ class SFTPG(Algorithm):
         log_prob = networks.policy.log_prob(batch.latents, batch.actions, batch.step_index)
         ratio = (log_prob - batch.old_log_probs).exp()
         value = -(ratio * batch.advantages).mean()
-        return Loss(value, {"policy_loss": value.detach(), "ratio": ratio.detach()})
-
-
-def score_transitions(
-    trajectories: Trajectories, networks: Networks, *, baseline: bool, normalise: bool
-) -> Transitions:
-    """Turn trajectories into the (T, B) grid of transitions with advantages f(x_T) - V(s_k).
-
-    Advantages are detached. Without a baseline they are the raw scores.
-
-    Args:
-        trajectories: Episodes of the old policy.
-        networks: The current critic and value.
-        baseline: Subtract V(s_k).
-        normalise: Divide by the standard deviation over the grid; the mean stays.
-    """
-    latents, actions = trajectories.latents[:-1], trajectories.latents[1:]
-    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
-    advantages: Tensor = networks.critic(trajectories.final).expand(trajectories.log_probs.shape)
-    if baseline:
-        advantages = advantages - networks.value(latents, steps).squeeze(-1)
-    if normalise:
-        advantages = advantages / (advantages.std() + 1e-8)
-    return Transitions(
-        latents=latents,
-        actions=actions,
-        step_index=steps,
-        old_log_probs=trajectories.log_probs,
-        advantages=advantages.detach(),
-    )
+        return Loss(value, {"ratio": ratio.detach()})

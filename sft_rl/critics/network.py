@@ -1,5 +1,6 @@
 """A network as critic: its objective, and what keeps it Lipschitz."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,25 @@ from sft_rl.types import Loss
 def wasserstein_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
     """Minus the integral probability metric E_real[f] - E_gen[f] (Arjovsky et al., 2017)."""
     return generated_scores.mean() - real_scores.mean()
+
+
+def hinge_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
+    """Hinge loss of a critic (Lim and Ye, 2017)."""
+    return F.relu(1.0 - real_scores).mean() + F.relu(1.0 + generated_scores).mean()
+
+
+def n2ce_loss(real_scores: Tensor, generated_scores: Tensor, *, noise_ratio: float) -> Tensor:
+    """Noisier noise-contrastive estimation: NCE with M generated samples to a real one.
+
+    With r = exp f it maximises E_real[log(r / (M + r))] + M E_gen[log(M / (M + r))]; M = 1 is
+    plain NCE.
+    """
+    log_m = math.log(noise_ratio)
+    real = F.softplus(log_m - real_scores).mean()
+    return real + noise_ratio * F.softplus(generated_scores - log_m).mean()
+
+
+OBJECTIVES = ("wasserstein", "hinge", "n2ce")
 
 
 def one_sided_gradient_penalty(
@@ -57,7 +77,7 @@ class NetworkCritic(Critic):
         """Return the objective plus the penalty, and the gap E_real[f] - E_gen[f]."""
         scores = self(torch.cat([real, generated]))
         real_scores, generated_scores = scores[: len(real)], scores[len(real) :]
-        value = wasserstein_loss(real_scores, generated_scores)
+        value = self._objective(real_scores, generated_scores)
         value = value + self.config.drift_weight * scores.square().mean()
         metrics = {"critic_gap": (real_scores.mean() - generated_scores.mean()).detach()}
         if self.config.regulariser == "gradient_penalty":
@@ -67,6 +87,13 @@ class NetworkCritic(Critic):
             value = value + self.config.penalty_weight * penalty
             metrics |= {"critic_penalty": penalty.detach(), "critic_input_grad_norm": norm}
         return Loss(value, {"critic_loss": value.detach(), **metrics})
+
+    def _objective(self, real_scores: Tensor, generated_scores: Tensor) -> Tensor:
+        if self.config.objective == "hinge":
+            return hinge_loss(real_scores, generated_scores)
+        if self.config.objective == "n2ce":
+            return n2ce_loss(real_scores, generated_scores, noise_ratio=self.config.noise_ratio)
+        return wasserstein_loss(real_scores, generated_scores)
 
     @torch.no_grad()
     def after_step(self) -> None:

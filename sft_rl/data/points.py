@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from sft_rl.errors import UserError
 
@@ -60,6 +59,8 @@ def read_points(path: str) -> Array:
 def _read(file: Path) -> object:
     if file.suffix == ".npy":
         return np.load(file, allow_pickle=False)
+    import pandas as pd  # here, since it is slow to import
+
     if file.suffix == ".csv":
         return pd.read_csv(file)
     if file.suffix == ".parquet":
@@ -75,6 +76,8 @@ def write_points(file: Path, points: Array) -> None:
     """
     if file.suffix not in (".npy", ".csv"):
         raise UserError(f"--out: {file} ends in {file.suffix!r}, expected .npy or .csv")
+    import pandas as pd
+
     try:
         with file.open("xb") as stream:
             if file.suffix == ".npy":

@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 
 from sft_rl.config import SamplerConfig
 from sft_rl.diffusion.noise import Array, NoiseSchedule
@@ -164,7 +163,11 @@ def fastdpm_var_betas(
     def excess(c: float) -> float:
         return float(np.log1p(-betas(c)).sum() - target)
 
-    return betas(high if excess(high) > 0 else brentq(excess, low, high, xtol=1e-14))
+    if excess(high) > 0:
+        return betas(high)
+    from scipy.optimize import brentq  # here, since it is slow to import
+
+    return betas(brentq(excess, low, high, xtol=1e-14))
 
 
 def step_schedule(noise: NoiseSchedule, config: SamplerConfig) -> StepSchedule:

@@ -18,7 +18,9 @@ class RaySession:
     """A Ray that lives as long as the ``with`` block.
 
     Ray starts in the background, so that the caller can go on; :meth:`wait` is for those who
-    need it. A local Ray listens on loopback only and asks for a token that nobody else knows.
+    need it. The thread that started Ray also stops it, and lives until then: Ray's processes are
+    bound to the life of the thread that forked them. A local Ray listens on loopback only and
+    asks for a token that nobody else knows.
 
     Args:
         config: Which cluster to join, or none to start a local Ray.
@@ -50,10 +52,8 @@ class RaySession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        import ray
-
-        self._executor.shutdown(wait=True)
-        ray.shutdown()
+        self._executor.submit(_stop_ray).result()
+        self._executor.shutdown()
 
     def _start(self) -> None:
         address = self.config.address or os.environ.get("RAY_ADDRESS")
@@ -94,6 +94,12 @@ class RaySession:
             raise UserError(
                 f"ray.address: cannot join {address}: {str(error).splitlines()[0]}"
             ) from error
+
+
+def _stop_ray() -> None:
+    import ray
+
+    ray.shutdown()
 
 
 def check_local_resources(config: RayConfig, rollout: RolloutConfig) -> None:

@@ -1,0 +1,72 @@
+"""Advantages of denoising steps: the only reward is the score of the final sample."""
+
+import torch
+from torch import Tensor
+
+from sft_rl.algorithms.base import Networks
+from sft_rl.types import Trajectories, Transitions
+
+
+def generalised_advantages(scores: Tensor, values: Tensor, *, gae_lambda: float) -> Tensor:
+    """Generalised advantage estimation over the chain (Schulman et al., 2016), no discount.
+
+    With lambda = 1 it is ``scores - values``, the paper's advantage.
+
+    Args:
+        scores: Final scores f(latents[T]), shape (B,).
+        values: V(s_k), shape (T, B).
+        gae_lambda: Weight of longer returns, 0..1.
+
+    Returns:
+        Advantages, shape (T, B).
+    """
+    deltas = torch.cat([values[1:], scores[None]]) - values
+    advantages = deltas.clone()
+    for k in reversed(range(len(values) - 1)):
+        advantages[k] += gae_lambda * advantages[k + 1]
+    return advantages
+
+
+def normalised(advantages: Tensor, how: str) -> Tensor:
+    """Bring advantages (T, B) to unit spread.
+
+    ``batch``: divide by the standard deviation over the grid; ``step``: shift and scale every
+    step to mean 0 and standard deviation 1 over the batch; ``none``: leave them.
+    """
+    if how == "batch":
+        return advantages / (advantages.std() + 1e-8)
+    if how == "step":
+        centred = advantages - advantages.mean(dim=1, keepdim=True)
+        return centred / (centred.std(dim=1, keepdim=True) + 1e-8)
+    return advantages
+
+
+@torch.no_grad()
+def score_transitions(
+    trajectories: Trajectories,
+    networks: Networks,
+    *,
+    baseline: bool,
+    gae_lambda: float,
+    normalise: str,
+) -> Transitions:
+    """Turn trajectories into the (T, B) grid of transitions with detached advantages.
+
+    Scores come from the *current* critic and values from the current V; without `baseline` the
+    advantage of every step is the raw score.
+    """
+    latents = trajectories.latents[:-1]
+    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
+    scores = networks.critic(trajectories.final)
+    if baseline:
+        values = networks.value(latents, steps).squeeze(-1)
+        advantages = generalised_advantages(scores, values, gae_lambda=gae_lambda)
+    else:
+        advantages = scores.expand(trajectories.log_probs.shape)
+    return Transitions(
+        latents=latents,
+        actions=trajectories.latents[1:],
+        step_index=steps,
+        old_log_probs=trajectories.log_probs,
+        advantages=normalised(advantages, normalise),
+    )

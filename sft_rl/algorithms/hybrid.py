@@ -1,0 +1,90 @@
+r"""Policy gradient on the stochastic steps, back-propagation through the last ones.
+
+The last step adds almost no noise: its log-prob is a needle, and the score-function gradient there
+is nearly all variance. But the critic is differentiable, so the last K steps can be
+back-propagated, as DRaFT does for rewards (Clark et al., 2024):
+
+.. math::
+    \nabla \Phi = -\mathbb{E}\Bigl[\sum_{k < T-K} A_k \nabla \log \pi(a_k \mid s_k)
+        + \nabla_\theta f\bigl(x_T(\theta, x_{T-K}, z)\bigr)\Bigr]
+
+Both terms are parts of one gradient, so advantages are not normalised here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from sft_rl.algorithms.advantages import score_transitions
+from sft_rl.algorithms.base import Algorithm, Networks
+from sft_rl.algorithms.pathwise import Chain, walk
+from sft_rl.config import Config
+from sft_rl.types import Loss, Trajectories, Transitions
+
+
+@dataclass(frozen=True)
+class HybridBatch:
+    """The stochastic steps of some trajectories and the chains of their last steps.
+
+    Attributes:
+        transitions: The first T - K steps as a grid (T-K, B).
+        chain: Where the last K steps start, and their noise.
+    """
+
+    transitions: Transitions
+    chain: Chain
+
+
+class Hybrid(Algorithm):
+    """Score-function gradient first, pathwise gradient last."""
+
+    uses_value = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.options = config.hybrid
+
+    def num_density_steps(self, num_steps: int) -> int:
+        """The last K steps need no density."""
+        return max(num_steps - self.options.num_last_steps, 0)
+
+    def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
+        """Score the final samples; subtract the baseline."""
+        return score_transitions(
+            trajectories,
+            networks,
+            baseline=True,
+            gae_lambda=self.options.gae_lambda,
+            normalise="none",
+        )
+
+    def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[HybridBatch]:
+        """Yield disjoint trajectories for each of the `n_generator` policy steps."""
+        num_updates = self.config.training.n_generator
+        first = self.num_density_steps(len(prepared.latents))
+        size = prepared.latents.shape[1] // num_updates
+        for i in range(num_updates):
+            part = slice(i * size, (i + 1) * size)
+            starts = prepared.latents[first, part]
+            shape = (len(prepared.latents) - first, *starts.shape)
+            noise = torch.randn(shape, generator=generator, device=starts.device)
+            transitions = Transitions(
+                latents=prepared.latents[:first, part],
+                actions=prepared.actions[:first, part],
+                step_index=prepared.step_index[:first],
+                old_log_probs=prepared.old_log_probs[:first, part],
+                advantages=prepared.advantages[:first, part],
+            )
+            yield HybridBatch(transitions, Chain(starts, noise))
+
+    def loss(self, batch: HybridBatch, networks: Networks) -> Loss:
+        """Return both terms, summed over steps and averaged over trajectories."""
+        value = -networks.critic(walk(networks.policy, batch.chain)).mean()
+        steps = batch.transitions
+        if not len(steps.latents):
+            return Loss(value, {})
+        log_prob = networks.policy.log_prob(steps.latents, steps.actions, steps.step_index)
+        ratio = (log_prob - steps.old_log_probs).exp()
+        value = value - (ratio * steps.advantages).sum(dim=0).mean()
+        return Loss(value, {"ratio": ratio.detach()})

@@ -1,0 +1,116 @@
+"""The composition root: from a configuration to policy, networks, env, runner and collector.
+
+A rollout worker imports this module, so it stays light.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from envs import DenoisingVectorEnv
+from sft_rl.algorithms import Networks, build_algorithm
+from sft_rl.config import Config
+from sft_rl.critics import build_critic
+from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.diffusion.schedule import step_schedule
+from sft_rl.errors import UserError
+from sft_rl.networks import noise_network, value_network
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.rollout import Collector, LocalCollector, RolloutRunner
+from sft_rl.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from sft_rl.distributed.session import RaySession
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn the setting `device` into a torch device.
+
+    Raises:
+        UserError: If there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device: {name!r} is unknown, use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device: {name} asked for, this machine has {torch.cuda.device_count()}")
+    return device
+
+
+def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -> Networks:
+    """Build policy, critic and value; the last two start from the run's seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
+        critic, value = build_critic(config, shape), value_network(config, shape)
+    device = next(network.parameters()).device
+    policy = DenoisingPolicy.from_config(config, network, shape).to(device)
+    return Networks(
+        policy=policy,
+        critic=critic.to(device),
+        value=value.to(device),
+        pretrained=copy.deepcopy(policy).requires_grad_(False),
+    )
+
+
+def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
+    """Build what a rollout worker runs; its weights come with the first request."""
+    on_gpu = config.rollout.num_gpus_per_worker > 0
+    device = torch.device("cuda" if on_gpu else "cpu")
+    policy = DenoisingPolicy.from_config(config, noise_network(config, shape), shape).to(device)
+    env = DenoisingVectorEnv(
+        num_envs=config.training.batch_size // config.rollout.shards_per_batch,
+        num_steps=policy.num_steps,
+        shape=shape,
+        array="torch",
+        device=device,
+    )
+    return RolloutRunner(env, policy, seed=config.seed)
+
+
+def build_collector(
+    config: Config, shape: tuple[int, ...], session: RaySession | None
+) -> Collector:
+    """Build who draws trajectories: this process, or actors once the session's Ray is ready."""
+    if session is None:
+        runner = build_runner(config, shape)
+        return LocalCollector(runner, num_threads=config.rollout.num_threads)
+    from sft_rl.distributed.collector import RayCollector
+
+    session.wait()
+    return RayCollector(partial(build_runner, config, shape), config.rollout)
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work, before anything starts.
+
+    Raises:
+        UserError: Naming the field, what was given and what is allowed.
+    """
+    resolve_device(config.device)
+    algorithm = build_algorithm(config)
+    noise = NoiseSchedule.from_config(config.noise)
+    schedule = step_schedule(noise, config.sampler)
+    num_density_steps = algorithm.num_density_steps(len(schedule))
+    if (schedule.std[:num_density_steps] <= 0).any():
+        raise UserError(
+            f"sampler.eta and sampler.final_std: algorithm {config.algorithm!r} needs noise in its "
+            f"first {num_density_steps} steps, got std {schedule.std.round(4).tolist()}; "
+            "set both above 0, or use algorithm=pathwise"
+        )
+    batch, parts = config.training.batch_size, config.rollout.shards_per_batch
+    if batch % parts:
+        raise UserError(
+            f"rollout.shards_per_batch: must divide training.batch_size {batch}, got {parts}"
+        )
+    if config.rollout.num_workers > 0:
+        from sft_rl.distributed.session import check_local_resources
+
+        check_local_resources(config.ray, config.rollout)
