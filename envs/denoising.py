@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -13,28 +14,50 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from envs.process import DenoisingProcess, RewardFunction
-from sft_rl.errors import UserError
+from envs.rendering import draw_latents
+from sft_rl.errors import UserError, did_you_mean
+from sft_rl.policy import DenoisingPolicy
 
-Observation = dict[str, Any]
+OBSERVATIONS = ("dict", "flat")
+ARRAYS = ("numpy", "torch")
+ACTION_BOUNDS = {"next_latent": 100.0, "noise": 10.0, "epsilon": 100.0}
+"""Finite bounds, as many libraries want them; beyond anything a sampler does."""
 
 
-def observation_space(num_steps: int, shape: tuple[int, ...]) -> spaces.Dict:
-    """Space of one observation: the latent and the index of the step to take."""
+def observation_space(
+    num_steps: int, shape: tuple[int, ...], observation: str
+) -> spaces.Space[Any]:
+    """Space of one observation, ``dict`` or ``flat``."""
+    if observation == "flat":
+        return spaces.Box(-np.inf, np.inf, (math.prod(shape) + 1,), np.float32)
     return spaces.Dict(
         latent=spaces.Box(-np.inf, np.inf, shape, np.float32),
         step_index=spaces.Discrete(num_steps + 1),
     )
 
 
-class DenoisingEnv(gym.Env[Observation, np.ndarray]):
+def action_space(shape: tuple[int, ...], action: str) -> spaces.Box:
+    """Space of one action."""
+    bound = ACTION_BOUNDS[action]
+    return spaces.Box(-bound, bound, shape, np.float32)
+
+
+class DenoisingEnv(gym.Env[Any, np.ndarray]):
     """Denoise one sample, step by step.
 
     ## Action space
-    ``Box(-inf, inf, shape)``: the next latent x_{k+1}, in model units (std 1).
+    ``Box(shape)``, by ``action``:
+
+    * ``next_latent``: the next latent x_{k+1}, in model units (std 1); the paper's choice.
+    * ``noise``: a in x_{k+1} = mu_pretrained(x_k) + sigma_k * a, unitless: the standard normal
+      policy *is* the pretrained sampler.
+    * ``epsilon``: the predicted noise, put into the pretrained sampler's step, whose own noise
+      the env adds.
 
     ## Observation space
-    ``Dict``: ``latent``, ``Box(-inf, inf, shape)`` in model units; ``step_index``,
-    ``Discrete(T + 1)``, the number of steps taken.
+    By ``observation``: ``dict`` is ``latent``, ``Box(shape)`` in model units, and ``step_index``,
+    ``Discrete(T + 1)``, the number of steps taken; ``flat`` is one ``Box`` with the latent and
+    the step as a share of T.
 
     ## Rewards
     0 at every step but the last; there the score of the final sample.
@@ -46,32 +69,55 @@ class DenoisingEnv(gym.Env[Observation, np.ndarray]):
     Terminated after T steps. Never truncated.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
-        self, *, num_steps: int, shape: tuple[int, ...], reward: RewardFunction | None = None
+        self,
+        *,
+        num_steps: int,
+        shape: tuple[int, ...],
+        reward: RewardFunction | None = None,
+        action: str = "next_latent",
+        observation: str = "dict",
+        policy: DenoisingPolicy | None = None,
+        render_mode: str | None = None,
     ) -> None:
-        self.process = DenoisingProcess(num_rows=1, num_steps=num_steps, shape=shape, reward=reward)
-        self.observation_space = observation_space(num_steps, shape)
-        self.action_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
+        _check_choice("observation", observation, OBSERVATIONS)
+        self.process = DenoisingProcess(
+            num_rows=1,
+            num_steps=num_steps,
+            shape=shape,
+            reward=reward,
+            action=action,
+            policy=policy,
+        )
+        self.observation = observation
+        self.render_mode = render_mode
+        self.observation_space = observation_space(num_steps, shape, observation)
+        self.action_space = action_space(shape, action)
         self._running = False
+        self._seeded = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Start an episode; the same seed gives the same starting noise."""
-        first = not self._running and self.process._episode < 0
         super().reset(seed=seed)
         if seed is not None:
             self.process.seed(torch.tensor([seed]))
-        elif first:
+        elif not self._seeded:
             self.process.seed(torch.from_numpy(self.np_random.integers(2**62, size=1)))
+        self._seeded = True
         self.process.restart()
         self._running = True
         return self._observe(), {}
 
-    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Take the next latent; see the class for the rest."""
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take an action; see the class for the rest.
+
+        Raises:
+            UserError: If the episode has ended, or the action's shape or numbers are wrong.
+        """
         if not self._running:
             raise UserError("step: the episode has ended or was not started, call reset()")
         x = torch.as_tensor(np.asarray(action, dtype=np.float32))[None]
@@ -81,30 +127,43 @@ class DenoisingEnv(gym.Env[Observation, np.ndarray]):
         reward = float(self.process.score()) if done else 0.0
         return self._observe(), reward, done, False, {}
 
-    def _observe(self) -> Observation:
+    def render(self) -> np.ndarray | None:
+        """Draw the latent as it stands, uint8, shape (height, width, 3)."""
+        return draw_latents(self.process.latents) if self.render_mode == "rgb_array" else None
+
+    def _observe(self) -> Any:
         latent = self.process.latents[0].numpy().copy()
+        if self.observation == "flat":
+            progress = np.float32(self.process.step_index / self.process.num_steps)
+            return np.append(latent.ravel(), progress)
         return {"latent": latent, "step_index": np.int64(self.process.step_index)}
 
 
-class DenoisingVectorEnv(VectorEnv[Observation, Any, Any]):
+class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     """Denoise a batch of samples at once: one batched env, not a loop over scalar ones.
 
     Row i of an env seeded with s is the scalar env seeded with s + i. All episodes have the same
     length, so they end together, and the next ones start in the same step
-    (``AutoresetMode.SAME_STEP``); the last observation is ``infos["final_obs"]``.
+    (``AutoresetMode.SAME_STEP``); the last observation is ``infos["final_obs"]``. Spaces and
+    rewards are those of :class:`DenoisingEnv`.
 
     Args:
         num_envs: Number of episodes B.
         num_steps: Number of denoising steps T.
         shape: Shape of one sample.
         reward: Scores final samples (B, *shape); None pays 0.
+        action: ``"next_latent"``, ``"noise"`` or ``"epsilon"``.
+        observation: ``"dict"`` or ``"flat"``.
+        policy: The pretrained sampler, for the last two actions.
         array: ``"numpy"``, or ``"torch"`` for tensors that are neither copied nor moved.
         device: Where the latents live; only with ``array="torch"``.
+        render_mode: ``"rgb_array"`` to draw all samples into one picture.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own declaration)
         "autoreset_mode": AutoresetMode.SAME_STEP,
-        "render_modes": [],
+        "render_modes": ["rgb_array"],
+        "render_fps": 4,
     }
 
     def __init__(
@@ -114,27 +173,40 @@ class DenoisingVectorEnv(VectorEnv[Observation, Any, Any]):
         num_steps: int,
         shape: tuple[int, ...],
         reward: RewardFunction | None = None,
+        action: str = "next_latent",
+        observation: str = "dict",
+        policy: DenoisingPolicy | None = None,
         array: str = "numpy",
         device: torch.device | str = "cpu",
+        render_mode: str | None = None,
     ) -> None:
-        if array not in ("numpy", "torch"):
-            raise UserError(f"array: {array!r} is unknown, choose from: numpy, torch")
+        _check_choice("observation", observation, OBSERVATIONS)
+        _check_choice("array", array, ARRAYS)
+        if array == "numpy" and torch.device(device).type != "cpu":
+            raise UserError(f"device: array='numpy' lives on the cpu, got {device}; use 'torch'")
         self.num_envs = num_envs
         self.array = array
+        self.observation = observation
+        self.render_mode = render_mode
         self.process = DenoisingProcess(
-            num_rows=num_envs, num_steps=num_steps, shape=shape, reward=reward, device=device
+            num_rows=num_envs,
+            num_steps=num_steps,
+            shape=shape,
+            reward=reward,
+            action=action,
+            policy=policy,
+            device=device,
         )
-        self.single_observation_space = observation_space(num_steps, shape)
-        self.single_action_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.single_observation_space = observation_space(num_steps, shape, observation)
+        self.single_action_space = action_space(shape, action)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._false = torch.zeros(num_envs, dtype=torch.bool, device=device)
-        self._no_reward = torch.zeros(num_envs, device=device)
+        self._no = torch.zeros(num_envs, dtype=torch.bool, device=device)
         self._seeded = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Start all episodes; row i starts as the scalar env with ``seed + i`` does."""
         super().reset(seed=seed)
         if seed is not None:
@@ -145,25 +217,46 @@ class DenoisingVectorEnv(VectorEnv[Observation, Any, Any]):
         self.process.restart()
         return self._observe(), {}
 
-    def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
-        """Take the next latents (B, *shape) of all rows."""
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Take the actions (B, *shape) of all rows.
+
+        Raises:
+            UserError: If the actions' shape or numbers are wrong.
+        """
         x = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
         check_actions(x, (self.num_envs, *self.process.shape))
         done = self.process.advance(x.to(self.process.latents.device, torch.float32))
+        no, yes = self._out(self._no), self._out(~self._no)
         if not done:
-            flags = self._out(self._false)
-            return self._observe(), self._out(self._no_reward), flags, flags, {}
-        rewards = self._out(self.process.score())
-        infos = {"final_obs": self._observe(), "_final_obs": self._out(~self._false)}
+            rewards = self.process.latents.new_zeros(self.num_envs)
+            return self._observe(), self._out(rewards), no, no.copy() if self._numpy else no, {}
+        rewards = self.process.score()
+        infos = {"final_obs": self._observe(), "_final_obs": yes}
+        infos |= {"final_info": {}, "_final_info": yes}
         self.process.restart()
-        return self._observe(), rewards, self._out(~self._false), self._out(self._false), infos
+        return self._observe(), self._out(rewards), yes, no, infos
 
-    def _observe(self) -> Observation:
-        index = torch.full_like(self._false, self.process.step_index, dtype=torch.int64)
-        return {"latent": self._out(self.process.latents), "step_index": self._out(index)}
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Draw all samples into one picture, uint8, shape (height, width, 3)."""
+        if self.render_mode != "rgb_array":
+            return None
+        return (draw_latents(self.process.latents),)
+
+    @property
+    def _numpy(self) -> bool:
+        return self.array == "numpy"
+
+    def _observe(self) -> Any:
+        latents, k = self.process.latents, self.process.step_index
+        if self.observation == "flat":
+            progress = latents.new_full((self.num_envs, 1), k / self.process.num_steps)
+            return self._out(torch.cat([latents.flatten(1), progress], dim=1))
+        index = torch.full_like(self._no, k, dtype=torch.int64)
+        return {"latent": self._out(latents), "step_index": self._out(index)}
 
     def _out(self, tensor: Tensor) -> Any:
-        return tensor if self.array == "torch" else tensor.numpy()
+        """Hand out a tensor; as numpy it is a copy, which the receiver may keep and change."""
+        return tensor.numpy().copy() if self._numpy else tensor
 
 
 def check_actions(actions: Tensor, expected: tuple[int, ...]) -> None:
@@ -176,3 +269,8 @@ def check_actions(actions: Tensor, expected: tuple[int, ...]) -> None:
         raise UserError(f"action: shape {tuple(actions.shape)} given, expected {expected}")
     if not torch.isfinite(actions).all():
         raise UserError("action: holds numbers that are not finite")
+
+
+def _check_choice(field: str, given: str, allowed: tuple[str, ...]) -> None:
+    if given not in allowed:
+        raise UserError(f"{field}: {given!r} is unknown; {did_you_mean(given, allowed)}")

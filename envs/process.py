@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from sft_rl.critics.function import checked_scores
+from sft_rl.errors import UserError, did_you_mean
+from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import normal_rows
 
 RewardFunction = Callable[[Tensor], Tensor]
 """Maps final samples (B, *shape) to scores (B,)."""
+
+ACTIONS = ("next_latent", "noise", "epsilon")
 
 
 class DenoisingProcess:
@@ -25,7 +29,13 @@ class DenoisingProcess:
         num_steps: Number of denoising steps T.
         shape: Shape of one sample.
         reward: Scores final samples; None pays nothing (the learner scores them itself).
+        action: What an action is: the next latent; the noise that is added to the pretrained
+            sampler's mean; or the predicted noise, put into the sampler's step.
+        policy: The pretrained sampler; needed unless the action is the next latent.
         device: Where the latents live.
+
+    Raises:
+        UserError: For an unknown action mode, or one that lacks its sampler.
     """
 
     def __init__(
@@ -35,12 +45,20 @@ class DenoisingProcess:
         num_steps: int,
         shape: tuple[int, ...],
         reward: RewardFunction | None = None,
+        action: str = "next_latent",
+        policy: DenoisingPolicy | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        if action not in ACTIONS:
+            raise UserError(f"action: {action!r} is unknown; {did_you_mean(action, ACTIONS)}")
+        if action != "next_latent" and policy is None:
+            raise UserError(f"action: {action!r} moves a pretrained sampler; give preset or policy")
         self.num_rows = num_rows
         self.num_steps = num_steps
         self.shape = shape
         self.reward = reward
+        self.action = action
+        self.policy = policy
         self.latents = torch.zeros(num_rows, *shape, device=device)
         self.step_index = 0
         self._episode = -1
@@ -54,13 +72,13 @@ class DenoisingProcess:
     def restart(self) -> None:
         """Start the next episode from fresh noise N(0, I)."""
         self._episode += 1
-        self.latents = normal_rows(self._seeds, self._episode, self.shape)
         self.step_index = 0
+        self.latents = self._noise(0)
 
-    def advance(self, next_latents: Tensor) -> bool:
+    def advance(self, actions: Tensor) -> bool:
         """Take one denoising step; return whether the episodes ended."""
         assert self.step_index < self.num_steps, "the episodes have ended"
-        self.latents = next_latents
+        self.latents = self._next_latents(actions)
         self.step_index += 1
         return self.step_index == self.num_steps
 
@@ -73,3 +91,18 @@ class DenoisingProcess:
         if self.reward is None:
             return self.latents.new_zeros(self.num_rows)
         return checked_scores(self.reward(self.latents), self.latents)
+
+    @torch.no_grad()
+    def _next_latents(self, actions: Tensor) -> Tensor:
+        if self.action == "next_latent":
+            return actions
+        assert self.policy is not None
+        k = torch.tensor(self.step_index, device=self.latents.device)
+        if self.action == "noise":
+            return self.policy.mean(self.latents, k) + self.policy.step_std(k) * actions
+        mean = self.policy.mean_from_eps(self.latents, actions, k)
+        return mean + self.policy.step_std(k) * self._noise(self.step_index + 1)
+
+    def _noise(self, draw: int) -> Tensor:
+        """Standard normal noise of this episode, each row from its own seed; 0 is its start."""
+        return normal_rows(self._seeds, self._episode * (self.num_steps + 1) + draw, self.shape)

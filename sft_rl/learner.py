@@ -16,7 +16,12 @@ from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.checkpoint import TensorGroups
 from sft_rl.config import Config
 from sft_rl.data import Dataset
-from sft_rl.optim import decay_factor, update_average
+from sft_rl.optim import (
+    decay_factor,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    update_average,
+)
 from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.rollout import Weights
 from sft_rl.seeding import generator
@@ -143,11 +148,7 @@ class Learner:
         """Everything that is needed to go on: networks, average and optimisers."""
         groups = {name: dict(module.state_dict()) for name, module in self._modules().items()}
         for name, optimizer in self.optimizers.items():
-            groups[f"{name}_optimizer"] = {
-                f"{index}.{key}": tensor
-                for index, entry in optimizer.state_dict()["state"].items()
-                for key, tensor in entry.items()
-            }
+            groups[f"{name}_optimizer"] = optimizer_tensors(optimizer)
         return groups
 
     def load_state(self, groups: TensorGroups, *, version: int) -> None:
@@ -155,12 +156,7 @@ class Learner:
         for name, module in self._modules().items():
             module.load_state_dict(groups[name])
         for name, optimizer in self.optimizers.items():
-            whole = optimizer.state_dict()
-            entries: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in groups[f"{name}_optimizer"].items():
-                index, _, field = key.partition(".")
-                entries.setdefault(int(index), {})[field] = tensor
-            optimizer.load_state_dict({**whole, "state": entries})
+            load_optimizer_tensors(optimizer, groups[f"{name}_optimizer"])
         self.version = version
 
     def _modules(self) -> dict[str, nn.Module]:

@@ -3,7 +3,8 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
 def decay_factor(kind: str, progress: float) -> float:
@@ -26,3 +27,21 @@ def update_average(
     """
     weight = 1.0 - min(decay, (num_updates + 1) / (num_updates + 10))
     torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), weight)
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's state as named tensors: ``PARAMETER.FIELD``."""
+    return {
+        f"{index}.{field}": tensor
+        for index, entry in optimizer.state_dict()["state"].items()
+        for field, tensor in entry.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo :func:`optimizer_tensors`; learning rates stay as they are."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, field = name.partition(".")
+        entries.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})

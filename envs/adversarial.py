@@ -1,0 +1,121 @@
+"""A reward that learns: the env plays the critic's side of the minimax game itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from sft_rl.checkpoint import TensorGroups
+from sft_rl.critics import Critic
+from sft_rl.data import Dataset
+from sft_rl.optim import load_optimizer_tensors, optimizer_tensors
+from sft_rl.seeding import generator
+
+
+class AdversarialReward:
+    """Trains a critic online on the final samples it is asked to score, against real data.
+
+    An outside algorithm that maximises this reward does shortcut fine-tuning without knowing of
+    critics. Scores are shifted and scaled to mean 0 and standard deviation 1 over the remembered
+    samples, so that the reward's size does not depend on how far the game has gone.
+
+    Args:
+        critic: The critic, trained in place.
+        data: Real samples.
+        learning_rate: Adam's learning rate.
+        adam_betas: Adam's betas.
+        batch_size: Real and generated samples of a critic step.
+        update_every: New samples after which the critic takes its steps.
+        num_updates: Critic steps each time.
+        buffer_size: How many of the newest samples are remembered.
+        seed: Seed of the batches.
+    """
+
+    def __init__(
+        self,
+        critic: Critic,
+        data: Dataset,
+        *,
+        learning_rate: float = 2e-3,
+        adam_betas: tuple[float, float] = (0.5, 0.9),
+        batch_size: int = 256,
+        update_every: int = 256,
+        num_updates: int = 2,
+        buffer_size: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        self.critic = critic
+        self.data = data
+        self.batch_size = batch_size
+        self.update_every = update_every
+        self.num_updates = num_updates
+        self.seed = seed
+        parameters = list(critic.parameters())
+        self.optimizer = (
+            Adam(parameters, lr=learning_rate, betas=adam_betas) if parameters else None
+        )
+        device = next(iter(critic.state_dict().values())).device
+        self._buffer = torch.zeros(buffer_size, *data.shape, device=device)
+        self._num_seen = 0
+        self._num_waiting = 0
+        self._num_steps = 0
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Remember samples (B, *shape), step the critic if it is due, return scores (B,)."""
+        samples = samples.detach().to(self._buffer.device)
+        size = len(self._buffer)
+        newest = samples[-size:]
+        index = (self._num_seen + torch.arange(len(newest), device=samples.device)) % size
+        self._buffer[index] = newest
+        self._num_seen += len(newest)
+        self._num_waiting += len(samples)
+        if self._num_waiting >= self.update_every:
+            self._num_waiting = 0
+            self._update()
+        with torch.no_grad():
+            known = self.critic(self._remembered())
+            spread = known.std() if len(known) > 1 else known.new_ones(())
+            scores: Tensor = self.critic(samples)
+            return (scores - known.mean()) / (spread + 1e-8)
+
+    def _remembered(self) -> Tensor:
+        return self._buffer[: min(self._num_seen, len(self._buffer))]
+
+    def _update(self) -> None:
+        remembered = self._remembered()
+        for _ in range(self.num_updates):
+            source = generator(
+                self.seed, "adversarial reward", self._num_steps, device=remembered.device
+            )
+            rows = torch.randint(
+                len(remembered), (self.batch_size,), generator=source, device=remembered.device
+            )
+            real = self.data.batch(self.batch_size, source)
+            loss = self.critic.loss(real, remembered[rows], source)
+            if self.optimizer is not None:
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.value.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                self.critic.after_step()
+            self._num_steps += 1
+
+    def state(self) -> TensorGroups:
+        """Everything needed to go on, for a checkpoint (see ``sft_rl.checkpoint``)."""
+        counts = torch.tensor([self._num_seen, self._num_waiting, self._num_steps])
+        groups = {
+            "reward_critic": dict(self.critic.state_dict()),
+            "reward_samples": {"buffer": self._buffer, "counts": counts},
+        }
+        if self.optimizer is not None:
+            groups["reward_optimizer"] = optimizer_tensors(self.optimizer)
+        return groups
+
+    def load_state(self, groups: TensorGroups) -> None:
+        """Undo :meth:`state`."""
+        self.critic.load_state_dict(groups["reward_critic"])
+        self._buffer.copy_(groups["reward_samples"]["buffer"])
+        counts = groups["reward_samples"]["counts"].tolist()
+        self._num_seen, self._num_waiting, self._num_steps = counts
+        if self.optimizer is not None:
+            load_optimizer_tensors(self.optimizer, groups["reward_optimizer"])

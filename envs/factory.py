@@ -1,0 +1,150 @@
+"""What ``gymnasium.make`` and ``gymnasium.make_vec`` call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.adversarial import AdversarialReward
+from envs.denoising import DenoisingEnv, DenoisingVectorEnv
+from sft_rl.config import Config
+from sft_rl.critics import build_critic
+from sft_rl.data import Dataset, load_dataset
+from sft_rl.errors import UserError
+from sft_rl.networks import noise_network
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.presets import load_config
+from sft_rl.pretraining import pretrained_network
+from sft_rl.seeding import derive_seed
+
+Reward = str | Callable[[Tensor], Tensor] | None
+REWARDS = ("critic", "adversarial")
+
+
+def make_env(**options: Any) -> DenoisingEnv:
+    """Make the scalar env; see :func:`env_arguments` for the options."""
+    render_mode = options.pop("render_mode", None)
+    return DenoisingEnv(**env_arguments(**options), render_mode=render_mode)
+
+
+def make_vector_env(num_envs: int = 1, **options: Any) -> DenoisingVectorEnv:
+    """Make the batched env; `array`, `device` and `render_mode` go to it, the rest as above."""
+    own = {k: options.pop(k) for k in ("array", "device", "render_mode") if k in options}
+    device = torch.device(own.get("device", "cpu"))
+    return DenoisingVectorEnv(num_envs=num_envs, **env_arguments(**options, device=device), **own)
+
+
+def env_arguments(
+    *,
+    preset: str | None = None,
+    run: str | Path | None = None,
+    policy: DenoisingPolicy | None = None,
+    num_steps: int | None = None,
+    settings: Sequence[str] = (),
+    reward: Reward = None,
+    reward_options: dict[str, Any] | None = None,
+    action: str = "next_latent",
+    observation: str = "dict",
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Resolve where the sampler, the data and the reward come from.
+
+    Args:
+        preset: A preset, whose pretrained model is taken from the cache or trained now.
+        run: A run's folder instead: its fine-tuned sampler, data and critic.
+        policy: A sampler of your own instead, with `reward` a callable or None.
+        num_steps: Number of steps T, for a preset.
+        settings: ``key=value`` settings, for a preset.
+        reward: ``"critic"`` (a run's, frozen), ``"adversarial"`` (trained by the env), a function
+            from samples (B, *shape) to scores (B,), or None to pay nothing.
+        reward_options: Options of :class:`envs.AdversarialReward`.
+        action: See :class:`envs.DenoisingEnv`.
+        observation: See :class:`envs.DenoisingEnv`.
+        device: Where networks and latents live.
+
+    Raises:
+        UserError: If the sources do not fit together.
+    """
+    device = device or torch.device("cpu")
+    if sum(source is not None for source in (preset, run, policy)) != 1:
+        raise UserError("env: give exactly one of preset, run or policy")
+    critic_state = data = config = None
+    if policy is None:
+        if run is not None:
+            if num_steps is not None or settings:
+                raise UserError("env: num_steps and settings go with a preset; a run has its own")
+            policy, data, config, critic_state = _from_run(Path(run))
+        else:
+            assert preset is not None
+            policy, data, config = _from_preset(preset, num_steps, settings, device)
+    policy = policy.to(device).requires_grad_(False).eval()
+    return {
+        "num_steps": policy.num_steps,
+        "shape": policy.shape,
+        "policy": policy,
+        "action": action,
+        "observation": observation,
+        "reward": _reward(reward, reward_options or {}, config, data, critic_state, device),
+    }
+
+
+def _from_preset(
+    preset: str, num_steps: int | None, settings: Sequence[str], device: torch.device
+) -> tuple[DenoisingPolicy, Dataset, Config]:
+    if num_steps is not None:
+        settings = [*settings, f"sampler.num_steps={num_steps}"]
+    config = load_config(preset, settings)
+    data = load_dataset(config.data)
+    network, _ = pretrained_network(
+        config, data, device=device, progress=lambda done, total, metrics: None
+    )
+    return DenoisingPolicy.from_config(config, network, data.shape), data, config
+
+
+def _from_run(
+    folder: Path,
+) -> tuple[DenoisingPolicy, Dataset, Config, dict[str, Tensor]]:
+    from sft_rl.store import RunFolder
+
+    store = RunFolder.open(folder)
+    config = store.config
+    data = load_dataset(config.data)
+    tensors = store.latest().tensors
+    policy = DenoisingPolicy.from_config(config, noise_network(config, data.shape), data.shape)
+    policy.load_state_dict(tensors["average"])
+    return policy, data, config, tensors["critic"]
+
+
+def _reward(
+    reward: Reward,
+    options: dict[str, Any],
+    config: Config | None,
+    data: Dataset | None,
+    critic_state: dict[str, Tensor] | None,
+    device: torch.device,
+) -> Callable[[Tensor], Tensor] | None:
+    if reward is None or callable(reward):
+        return reward
+    if reward not in REWARDS:
+        raise UserError(f"reward: {reward!r} is unknown, use critic, adversarial or a callable")
+    if config is None or data is None:
+        raise UserError(f"reward: {reward!r} needs a preset's or a run's data and critic")
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
+        critic = build_critic(config, data.shape).to(device)
+    if reward == "adversarial":
+        defaults = {
+            "learning_rate": config.critic.learning_rate,
+            "adam_betas": config.critic.adam_betas,
+            "seed": config.seed,
+        }
+        return AdversarialReward(critic, data, **{**defaults, **options})
+    if critic_state is None:
+        raise UserError("reward: 'critic' is a trained one, give run=FOLDER to take it from")
+    critic.load_state_dict(critic_state)
+    frozen = critic.requires_grad_(False).eval()
+    return lambda samples: frozen(samples)
