@@ -76,8 +76,7 @@ class AdversarialReward:
         with torch.no_grad():
             known = self.critic(self._remembered())
             spread = known.std() if len(known) > 1 else known.new_ones(())
-            scores: Tensor = self.critic(samples)
-            return (scores - known.mean()) / (spread + 1e-8)
+            return torch.div(self.critic(samples) - known.mean(), spread + 1e-8)
 
     def _remembered(self) -> Tensor:
         return self._buffer[: min(self._num_seen, len(self._buffer))]

@@ -15,7 +15,7 @@ from torch import nn
 from envs import DenoisingVectorEnv
 from sft_rl.algorithms import Networks, build_algorithm
 from sft_rl.config import Config
-from sft_rl.critics import build_critic
+from sft_rl.critics import build_critic, critic_builder
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import step_schedule
 from sft_rl.errors import UserError
@@ -96,6 +96,7 @@ def check(config: Config) -> None:
     """
     resolve_device(config.device)
     algorithm = build_algorithm(config)
+    critic_builder(config)
     noise = NoiseSchedule.from_config(config.noise)
     schedule = step_schedule(noise, config.sampler)
     num_density_steps = algorithm.num_density_steps(len(schedule))

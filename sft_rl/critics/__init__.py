@@ -5,6 +5,8 @@ A critic scores real data *higher* than generated data; the reward of a final sa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sft_rl.config import Config
 from sft_rl.critics.base import Critic
 from sft_rl.critics.function import FunctionCritic
@@ -14,31 +16,39 @@ from sft_rl.errors import UserError, did_you_mean
 from sft_rl.extensions import is_reference, load_class, load_object
 from sft_rl.networks import critic_network
 
-__all__ = ["Critic", "NetworkCritic", "build_critic"]
+__all__ = ["Critic", "NetworkCritic", "build_critic", "critic_builder"]
 
 
 def build_critic(config: Config, shape: tuple[int, ...]) -> Critic:
-    """Build the critic a configuration names, for samples of one shape.
+    """Build the critic a configuration names, for samples of one shape."""
+    return critic_builder(config)(shape)
+
+
+def critic_builder(config: Config) -> Callable[[tuple[int, ...]], Critic]:
+    """Find the critic a configuration names; what is returned builds it for a shape.
 
     Raises:
         UserError: If there is none of that name.
     """
+    options, batch_size = config.critic, config.training.batch_size
     if config.reward != "critic":
         if not is_reference(config.reward):
             raise UserError(
                 f"reward: {config.reward!r} is unknown; use 'critic' or your own 'module:function'"
             )
-        return FunctionCritic(load_object("reward", config.reward))
-    objective = config.critic.objective
-    if is_reference(objective):
-        return load_class("critic.objective", objective, Critic)(config, shape)  # type: ignore[no-any-return]
-    if objective in OBJECTIVES:
-        return NetworkCritic(critic_network(config, shape), config.critic)
-    if objective == "mmd":
-        return MMDCritic(config.training.batch_size, shape)
-    if objective == "sliced_wasserstein":
-        return SlicedWassersteinCritic(
-            config.training.batch_size, shape, num_projections=config.critic.num_projections
+        function = load_object("reward", config.reward)
+        return lambda shape: FunctionCritic(function)
+    if is_reference(options.objective):
+        own = load_class("critic.objective", options.objective, Critic)
+        return lambda shape: own(config, shape)
+    if options.objective in OBJECTIVES:
+        return lambda shape: NetworkCritic(critic_network(config, shape), options)
+    if options.objective == "mmd":
+        return lambda shape: MMDCritic(batch_size, shape)
+    if options.objective == "sliced_wasserstein":
+        return lambda shape: SlicedWassersteinCritic(
+            batch_size, shape, num_projections=options.num_projections
         )
     known = [*OBJECTIVES, "mmd", "sliced_wasserstein"]
-    raise UserError(f"critic.objective: {objective!r} is unknown; {did_you_mean(objective, known)}")
+    hint = did_you_mean(options.objective, known)
+    raise UserError(f"critic.objective: {options.objective!r} is unknown; {hint}")
