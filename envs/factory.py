@@ -15,7 +15,6 @@ from sft_rl.config import Config
 from sft_rl.critics import build_critic
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError
-from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.presets import load_config
 from sft_rl.pretraining import pretrained_network
@@ -113,9 +112,7 @@ def _from_run(
     store = RunFolder.open(folder)
     config = store.config
     data = load_dataset(config.data)
-    tensors = store.latest().tensors
-    policy = DenoisingPolicy.from_config(config, noise_network(config, data.shape), data.shape)
-    policy.load_state_dict(tensors["average"])
+    policy, tensors = store.result(data.shape)
     return policy, data, config, tensors["critic"]
 
 

@@ -304,8 +304,10 @@ class TrainingConfig(Section):
     """Policy steps an iteration."""
     lr_decay: Literal["none", "linear", "cosine"] = "linear"
     """How learning rates fall over the run, to `final_lr_factor` of their peak."""
-    eval_every: Count = 50
-    """Iterations between two evaluations."""
+    eval_every: Count = 25
+    """Iterations between two evaluations against validation data."""
+    select_best: bool = True
+    """The result is the averaged policy that did best on validation data; else the last one."""
     checkpoint_every: Count = 50
     """Iterations between two checkpoints."""
     keep_checkpoints: Count = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,6 +49,8 @@ class Learner:
         self.device = networks.policy.device
         self.version = 0
         self.average = copy.deepcopy(networks.policy).requires_grad_(False)
+        self.best = copy.deepcopy(self.average)
+        self.best_distance = math.inf
         self.optimizers: dict[str, Optimizer] = {"policy": self._policy_optimizer()}
         for name, module, options in (
             ("critic", networks.critic, config.critic),
@@ -67,6 +70,17 @@ class Learner:
     def evaluated_policy(self) -> DenoisingPolicy:
         """The averaged policy, or the current one if averaging is off."""
         return self.average if self.config.policy.ema_decay > 0 else self.networks.policy
+
+    @property
+    def result(self) -> DenoisingPolicy:
+        """What the training gives: the best policy seen, or the last one."""
+        return self.best if self.config.training.select_best else self.evaluated_policy
+
+    def consider(self, distance: float) -> None:
+        """Keep the evaluated policy if it is the best so far."""
+        if distance < self.best_distance:
+            self.best_distance = distance
+            self.best.load_state_dict(self.evaluated_policy.state_dict())
 
     def weights(self) -> Weights:
         """The current policy as plain arrays; they carry the number ``version``."""
@@ -95,7 +109,14 @@ class Learner:
         if loss.value.requires_grad:
             _step(self.optimizers["critic"], loss.value)
             critic.after_step()
-        return {name: float(value) for name, value in loss.metrics.items()}
+        with torch.no_grad():
+            scores = critic(generated)
+        watched = {
+            "reward_mean": scores.mean(),
+            "reward_std": scores.std(),
+            "sample_spread": generated.std(),
+        }
+        return {name: float(value) for name, value in (loss.metrics | watched).items()}
 
     def update_value(self, trajectories: Trajectories) -> Metrics:
         """Regress V(s_k) on the final score over all T * B states; the target is detached."""
@@ -105,7 +126,7 @@ class Learner:
         values = self.networks.value(trajectories.latents[:-1], steps).squeeze(-1)
         loss = F.mse_loss(values, scores.expand_as(values))
         _step(self.optimizers["value"], loss)
-        return {"value_loss": loss.item(), "reward_mean": scores.mean().item()}
+        return {"value_loss": loss.item()}
 
     def update_policy(self, trajectories: Trajectories, iteration: int) -> Metrics:
         """Take the algorithm's policy steps on one iteration's trajectories; count a version."""
@@ -163,6 +184,7 @@ class Learner:
         return {
             "policy": self.networks.policy,
             "average": self.average,
+            "best": self.best,
             "critic": self.networks.critic,
             "value": self.networks.value,
         }

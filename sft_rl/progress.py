@@ -56,6 +56,10 @@ class ConsoleObserver:
         if not self._live:
             self._say(name)
 
+    def warn(self, text: str) -> None:
+        """Print a warning above the live line."""
+        self.console.print(f"warning: {text}")
+
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
         """Show how far the phase is; in a pipe at most one line in five seconds."""
         self._distance = metrics.get("sliced_wasserstein", self._distance)

@@ -20,7 +20,6 @@ from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import own_steps
 from sft_rl.learner import Learner
 from sft_rl.metrics.evaluation import Evaluator, denoising_path, sample_in_units
-from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretraining import cache_folder, cache_key, pretrained_network
 from sft_rl.rollout import num_threads
@@ -97,7 +96,7 @@ def train(config: Config, out: Path, *, observer: Observer, started: float) -> S
         )
         with clock.phase("fine-tuning"):
             trainer.train()
-    policy = learner.evaluated_policy
+    policy = learner.result
     with clock.phase("last evaluation"), num_threads(config.learner.num_threads):
         after = evaluator.samples(policy)
         final = evaluator.all_distances(after)
@@ -151,13 +150,10 @@ def full_step_metrics(config: Config, network: nn.Module, evaluator: Evaluator) 
 
 
 def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
-    """Load the averaged policy of a run's newest checkpoint, and its data."""
-    config = store.config
-    data = load_dataset(config.data)
-    state = store.latest().tensors
-    policy = DenoisingPolicy.from_config(config, noise_network(config, data.shape), data.shape)
-    policy.load_state_dict(state["average" if config.policy.ema_decay > 0 else "policy"])
-    return policy.to(resolve_device(config.device)).requires_grad_(False), data
+    """Load the sampler that a run gave, and its data."""
+    data = load_dataset(store.config.data)
+    policy, _ = store.result(data.shape)
+    return policy.to(resolve_device(store.config.device)), data
 
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:

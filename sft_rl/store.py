@@ -13,10 +13,12 @@ from torch import nn
 
 import sft_rl
 from sft_rl import checkpoint
-from sft_rl.checkpoint import Checkpoint
+from sft_rl.checkpoint import Checkpoint, TensorGroups
 from sft_rl.config import Config
 from sft_rl.errors import UserError
 from sft_rl.learner import Learner
+from sft_rl.networks import noise_network
+from sft_rl.policy import DenoisingPolicy
 from sft_rl.presets import dump_config, load_config_file
 from sft_rl.types import Metrics
 
@@ -35,7 +37,6 @@ class RunFolder:
         self.path = path
         self.config = config
         self._columns: list[str] = []
-        self._best: float | None = None
 
     @staticmethod
     def create(path: Path, config: Config) -> RunFolder:
@@ -73,25 +74,29 @@ class RunFolder:
         file = self.path / "metrics.csv"
         with file.open("a", newline="") as stream:
             if not self._columns:
-                self._columns = [*row, *({DISTANCE} - row.keys())]
+                self._columns = [
+                    *row,
+                    *(name for name in self._sparse_columns() if name not in row),
+                ]
                 csv.writer(stream).writerow(self._columns)
             csv.DictWriter(stream, self._columns, restval="").writerow(row)
 
-    def save(self, learner: Learner, *, iteration: int, distance: float | None) -> None:
-        """Save a checkpoint; drop old ones beyond `keep_checkpoints`, but never the best."""
+    def _sparse_columns(self) -> list[str]:
+        """Columns that only iterations with an evaluation fill."""
+        drifts = [f"log_prob_drift_{k}" for k in range(self.config.sampler.num_steps)]
+        return [DISTANCE, "kl_to_pretrained", *drifts]
+
+    def save(self, learner: Learner, *, iteration: int) -> None:
+        """Save a checkpoint, which holds the best policy, too; drop those beyond the newest N."""
         meta = {
             "iteration": iteration,
             "version": learner.version,
             "sft_rl": sft_rl.__version__,
             "config": self.config.model_dump(mode="json"),
-            DISTANCE: distance,
+            "best_distance": learner.best_distance,
         }
         folder = self.path / "checkpoints"
-        whole = Checkpoint(learner.state(), meta)
-        checkpoint.save(folder / f"{iteration:06d}", whole)
-        if distance is not None and (self._best is None or distance < self._best):
-            self._best = distance
-            checkpoint.save(folder / "best", whole)
+        checkpoint.save(folder / f"{iteration:06d}", Checkpoint(learner.state(), meta))
         numbered = sorted(path for path in folder.iterdir() if path.name.isdigit())
         for old in numbered[: -self.config.training.keep_checkpoints]:
             shutil.rmtree(old)
@@ -115,6 +120,14 @@ class RunFolder:
                     f"{section} is {theirs[section]}, the run's is {ours[section]}"
                 )
         return loaded
+
+    def result(self, shape: tuple[int, ...]) -> tuple[DenoisingPolicy, TensorGroups]:
+        """Load the policy a run gave, frozen, and all tensors of the checkpoint it is in."""
+        tensors, config = self.latest().tensors, self.config
+        policy = DenoisingPolicy.from_config(config, noise_network(config, shape), shape)
+        averaged = "average" if config.policy.ema_decay > 0 else "policy"
+        policy.load_state_dict(tensors["best" if config.training.select_best else averaged])
+        return policy.requires_grad_(False), tensors
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which scripts read."""

@@ -9,6 +9,7 @@ from typing import Protocol
 from sft_rl.config import Config
 from sft_rl.learner import Learner
 from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.monitors import MAX_RATIO_DEVIATION, Alarm, drift
 from sft_rl.rollout import Collector, Request, num_threads
 from sft_rl.types import Metrics, Trajectories
 
@@ -18,6 +19,9 @@ class Observer(Protocol):
 
     def phase(self, name: str) -> None:
         """A phase of the run begins."""
+
+    def warn(self, text: str) -> None:
+        """Something is odd, but the run goes on."""
 
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
         """`done` of `total` iterations of the phase are over; the newest numbers."""
@@ -29,7 +33,7 @@ class RunStore(Protocol):
     def log(self, row: Metrics) -> None:
         """Append the numbers of one iteration."""
 
-    def save(self, learner: Learner, *, iteration: int, distance: float | None) -> None:
+    def save(self, learner: Learner, *, iteration: int) -> None:
         """Save a checkpoint after `iteration` iterations."""
 
 
@@ -61,6 +65,7 @@ class Trainer:
         self.store = store
         self.observer = observer
         self.config = config
+        self.alarm = Alarm()
         self.iteration = 0
 
     def train(self) -> None:
@@ -69,15 +74,22 @@ class Trainer:
         while self.iteration < training.num_iterations:
             with num_threads(self.config.learner.num_threads):
                 row = self._iterate()
-                last = self.iteration == training.num_iterations
-                if last or self.iteration % training.eval_every == 0:
-                    samples = self.evaluator.samples(self.learner.evaluated_policy)
-                    row["sliced_wasserstein"] = self.evaluator.distance(samples)
+                self.alarm.check(row)
+                if self._evaluates():
+                    distance = self.evaluator.validate(self.learner.evaluated_policy)
+                    row["sliced_wasserstein"] = distance
+                    self.learner.consider(distance)
             self.store.log(row)
-            if last or self.iteration % training.checkpoint_every == 0:
-                distance = row.get("sliced_wasserstein")
-                self.store.save(self.learner, iteration=self.iteration, distance=distance)
+            if self._is_due(training.checkpoint_every):
+                self.store.save(self.learner, iteration=self.iteration)
             self.observer.progress(self.iteration, training.num_iterations, row)
+
+    def _is_due(self, every: int) -> bool:
+        last = self.iteration == self.config.training.num_iterations
+        return last or self.iteration % every == 0
+
+    def _evaluates(self) -> bool:
+        return self._is_due(self.config.training.eval_every)
 
     def _iterate(self) -> Metrics:
         """Draw trajectories with the current policy, step the critic and value, the policy."""
@@ -106,7 +118,14 @@ class Trainer:
                 metrics |= learner.update_value(batch)
         trajectories = Trajectories.concatenate(batches[-training.n_critic :])
         metrics |= learner.update_policy(trajectories, self.iteration)
+        if metrics.get("first_ratio_deviation", 0.0) > MAX_RATIO_DEVIATION:
+            self.observer.warn(
+                f"iteration {self.iteration}: the likelihood ratio is off 1 by "
+                f"{metrics['first_ratio_deviation']:.3g} on the first pass"
+            )
         self.iteration += 1
+        if self._evaluates():
+            metrics |= drift(trajectories, learner.networks)
         seconds = time.perf_counter() - started
         return {
             "iteration": self.iteration,

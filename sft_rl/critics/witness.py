@@ -76,12 +76,11 @@ class SlicedWassersteinCritic(_BatchCritic):
         points = (x.flatten(1) @ self.directions).T.contiguous()
         left = torch.searchsorted(knots, points.detach()).sub(1).clamp(0, knots.shape[1] - 2)
         start, end = knots.gather(1, left), knots.gather(1, left + 1)
-        step = points - start
-        width = (end - start).clamp_min(1e-12)
-        inside = step.clamp_min(0.0).minimum(width)
-        rise = slopes.gather(1, left + 1) - slopes.gather(1, left)
+        step, width = points - start, (end - start).clamp_min(1e-12)
         linear = slopes.gather(1, left)
-        area = linear * inside + 0.5 * rise * inside.square() / width
-        # Before the first and after the last knot the slope stays that of the end.
-        outside = (step - inside) * torch.where(step > width, linear + rise, linear)
-        return (potential.gather(1, left) + area + outside).mean(0)
+        rise = slopes.gather(1, left + 1) - linear
+        # Beyond the first and the last knot the slope stays that of the end.
+        inside = linear * step + 0.5 * rise * step.square() / width
+        beyond = (linear + 0.5 * rise) * width + (linear + rise) * (step - width)
+        area = torch.where(step < 0, linear * step, torch.where(step > width, beyond, inside))
+        return (potential.gather(1, left) + area).mean(0)

@@ -14,6 +14,7 @@ from sft_rl.seeding import generator
 from sft_rl.types import Metrics
 
 NUM_FLOOR_DRAWS = 8
+VALIDATION_FACTOR = 2
 
 
 class Evaluator:
@@ -32,10 +33,23 @@ class Evaluator:
         """Real points in the data's units, shape (num_samples, dim)."""
         return self.data.real(self.config.num_samples, self.config.seed, draw=0)
 
-    def samples(self, policy: DenoisingPolicy) -> Array:
+    @cached_property
+    def _validation(self) -> Array:
+        """Training data in its units: nothing of what is reported is used to choose."""
+        return self.data.to_units(self.data.train[: VALIDATION_FACTOR * self.config.num_samples])
+
+    def samples(self, policy: DenoisingPolicy, *, purpose: str = "evaluation") -> Array:
         """Draw as many samples as the reference has, in the data's units."""
-        source = generator(self.config.seed, "evaluation", device=policy.device)
+        source = generator(self.config.seed, purpose, device=policy.device)
         return self.data.to_units(policy.sample(len(self.reference), source))
+
+    def validate(self, policy: DenoisingPolicy) -> float:
+        """Sliced Wasserstein-2 distance to training data, with noise of its own.
+
+        For looking at a run and choosing its best policy; results are reported against the
+        reference.
+        """
+        return self._sliced(self._validation, self.samples(policy, purpose="validation"))
 
     def distance(self, samples: Array) -> float:
         """Sliced Wasserstein-2 distance of samples to the reference."""

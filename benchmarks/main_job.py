@@ -1,0 +1,133 @@
+"""The main job as a user runs it: seconds, distance and memory of ``sft-rl train swiss_roll``.
+
+    python -m benchmarks.main_job                  # seeds 0, 1, 2 at T = 10 and T = 4
+    python -m benchmarks.main_job --cold           # and once from an empty cache
+
+Prints the table of the README and writes ``benchmarks/results/main_job.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.machine import RESULTS, machine
+
+SAMPLE_EVERY_S = 0.25
+
+
+class MemoryWatch:
+    """Follows the peak resident memory of a process and of the Ray workers below it, in MB."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.driver = self.worker = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(SAMPLE_EVERY_S):
+            self.driver = max(self.driver, _resident_mb(self.pid))
+            for process in Path("/proc").iterdir():
+                if process.name.isdigit() and b"RolloutWorker" in _read(process / "cmdline"):
+                    self.worker = max(self.worker, _resident_mb(int(process.name)))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def _resident_mb(pid: int) -> float:
+    """Resident memory without pages shared with other processes, such as the object store."""
+    fields = _read(Path(f"/proc/{pid}/statm")).split()
+    if not fields:
+        return 0.0
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def run_once(settings: list[str], cache: Path | None) -> dict[str, Any]:
+    """Run the command in a process of its own; return its summary with the peaks of memory."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if cache is not None:
+        environment["SFT_RL_CACHE"] = str(cache)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings]
+        process = subprocess.Popen(
+            [*command, "--out", str(out)], env=environment, stdout=subprocess.DEVNULL
+        )
+        with MemoryWatch(process.pid) as memory:
+            if process.wait() != 0:
+                raise SystemExit(f"the run failed: {' '.join(command)}")
+        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return {
+        "settings": settings,
+        "cold": cache is not None,
+        "initial": summary["sliced_wasserstein_initial"],
+        "final": summary["sliced_wasserstein_final"],
+        "full_step": summary["sliced_wasserstein_full_step"],
+        "noise_floor": summary["noise_floor"],
+        "seconds": summary["wall_seconds"],
+        "driver_mb": round(memory.driver),
+        "worker_mb": round(memory.worker),
+    }
+
+
+def main() -> None:
+    """Measure, print the table, keep the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cold", action="store_true", help="measure an empty cache, too")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    runs = []
+    if args.cold:
+        with tempfile.TemporaryDirectory() as cache:
+            runs.append(run_once(["seed=0"], Path(cache)))
+    run_once(["training.num_iterations=1"], None)  # fills the cache
+    for steps in args.steps:
+        runs += [
+            run_once([f"sampler.num_steps={steps}", f"seed={seed}"], None) for seed in args.seeds
+        ]
+    print("| run | distance before | after, each seed | mean | seconds | driver MB | worker MB |")
+    print("|---|---|---|---|---|---|---|")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        name = "from an empty cache" if run["cold"] else run["settings"][0]
+        groups.setdefault(name, []).append(run)
+    for name, group in groups.items():
+        finals = [run["final"] for run in group]
+        print(
+            f"| {name} | {group[0]['initial']:.4f} | {' / '.join(f'{f:.4f}' for f in finals)} "
+            f"| {mean(finals):.4f} | {' / '.join(str(run['seconds']['total']) for run in group)} "
+            f"| {max(run['driver_mb'] for run in group)} "
+            f"| {max(run['worker_mb'] for run in group)} |"
+        )
+    first = runs[0]
+    print(f"\n1000 steps: {first['full_step']:.4f}; noise floor: {first['noise_floor']:.4f}")
+    RESULTS.mkdir(exist_ok=True)
+    content = {"machine": machine(), "runs": runs}
+    (RESULTS / "main_job.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Is training right and healthy: numbers to watch, and an alarm before a run is lost."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from sft_rl.algorithms import Networks
+from sft_rl.errors import UserError
+from sft_rl.types import Metrics, Trajectories
+
+NUM_WATCHED = 256
+SPREAD_RANGE = (0.05, 20.0)
+PATIENCE = 20
+MAX_RATIO_DEVIATION = 0.05
+
+
+class TrainingAlarm(UserError):
+    """Training has gone wrong; the last checkpoint is kept."""
+
+
+class Alarm:
+    """Stops a run whose samples collapse or whose numbers leave the finite range."""
+
+    def __init__(self) -> None:
+        self._num_odd = 0
+
+    def check(self, row: Metrics) -> None:
+        """Look at one iteration's numbers.
+
+        Raises:
+            TrainingAlarm: Saying what happened and what to try.
+        """
+        for name, value in row.items():
+            if not math.isfinite(value):
+                self._ring(f"{name} is {value} in iteration {row['iteration']:.0f}")
+        low, high = SPREAD_RANGE
+        odd = not low <= row["sample_spread"] <= high
+        self._num_odd = self._num_odd + 1 if odd else 0
+        if self._num_odd >= PATIENCE:
+            self._ring(
+                f"the samples' spread is {row['sample_spread']:.3g} (data: 1) since "
+                f"{PATIENCE} iterations"
+            )
+
+    def _ring(self, what: str) -> None:
+        raise TrainingAlarm(
+            f"training stopped: {what}; the last checkpoint is kept; try a lower "
+            "policy.learning_rate, a higher critic.penalty_weight or more training.n_critic"
+        )
+
+
+@torch.no_grad()
+def drift(trajectories: Trajectories, networks: Networks) -> Metrics:
+    """How far the policy moved: from what drew the trajectories, and from the pretrained one.
+
+    Looks at the first 256 trajectories. Steps without noise have no density and count as 0.
+    """
+    policy = networks.policy
+    latents = trajectories.latents[:, :NUM_WATCHED]
+    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
+    log_probs = policy.log_prob(latents[:-1], latents[1:], steps)
+    change = (log_probs - trajectories.log_probs[:, :NUM_WATCHED]).abs().mean(dim=1)
+    metrics = {f"log_prob_drift_{k}": value for k, value in enumerate(change.tolist())}
+    stochastic = policy.base_std > 0
+    if stochastic.any():
+        kl = policy.kl(networks.pretrained, latents[:-1][stochastic], steps[stochastic])
+        metrics["kl_to_pretrained"] = kl.mean().item()
+    return metrics

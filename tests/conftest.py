@@ -1,0 +1,65 @@
+"""What every test gets: one CPU thread, a cache of its own, and tiny configurations."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from sft_rl.config import Config
+from sft_rl.presets import load_config
+
+TINY = (
+    "data.num_points=2000",
+    "model.width=16",
+    "model.depth=1",
+    "pretraining.num_iterations=20",
+    "pretraining.batch_size=64",
+    "pretraining.num_times=16",
+    "sampler.num_steps=4",
+    "critic.width=16",
+    "critic.num_warmup_steps=2",
+    "value.width=16",
+    "training.num_iterations=3",
+    "training.batch_size=32",
+    "training.eval_every=2",
+    "training.checkpoint_every=2",
+    "metrics.num_samples=400",
+    "metrics.num_exact=100",
+    "metrics.num_projections=20",
+    "rollout.num_workers=0",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_machine_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache out of the tests, here and in the processes they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFT_RL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        torch.set_num_threads(1)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> tuple[str, ...]:
+    """Settings that make a run of `swiss_roll` take seconds, its pretraining included."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., Config]:
+    """Build the tiny configuration, with ``key=value`` settings on top."""
+    return lambda *settings: load_config("swiss_roll", [*TINY, *settings])

@@ -1,0 +1,185 @@
+"""The policy gradient is the gradient it should be: three independent computations of it.
+
+Gradients are estimated on many batches. Two estimates of the same gradient are compared by the
+z-score of the mean of their paired difference; with p parameters and confidence 1 - ALPHA the
+largest |z| must stay below the normal quantile at 1 - ALPHA / (2 p) (Bonferroni).
+"""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from torch import Tensor, nn
+
+from sft_rl.algorithms import Networks, build_algorithm
+from sft_rl.config import Config
+from sft_rl.critics import Critic
+from sft_rl.diffusion.schedule import StepSchedule
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.types import Trajectories
+
+ALPHA = 1e-3
+NUM_BATCHES, BATCH_SIZE = 300, 500
+
+
+class Affine(nn.Module):
+    """eps = W x + c t + b, and its tanh if asked for."""
+
+    def __init__(self, dim: int, *, squash: bool) -> None:
+        super().__init__()
+        start = torch.linspace(-0.5, 0.7, dim * dim + 2 * dim)
+        weight, slope, bias = start.split([dim * dim, dim, dim])
+        self.weight = nn.Parameter(weight.reshape(dim, dim).clone())
+        self.slope = nn.Parameter(slope.clone())
+        self.bias = nn.Parameter(bias.clone())
+        self.squash = squash
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        eps = x @ self.weight.T + self.slope * t[..., None] + self.bias
+        return eps.tanh() if self.squash else eps
+
+
+class Bump(Critic):
+    """f(x) = exp(-|x - 1|^2 / 2), smooth and fixed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (-0.5 * (x - 1.0).square().sum(-1)).exp()
+
+
+class Parabola(Critic):
+    """f(x) = |x|^2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square().sum(-1)
+
+
+class NoValue(nn.Module):
+    def forward(self, latents: Tensor, step_index: Tensor) -> Tensor:
+        return torch.zeros_like(latents[..., :1])
+
+
+def two_step_policy(dim: int, *, squash: bool) -> DenoisingPolicy:
+    schedule = StepSchedule(
+        timesteps=np.array([1.0, 0.0]),
+        coef_x=np.array([0.9, 0.8]),
+        coef_eps=np.array([-0.6, 0.5]),
+        std=np.array([0.7, 0.4]),
+    )
+    policy = DenoisingPolicy(Affine(dim, squash=squash), schedule, shape=(dim,), learn_std=True)
+    return policy.double()
+
+
+def flat_grad(value: Tensor, policy: DenoisingPolicy) -> np.ndarray:
+    grads = torch.autograd.grad(value, list(policy.parameters()))
+    return torch.cat([grad.flatten() for grad in grads]).numpy()
+
+
+def estimates(
+    policy: DenoisingPolicy, critic: Critic, values: list[nn.Module]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Estimate grad E[f] on the same chains: pathwise, and as a policy gradient per baseline.
+
+    Returns:
+        The pathwise gradients, shape (NUM_BATCHES, p), and as much for each of `values`.
+    """
+    options = {"baseline": True, "normalise_advantages": "none"}
+    algorithm = build_algorithm(Config.model_validate({"sft_pg": options}))
+    generator = torch.Generator().manual_seed(1)
+    pathwise, by_policy = [], [[] for _ in values]
+    for _ in range(NUM_BATCHES):
+        start = torch.randn(BATCH_SIZE, *policy.shape, generator=generator, dtype=torch.float64)
+        path = [start, *policy.denoise(start, generator)]
+        pathwise.append(flat_grad(critic(path[-1]).mean(), policy))
+        latents = torch.stack(path).detach()
+        steps = torch.arange(policy.num_steps)[:, None]
+        log_probs = policy.log_prob(latents[:-1], latents[1:], steps).detach()
+        trajectories = Trajectories(latents, log_probs, torch.zeros(BATCH_SIZE), 0)
+        for value, found in zip(values, by_policy, strict=True):
+            networks = Networks(policy, critic, value, pretrained=policy)
+            (batch,) = algorithm.batches(algorithm.prepare(trajectories, networks), generator)
+            # The loss is a mean over steps, too, and falls where E[f] rises.
+            loss = algorithm.loss(batch, networks).value * -policy.num_steps
+            found.append(flat_grad(loss, policy))
+    return np.array(pathwise), [np.array(found) for found in by_policy]
+
+
+def largest_z(differences: np.ndarray) -> float:
+    error = differences.std(axis=0, ddof=1) / np.sqrt(len(differences))
+    return float(np.abs(differences.mean(axis=0) / error).max())
+
+
+def quantile(num_parameters: int) -> float:
+    return float(norm.ppf(1.0 - ALPHA / (2.0 * num_parameters)))
+
+
+@pytest.mark.parametrize(("dim", "squash"), [(1, False), (1, True), (2, True)])
+def test_policy_gradient_and_pathwise_gradient_agree(dim: int, squash: bool):
+    """The paper's theorem, for one fixed critic."""
+    pathwise, (by_policy,) = estimates(two_step_policy(dim, squash=squash), Bump(), [NoValue()])
+    allowed = quantile(pathwise.shape[1])
+    assert largest_z(by_policy - pathwise) < allowed
+    assert largest_z(by_policy) > 5 * allowed, "too little data to tell the gradient from zero"
+
+
+class ExactValue(nn.Module):
+    """V(s_k) = E[f | s_k] of the affine chain under f(x) = x^2, times a factor."""
+
+    def __init__(self, policy: DenoisingPolicy, factor: float) -> None:
+        super().__init__()
+        self.policy = policy
+        self.factor = factor
+
+    def forward(self, latents: Tensor, step_index: Tensor) -> Tensor:
+        first, last = torch.tensor(0), torch.tensor(1)
+        std = self.policy.std
+        slope = self.policy.coef_x[1] + self.policy.coef_eps[1] * self.policy.network.weight[0, 0]
+        mean_from_start = self.policy.mean(self.policy.mean(latents[0], first), last)
+        from_start = mean_from_start**2 + (slope * std[0]) ** 2 + std[1] ** 2
+        from_middle = self.policy.mean(latents[1], last) ** 2 + std[1] ** 2
+        return self.factor * torch.stack([from_start, from_middle])
+
+
+def test_the_baseline_changes_the_variance_and_not_the_mean():
+    policy = two_step_policy(1, squash=False)
+    values = [NoValue(), ExactValue(policy, 1.0), ExactValue(policy, -2.0)]
+    _, (plain, helped, harmed) = estimates(policy, Parabola(), values)
+    allowed = quantile(plain.shape[1])
+    assert largest_z(helped - plain) < allowed
+    assert largest_z(harmed - plain) < allowed
+    spread = [found.var(axis=0).sum() for found in (plain, helped, harmed)]
+    assert spread[1] < 0.5 * spread[0]
+    assert spread[2] > 2.0 * spread[0]
+
+
+def expected_bump(policy: DenoisingPolicy) -> float:
+    """E[f(x_T)] in closed form: an affine 1-D chain ends in N(m, v)."""
+    network, std = policy.network, policy.std
+    m, v = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    for k in range(policy.num_steps):
+        slope = policy.coef_x[k] + policy.coef_eps[k] * network.weight[0, 0]
+        shift = network.slope[0] * policy.timesteps[k] + network.bias[0]
+        m = slope * m + policy.coef_eps[k] * shift
+        v = slope**2 * v + std[k] ** 2
+    return float((1.0 + v) ** -0.5 * (-0.5 * (m - 1.0) ** 2 / (1.0 + v)).exp())
+
+
+@torch.no_grad()
+def finite_differences(policy: DenoisingPolicy, *, step: float = 1e-5) -> np.ndarray:
+    slopes = []
+    for parameter in policy.parameters():
+        for entry in parameter.view(-1):
+            entry += step
+            above = expected_bump(policy)
+            entry -= 2 * step
+            below = expected_bump(policy)
+            entry += step
+            slopes.append((above - below) / (2 * step))
+    return np.array(slopes)
+
+
+def test_policy_gradient_agrees_with_finite_differences_of_the_expected_score():
+    policy = two_step_policy(1, squash=False)
+    _, (by_policy,) = estimates(policy, Bump(), [NoValue()])
+    truth = finite_differences(policy)
+    assert np.abs(truth).min() > 0.01
+    assert largest_z(by_policy - truth) < quantile(len(truth))

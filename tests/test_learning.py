@@ -1,0 +1,150 @@
+"""The whole loop learns: a sampler of N(0, 1) is turned into one of another Gaussian."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from envs import DenoisingVectorEnv
+from sft_rl.algorithms import Networks, build_algorithm
+from sft_rl.config import Config
+from sft_rl.critics import build_critic
+from sft_rl.data import Dataset, load_dataset
+from sft_rl.diffusion.schedule import StepSchedule
+from sft_rl.learner import Learner
+from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.networks import value_network
+from sft_rl.networks.mlp import TimeMLP
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.rollout import LocalCollector, RolloutRunner
+from sft_rl.store import RunFolder, parameters_sha256
+from sft_rl.trainer import Trainer
+
+TARGET_MEAN, TARGET_STD = 1.5, 0.5
+
+
+class Silent:
+    """An observer that shows nothing."""
+
+    def phase(self, name: str) -> None: ...
+
+    def progress(self, done: int, total: int, metrics: dict[str, float]) -> None: ...
+
+
+def gaussian_config(
+    folder: Path, *, seed: int = 0, num_iterations: int = 150, baseline: bool = True
+) -> Config:
+    """A run on 5000 points of the target, held in a file; nothing about it is pretrained."""
+    points = np.random.default_rng(7).normal(TARGET_MEAN, TARGET_STD, (5000, 1))
+    np.save(folder / "points.npy", points)
+    return Config.model_validate(
+        {
+            "seed": seed,
+            "data": {"path": str(folder / "points.npy"), "standardise": False},
+            "sampler": {"num_steps": 3},
+            "policy": {"learning_rate": 5e-3, "ema_decay": 0.9},
+            "critic": {
+                "width": 32,
+                "depth": 2,
+                "num_fourier": 0,
+                "penalty_target": 0.0,
+                "final_lr_factor": 0.1,
+            },
+            "value": {"width": 32, "num_fourier": 0},
+            "sft_pg": {"baseline": baseline},
+            "training": {
+                "num_iterations": num_iterations,
+                "batch_size": 256,
+                "eval_every": 1000,
+                "lr_decay": "cosine",
+            },
+            "rollout": {"num_workers": 0},
+            "metrics": {"num_samples": 1000, "num_exact": 100, "num_projections": 1},
+        }
+    )
+
+
+def standard_normal_policy() -> DenoisingPolicy:
+    """A sampler whose every latent is N(0, 1): x_{k+1} = sqrt(1 - s^2) x_k + s noise."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = TimeMLP(1, 1, width=32, depth=2, embedding_dim=8, time_range=3.0)
+    torch.nn.init.zeros_(network.output.weight)
+    torch.nn.init.zeros_(network.output.bias)
+    std = np.array([0.8, 0.6, 0.3])
+    schedule = StepSchedule(
+        timesteps=np.array([2.0, 1.0, 0.0]),
+        coef_x=np.sqrt(1.0 - std**2),
+        coef_eps=np.ones(3),
+        std=std,
+    )
+    return DenoisingPolicy(network, schedule, shape=(1,))
+
+
+def fine_tune(config: Config, folder: Path) -> Learner:
+    """Put the real parts together and run them."""
+    data: Dataset = load_dataset(config.data)
+    policy = standard_normal_policy()
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        critic, value = build_critic(config, data.shape), value_network(config, data.shape)
+    learner = Learner(
+        Networks(policy, critic, value, pretrained=copy.deepcopy(policy)),
+        build_algorithm(config),
+        data=data,
+        config=config,
+    )
+    env = DenoisingVectorEnv(
+        num_envs=config.training.batch_size, num_steps=policy.num_steps, shape=(1,), array="torch"
+    )
+    runner = RolloutRunner(env, standard_normal_policy(), seed=config.seed)
+    trainer = Trainer(
+        learner,
+        LocalCollector(runner, num_threads=1),
+        evaluator=Evaluator(data, config.metrics),
+        store=RunFolder.create(folder, config),
+        observer=Silent(),
+        config=config,
+    )
+    trainer.train()
+    return learner
+
+
+def draw(policy: DenoisingPolicy) -> torch.Tensor:
+    return policy.sample(20_000, torch.Generator().manual_seed(0))
+
+
+def test_the_sampler_starts_as_a_standard_normal():
+    samples = draw(standard_normal_policy())
+    assert samples.mean().item() == pytest.approx(0.0, abs=0.03)
+    assert samples.std().item() == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_a_gaussian_is_learned_in_seconds(tmp_path: Path, baseline: bool):
+    config = gaussian_config(tmp_path, baseline=baseline)
+    samples = draw(fine_tune(config, tmp_path / "run").evaluated_policy)
+    assert samples.mean().item() == pytest.approx(TARGET_MEAN, abs=0.1)
+    assert samples.std().item() == pytest.approx(TARGET_STD, abs=0.1)
+
+
+def test_the_same_seed_gives_the_same_weights_twice(tmp_path: Path):
+    config = gaussian_config(tmp_path, num_iterations=5)
+    first, second = (fine_tune(config, tmp_path / name) for name in ("first", "second"))
+    for name in ("policy", "critic", "value"):
+        ours, theirs = getattr(first.networks, name), getattr(second.networks, name)
+        assert parameters_sha256(ours) == parameters_sha256(theirs)
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path):
+    hashes = {
+        parameters_sha256(
+            fine_tune(
+                gaussian_config(tmp_path, seed=seed, num_iterations=2), tmp_path / str(seed)
+            ).networks.policy
+        )
+        for seed in (0, 1, 2)
+    }
+    assert len(hashes) == 3

@@ -1,0 +1,88 @@
+"""SFT-PG's update, and the faults of the released code that must not come back."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from sft_rl.algorithms import Networks, build_algorithm
+from sft_rl.build import build_networks, build_runner
+from sft_rl.config import Config
+from sft_rl.data import Dataset, load_dataset
+from sft_rl.learner import Learner
+from sft_rl.networks import noise_network
+from sft_rl.policy import to_arrays
+from sft_rl.types import Trajectories
+
+
+def setup(config: Config) -> tuple[Networks, Trajectories, Dataset]:
+    torch.manual_seed(0)
+    data = load_dataset(config.data)
+    networks = build_networks(config, noise_network(config, (2,)), (2,))
+    runner = build_runner(config, (2,))
+    runner.load(0, to_arrays(networks.policy))
+    return networks, runner.collect(iteration=0, shard=0), data
+
+
+@pytest.mark.parametrize("algorithm", ["sft_pg", "ppo", "hybrid"])
+def test_the_first_ratio_is_one_at_every_step(tiny_config: Callable[..., Config], algorithm: str):
+    config = tiny_config(f"algorithm={algorithm}")
+    networks, trajectories, _ = setup(config)
+    update = build_algorithm(config)
+    prepared = update.prepare(trajectories, networks)
+    batch = next(update.batches(prepared, torch.Generator().manual_seed(0)))
+    ratio = update.loss(batch, networks).metrics["ratio"]
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=2e-3)
+
+
+def test_the_steps_of_an_iteration_take_disjoint_transitions(tiny_config: Callable[..., Config]):
+    config = tiny_config("training.n_generator=4")
+    networks, trajectories, _ = setup(config)
+    update = build_algorithm(config)
+    prepared = update.prepare(trajectories, networks)
+    batches = list(update.batches(prepared, torch.Generator().manual_seed(0)))
+    actions = torch.cat([batch.actions for batch in batches])
+    assert len(batches) == 4
+    assert len(torch.unique(actions, dim=0)) == len(actions) == prepared.advantages.numel()
+
+
+def test_the_papers_minibatch_is_that_many_transitions(tiny_config: Callable[..., Config]):
+    config = tiny_config("sft_pg.transitions_per_update=10")
+    networks, trajectories, _ = setup(config)
+    update = build_algorithm(config)
+    prepared = update.prepare(trajectories, networks)
+    (batch,) = update.batches(prepared, torch.Generator().manual_seed(0))
+    assert batch.advantages.shape == (10,)
+
+
+def test_the_value_loss_does_not_reach_the_critic(tiny_config: Callable[..., Config]):
+    config = tiny_config()
+    networks, trajectories, data = setup(config)
+    learner = Learner(networks, build_algorithm(config), data=data, config=config)
+    before = {name: p.clone() for name, p in networks.critic.named_parameters()}
+    value_before = [p.clone() for p in networks.value.parameters()]
+    learner.update_value(trajectories)
+    assert all(p.grad is None for p in networks.critic.parameters())
+    assert all(torch.equal(p, before[name]) for name, p in networks.critic.named_parameters())
+    assert any(
+        not torch.equal(p, old)
+        for p, old in zip(networks.value.parameters(), value_before, strict=True)
+    )
+
+
+def test_the_policy_step_leaves_critic_and_value_alone(tiny_config: Callable[..., Config]):
+    config = tiny_config("algorithm=pathwise")
+    networks, trajectories, data = setup(config)
+    learner = Learner(networks, build_algorithm(config), data=data, config=config)
+    learner.update_policy(trajectories, iteration=0)
+    for module in (networks.critic, networks.value):
+        assert all(p.grad is None and p.requires_grad for p in module.parameters())
+
+
+def test_advantages_are_the_score_without_baseline(tiny_config: Callable[..., Config]):
+    config = tiny_config("sft_pg.baseline=false", "sft_pg.normalise_advantages=none")
+    networks, trajectories, _ = setup(config)
+    prepared = build_algorithm(config).prepare(trajectories, networks)
+    scores = networks.critic(trajectories.final).detach()
+    assert torch.equal(prepared.advantages, scores.expand_as(prepared.advantages))
+    assert not prepared.advantages.requires_grad
