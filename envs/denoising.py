@@ -22,6 +22,8 @@ OBSERVATIONS = ("dict", "flat")
 ARRAYS = ("numpy", "torch")
 ACTION_BOUNDS = {"next_latent": 100.0, "noise": 10.0, "epsilon": 100.0}
 """Finite bounds, as many libraries want them; beyond anything a sampler does."""
+LATENT_BOUND = 1e6
+"""Latents have no bound; this one is finite, as many libraries want it."""
 
 
 def observation_space(
@@ -29,9 +31,9 @@ def observation_space(
 ) -> spaces.Space[Any]:
     """Space of one observation, ``dict`` or ``flat``."""
     if observation == "flat":
-        return spaces.Box(-np.inf, np.inf, (math.prod(shape) + 1,), np.float32)
+        return spaces.Box(-LATENT_BOUND, LATENT_BOUND, (math.prod(shape) + 1,), np.float32)
     return spaces.Dict(
-        latent=spaces.Box(-np.inf, np.inf, shape, np.float32),
+        latent=spaces.Box(-LATENT_BOUND, LATENT_BOUND, shape, np.float32),
         step_index=spaces.Discrete(num_steps + 1),
     )
 

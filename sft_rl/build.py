@@ -78,13 +78,20 @@ def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
 def build_collector(
     config: Config, shape: tuple[int, ...], session: RaySession | None
 ) -> Collector:
-    """Build who draws trajectories: this process, or actors once the session's Ray is ready."""
-    if session is None:
+    """Build who draws trajectories: this process, or actors.
+
+    Args:
+        config: The run's configuration.
+        shape: Shape of one sample.
+        session: The Ray to wait for before actors start; none if it is there already.
+    """
+    if config.rollout.num_workers == 0:
         runner = build_runner(config, shape)
         return LocalCollector(runner, num_threads=config.rollout.num_threads)
     from sft_rl.distributed.collector import RayCollector
 
-    session.wait()
+    if session is not None:
+        session.wait()
     return RayCollector(partial(build_runner, config, shape), config.rollout)
 
 

@@ -43,5 +43,5 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> 
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, field = name.partition(".")
-        entries.setdefault(int(index), {})[field] = tensor
+        entries.setdefault(int(index), {})[field] = tensor.clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})

@@ -7,18 +7,20 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from sft_rl.algorithms import build_algorithm
 from sft_rl.build import build_collector, build_networks, resolve_device
+from sft_rl.checkpoint import Checkpoint
 from sft_rl.config import Config
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.data.points import write_points
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import own_steps
 from sft_rl.learner import Learner
+from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path, sample_in_units
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretraining import cache_folder, cache_key, pretrained_network
@@ -27,10 +29,13 @@ from sft_rl.store import RunFolder, parameters_sha256
 from sft_rl.trainer import Observer, Trainer
 from sft_rl.types import Metrics
 
+if TYPE_CHECKING:
+    from sft_rl.distributed.session import RaySession
+
 Summary = dict[str, Any]
 
 
-class _Clock:
+class Clock:
     """Seconds by phase; tells the observer when a phase begins."""
 
     def __init__(self, started: float, observer: Observer) -> None:
@@ -40,12 +45,14 @@ class _Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside."""
         begun = time.perf_counter()
         self.observer.phase(name)
         yield
         self.seconds[name] = round(time.perf_counter() - begun, 2)
 
     def total(self) -> dict[str, float]:
+        """Seconds since the start, and of each phase."""
         return {"total": round(time.perf_counter() - self.started, 2), **self.seconds}
 
 
@@ -63,8 +70,7 @@ def train(config: Config, out: Path, *, observer: Observer, started: float) -> S
     """
     data = load_dataset(config.data)
     store = RunFolder.create(out, config)
-    device = resolve_device(config.device)
-    clock = _Clock(started, observer)
+    clock = Clock(started, observer)
     evaluator = Evaluator(data, config.metrics)
     with ExitStack() as stack:
         session = None
@@ -72,17 +78,46 @@ def train(config: Config, out: Path, *, observer: Observer, started: float) -> S
             from sft_rl.distributed.session import RaySession
 
             session = stack.enter_context(RaySession(config.ray, config.rollout))
-        with num_threads(config.learner.num_threads):
-            with clock.phase("pretraining"):
-                network, _ = pretrained_network(
-                    config, data, device=device, progress=observer.progress
-                )
-            with clock.phase("first evaluation"):
-                full_step = full_step_metrics(config, network, evaluator)
-                networks = build_networks(config, network, data.shape)
-                before = evaluator.samples(networks.policy)
-                initial = evaluator.distance(before)
-        learner = Learner(networks, build_algorithm(config), data=data, config=config)
+        with num_threads(config.learner.num_threads), clock.phase("pretraining"):
+            network, _ = pretrained_network(
+                config, data, device=resolve_device(config.device), progress=observer.progress
+            )
+            full_step = full_step_metrics(config, network, evaluator)
+        return fine_tune(
+            network, full_step, store=store, evaluator=evaluator, clock=clock, session=session
+        )
+
+
+def fine_tune(
+    network: nn.Module,
+    full_step: Summary,
+    *,
+    store: RunFolder,
+    evaluator: Evaluator,
+    clock: Clock,
+    session: RaySession | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Summary:
+    """Fine-tune a pretrained network to few steps, evaluate, report.
+
+    Args:
+        network: The pretrained network, on the learner's device; it is trained further.
+        full_step: What :func:`full_step_metrics` says of it.
+        store: The run's folder, which knows the configuration.
+        evaluator: Measures; knows the data.
+        clock: Takes the seconds of the phases and tells the observer of them.
+        session: The Ray to wait for before actors start; none if it is there already.
+        checkpoint: Where to go on; none starts from the pretrained network.
+
+    Returns:
+        The content of summary.json, which is written.
+    """
+    config, data = store.config, evaluator.data
+    with clock.phase("first evaluation"), num_threads(config.learner.num_threads):
+        networks = build_networks(config, network, data.shape)
+        before = evaluator.samples(networks.policy)
+    learner = Learner(networks, build_algorithm(config), data=data, config=config)
+    with ExitStack() as stack:
         with clock.phase("starting workers"):
             collector = build_collector(config, data.shape, session)
             stack.callback(collector.close)
@@ -91,14 +126,35 @@ def train(config: Config, out: Path, *, observer: Observer, started: float) -> S
             collector,
             evaluator=evaluator,
             store=store,
-            observer=observer,
+            observer=clock.observer,
             config=config,
         )
+        if checkpoint is not None:
+            learner.load_state(checkpoint.tensors, version=checkpoint.meta["version"])
+            learner.best_distance = checkpoint.meta["best_distance"]
+            trainer.iteration = checkpoint.meta["iteration"]
         with clock.phase("fine-tuning"):
             trainer.train()
-    policy = learner.result
+    return _conclude(
+        learner.result, full_step, before=before, store=store, evaluator=evaluator, clock=clock
+    )
+
+
+def _conclude(
+    policy: DenoisingPolicy,
+    full_step: Summary,
+    *,
+    before: Array,
+    store: RunFolder,
+    evaluator: Evaluator,
+    clock: Clock,
+) -> Summary:
+    """Measure the result against held-out data, draw the pictures, write the summary."""
+    config, data = store.config, evaluator.data
     with clock.phase("last evaluation"), num_threads(config.learner.num_threads):
+        begun = time.perf_counter()
         after = evaluator.samples(policy)
+        seconds_per_sample = (time.perf_counter() - begun) / len(after)
         final = evaluator.all_distances(after)
         path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
     with clock.phase("plots"):
@@ -110,13 +166,14 @@ def train(config: Config, out: Path, *, observer: Observer, started: float) -> S
         "algorithm": config.algorithm,
         "seed": config.seed,
         "num_steps": config.sampler.num_steps,
-        "sliced_wasserstein_initial": initial,
+        "sliced_wasserstein_initial": evaluator.distance(before),
         "sliced_wasserstein_final": final["sliced_wasserstein"],
         "sliced_wasserstein_full_step": full_step["sliced_wasserstein"],
         "noise_floor": full_step["noise_floor"],
         "final": final,
         "full_step": full_step,
         "protocol": {**evaluator.protocol, "nfe": policy.num_steps},
+        "seconds_per_sample": seconds_per_sample,
         "wall_seconds": clock.total(),
         "policy_sha256": parameters_sha256(policy),
     }

@@ -1,0 +1,155 @@
+"""The command line as a user has it: real processes, their files, their exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+SUMMARY_KEYS = {
+    "num_steps",
+    "sliced_wasserstein_initial",
+    "sliced_wasserstein_final",
+    "sliced_wasserstein_full_step",
+    "noise_floor",
+    "wall_seconds",
+    "policy_sha256",
+}
+
+
+def sft_rl(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sft_rl", *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ.copy())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...]) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    done = sft_rl("train", "swiss_roll", *tiny_settings, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "fine-tuning 3/3" in done.stdout
+    assert "noise floor" in done.stdout
+    return out
+
+
+def test_a_run_leaves_everything(run: Path):
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary.keys() >= SUMMARY_KEYS
+    assert summary["num_steps"] == 4
+    assert summary["protocol"] == {
+        "num_samples": 400,
+        "num_projections": 20,
+        "num_exact": 100,
+        "reference": "held-out swiss_roll",
+        "seed": 0,
+        "nfe": 4,
+    }
+    assert summary["wall_seconds"]["total"] > 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["sampler"]["num_steps"] == 4
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert metrics["iteration"].tolist() == [1, 2, 3]
+    assert metrics["sliced_wasserstein"].notna().tolist() == [False, True, True]
+    assert sorted(p.name for p in (run / "plots").iterdir()) == [
+        "curves.png",
+        "path.png",
+        "samples.png",
+    ]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["000002", "000003"]
+
+
+def test_a_taken_folder_is_refused_and_left_alone(run: Path, tiny_settings: tuple[str, ...]):
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    done = sft_rl("train", "swiss_roll", *tiny_settings, "--out", str(run))
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+def test_evaluate_repeats_the_summary(run: Path):
+    done = sft_rl("evaluate", str(run))
+    final = json.loads((run / "summary.json").read_text())["sliced_wasserstein_final"]
+    assert done.returncode == 0, done.stderr
+    assert f"{final:.5f}" in done.stdout
+
+
+def test_samples_are_in_the_datas_units_and_repeatable(run: Path, tmp_path: Path):
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        done = sft_rl(
+            "sample",
+            str(run),
+            "--num",
+            "50",
+            "--out",
+            str(tmp_path / f"{name}.npy"),
+            "--seed",
+            seed,
+        )
+        assert done.returncode == 0, done.stderr
+    a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
+    assert a.shape == (50, 2)
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+    again = sft_rl("sample", str(run), "--num", "5", "--out", str(tmp_path / "a.npy"))
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+def test_a_users_own_points(tmp_path: Path, tiny_settings: tuple[str, ...]):
+    points = np.random.default_rng(0).normal([100.0, 5.0, 0.0], [10.0, 1.0, 0.1], (1500, 3))
+    np.save(tmp_path / "points.npy", points)
+    done = sft_rl(
+        "train",
+        "swiss_roll",
+        *tiny_settings,
+        "data.path=points.npy",
+        "--out",
+        "run",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    done = sft_rl("sample", "run", "--num", "500", "--out", "samples.npy", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    samples = np.load(tmp_path / "samples.npy")
+    assert samples.shape == (500, 3)
+    assert abs(samples[:, 0].mean() - 100.0) < 30.0
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["train", "swissroll"], ["preset", "swissroll", "swiss_roll"]),
+        (["train", "swiss_roll", "sampler.stps=3"], ["sampler.stps", "unknown"]),
+        (["train", "swiss_roll", "seed=x"], ["seed", "'x'", "integer"]),
+        (["train", "swiss_roll", "sampler.num_steps=0"], ["sampler.num_steps", "1", "got 0"]),
+        (["train", "swiss_roll", "data.path=none.npy"], ["data.path", "none.npy"]),
+        (["train", "swiss_roll", "algorithm=pqo"], ["algorithm", "pqo", "ppo"]),
+        (["train", "swiss_roll", "sampler.eta=0"], ["sampler.eta", "pathwise"]),
+        (["train", "swiss_roll", "device=cuda:9"], ["device", "cuda:9"]),
+        (["train", "swiss_roll", "rollout.num_workers=999"], ["rollout.num_workers", "999"]),
+        (["train", "swiss_roll", "critic.objective=foo"], ["critic.objective", "foo", "hinge"]),
+        (["train", "swiss_roll", "reward=foo"], ["reward", "foo", "module:function"]),
+        (["evaluate", "nowhere"], ["nowhere", "holds no run"]),
+        (["sample", "nowhere", "--num", "0", "--out", "x.npy"], ["--num", "got 0"]),
+        (["presets", "nothing"], ["preset", "nothing"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(args: list[str], words: list[str], tmp_path: Path):
+    out = ["--out", str(tmp_path / "run")] if args[0] == "train" else []
+    done = sft_rl(*args, *out, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert all(word in done.stderr for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_presets_are_listed_and_shown():
+    listed = sft_rl("presets").stdout
+    assert "swiss_roll_paper" in listed
+    shown = yaml.safe_load(sft_rl("presets", "swiss_roll_paper").stdout)
+    assert shown["training"]["n_critic"] == 5

@@ -1,0 +1,38 @@
+"""Distances in closed form."""
+
+import numpy as np
+import pytest
+
+from sft_rl.metrics.distances import earth_movers, mmd, noise_floor, sliced_wasserstein
+
+POINTS = np.random.default_rng(0).normal(size=(500, 2))
+
+
+def test_translated_points_are_as_far_as_the_translation():
+    moved = POINTS + np.array([3.0, 4.0])
+    assert earth_movers(POINTS, moved) == pytest.approx(5.0, rel=1e-6)
+    # In d dimensions a random direction sees 1 / sqrt(d) of it, in the mean square.
+    sliced = sliced_wasserstein(POINTS, moved, num_projections=5000, seed=0)
+    assert sliced == pytest.approx(5.0 / np.sqrt(2.0), rel=0.02)
+
+
+def test_the_same_points_in_another_order_are_at_zero():
+    shuffled = np.random.default_rng(1).permutation(POINTS)
+    # Distances of a point to itself are square roots of rounding errors.
+    assert earth_movers(POINTS, shuffled) == pytest.approx(0.0, abs=1e-7)
+    distance = sliced_wasserstein(POINTS, shuffled, num_projections=50, seed=0)
+    assert distance == pytest.approx(0.0, abs=1e-9)
+
+
+def test_mmd_is_unbiased_around_zero_and_grows_with_the_distance():
+    generator = np.random.default_rng(2)
+    same = [mmd(*generator.normal(size=(2, 200, 2))) for _ in range(40)]
+    assert abs(np.mean(same)) < 4 * np.std(same) / np.sqrt(40)
+    far = mmd(POINTS, POINTS + 0.5)
+    assert far > 5 * np.std(same)
+    assert mmd(POINTS, POINTS + 1.0) > far
+
+
+def test_the_noise_floor_is_the_mean_distance_of_real_to_real():
+    draws = [np.full((3, 1), value) for value in (0.0, 1.0, 3.0)]
+    assert noise_floor(earth_movers, draws) == pytest.approx(2.0)

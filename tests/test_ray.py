@@ -1,0 +1,82 @@
+"""Rollouts on Ray: the same numbers as without, and nothing left running."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+
+def start(out: Path, *settings: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings, "--out", str(out)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
+        start_new_session=True,
+    )
+
+
+def session_processes(session: int) -> list[str]:
+    """Command lines of live processes of a session, as its leader's children are."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append((folder / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def wait_until_gone(session: int, seconds: float = 20.0) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while (left := session_processes(session)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+def test_any_number_of_workers_gives_the_same_policy(
+    tmp_path: Path, tiny_settings: tuple[str, ...]
+):
+    hashes = {}
+    for num_workers, cpus in ((0, 1), (2, 0.5), (3, 0.5)):
+        out = tmp_path / str(num_workers)
+        process = start(
+            out,
+            *tiny_settings,
+            f"rollout.num_workers={num_workers}",
+            f"rollout.num_cpus_per_worker={cpus}",
+            "rollout.shards_per_batch=2",
+        )
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert wait_until_gone(process.pid) == []
+        hashes[num_workers] = json.loads((out / "summary.json").read_text())["policy_sha256"]
+    assert len(set(hashes.values())) == 1
+
+
+def test_ctrl_c_stops_ray_too(tmp_path: Path, tiny_settings: tuple[str, ...]):
+    settings = (*tiny_settings, "rollout.num_workers=1", "training.num_iterations=1000000")
+    process = start(tmp_path / "run", *settings)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("fine-tuning "):
+            break
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "sft-rl: interrupted" in errors
+    assert "Traceback" not in errors
+    assert wait_until_gone(process.pid) == []
