@@ -56,8 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.set_defaults(run=_pretrain)
 
     train = commands.add_parser("train", help="fine-tune a sampler to few steps")
-    _add_settings(train)
+    train.add_argument("preset", nargs="?", help="a name from `sft-rl presets`")
+    train.add_argument("settings", nargs="*", metavar="key=value", help="settings to change")
+    train.add_argument("--config", metavar="FILE", help="a config.yaml instead of a preset")
     train.add_argument("--out", type=Path, help="run folder (default: a new one under runs/)")
+    train.add_argument(
+        "--resume", action="store_true", help="go on with the interrupted run in --out"
+    )
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="measure the sampler of a run again")
@@ -72,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.set_defaults(run=_sample)
 
     from cluster.cli import add_cluster_commands
+    from tuning.cli import add_tune_command
 
+    add_tune_command(commands)
     add_cluster_commands(commands)
     return parser
 
@@ -105,18 +112,29 @@ def _pretrain(args: argparse.Namespace, started: float) -> None:
 
 
 def _train(args: argparse.Namespace, started: float) -> None:
-    from sft_rl.presets import load_config
-    from sft_rl.store import free_run_path
+    from sft_rl.presets import load_config, load_config_file
+    from sft_rl.store import RunFolder, free_run_path
 
-    config = load_config(args.preset, args.settings)
+    if args.config is not None:  # the first word is a setting, then
+        settings = [args.preset, *args.settings] if args.preset else []
+        config = load_config_file(args.config, settings)
+    elif args.preset is not None:
+        config = load_config(args.preset, args.settings)
+    else:
+        raise UserError("PRESET: is missing; name one from `sft-rl presets`, or give --config FILE")
+    if args.resume and args.out is None:
+        raise UserError("--resume: say which run, with --out FOLDER")
     out = args.out or free_run_path(config.preset, config.sampler.num_steps, config.seed)
     from sft_rl.build import check
     from sft_rl.progress import ConsoleObserver
     from sft_rl.run import train
 
     check(config)
+    if args.resume and RunFolder.open(out).finished_iterations >= config.training.num_iterations:
+        sys.stdout.write(f"{out} is finished, nothing to do\n")
+        return
     with ConsoleObserver() as observer:
-        summary = train(config, out, observer=observer, started=started)
+        summary = train(config, out, observer=observer, started=started, resume=args.resume)
     num = summary["num_steps"]
     observer.table(
         f"{out}: sliced Wasserstein distance",

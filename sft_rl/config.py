@@ -343,6 +343,10 @@ class LearnerConfig(Section):
 
     num_threads: Count = 1
     """CPU threads the learner computes with; a result depends on it in the last bits."""
+    num_cpus: NonNegative = 1.0
+    """Logical CPUs of the learner where Ray places it, as in `sft-rl tune`; may be fractional."""
+    num_gpus: NonNegative = 0.0
+    """GPUs of the learner where Ray places it; may be fractional."""
 
 
 class MetricsConfig(Section):

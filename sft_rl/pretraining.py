@@ -107,4 +107,4 @@ def pretrain(
         done = iteration + 1
         if done % REPORT_EVERY == 0 or done == options.num_iterations:
             progress(done, options.num_iterations, {"pretraining_loss": loss.item()})
-    return average
+    return average.requires_grad_(True)

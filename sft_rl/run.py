@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from sft_rl.learner import Learner
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path, sample_in_units
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.preemption import PreemptionNotice
 from sft_rl.pretraining import cache_folder, cache_key, pretrained_network
 from sft_rl.rollout import num_threads
 from sft_rl.store import RunFolder, parameters_sha256
@@ -56,23 +58,30 @@ class Clock:
         return {"total": round(time.perf_counter() - self.started, 2), **self.seconds}
 
 
-def train(config: Config, out: Path, *, observer: Observer, started: float) -> Summary:
+def train(
+    config: Config, out: Path, *, observer: Observer, started: float, resume: bool = False
+) -> Summary:
     """Run the main job: pretrain once, fine-tune to few steps, evaluate, report.
 
     Args:
         config: The run's configuration, checked.
-        out: Folder of the new run.
+        out: Folder of the run, new unless it is resumed.
         observer: Is told of the progress.
         started: When the command began, by ``time.perf_counter()``.
+        resume: Go on with the interrupted run in `out`.
 
     Returns:
         The content of summary.json.
     """
     data = load_dataset(config.data)
-    store = RunFolder.create(out, config)
+    store = RunFolder.open(out) if resume else RunFolder.create(out, config)
+    store.warn = observer.warn
     clock = Clock(started, observer)
     evaluator = Evaluator(data, config.metrics)
     with ExitStack() as stack:
+        stack.enter_context(store.lock())
+        notice = stack.enter_context(PreemptionNotice())
+        checkpoint = store.resume(config) if resume else None
         session = None
         if config.rollout.num_workers > 0:
             from sft_rl.distributed.session import RaySession
@@ -84,7 +93,14 @@ def train(config: Config, out: Path, *, observer: Observer, started: float) -> S
             )
             full_step = full_step_metrics(config, network, evaluator)
         return fine_tune(
-            network, full_step, store=store, evaluator=evaluator, clock=clock, session=session
+            network,
+            full_step,
+            store=store,
+            evaluator=evaluator,
+            clock=clock,
+            session=session,
+            checkpoint=checkpoint,
+            notice=notice,
         )
 
 
@@ -97,6 +113,7 @@ def fine_tune(
     clock: Clock,
     session: RaySession | None = None,
     checkpoint: Checkpoint | None = None,
+    notice: PreemptionNotice | None = None,
 ) -> Summary:
     """Fine-tune a pretrained network to few steps, evaluate, report.
 
@@ -108,6 +125,7 @@ def fine_tune(
         clock: Takes the seconds of the phases and tells the observer of them.
         session: The Ray to wait for before actors start; none if it is there already.
         checkpoint: Where to go on; none starts from the pretrained network.
+        notice: Asked after every iteration whether to save and leave.
 
     Returns:
         The content of summary.json, which is written.
@@ -128,10 +146,12 @@ def fine_tune(
             store=store,
             observer=clock.observer,
             config=config,
+            notice=notice,
         )
         if checkpoint is not None:
+            best = checkpoint.meta["best_distance"]
             learner.load_state(checkpoint.tensors, version=checkpoint.meta["version"])
-            learner.best_distance = checkpoint.meta["best_distance"]
+            learner.best_distance = math.inf if best is None else best
             trainer.iteration = checkpoint.meta["iteration"]
         with clock.phase("fine-tuning"):
             trainer.train()

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
+import math
+import os
 import shutil
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +20,7 @@ from torch import nn
 
 import sft_rl
 from sft_rl import checkpoint
-from sft_rl.checkpoint import Checkpoint, TensorGroups
+from sft_rl.checkpoint import Checkpoint, DamagedCheckpoint, TensorGroups
 from sft_rl.config import Config
 from sft_rl.errors import UserError
 from sft_rl.learner import Learner
@@ -31,11 +38,15 @@ class RunFolder:
     Args:
         path: The folder; it exists.
         config: The run's resolved configuration.
+        warn: Takes what a person should know, such as a damaged checkpoint.
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(
+        self, path: Path, config: Config, *, warn: Callable[[str], None] = warnings.warn
+    ) -> None:
         self.path = path
         self.config = config
+        self.warn = warn
         self._columns: list[str] = []
 
     @staticmethod
@@ -47,8 +58,8 @@ class RunFolder:
         """
         if (path / "config.yaml").exists():
             raise UserError(
-                f"--out: {path} already holds a run; choose another folder, or remove it first "
-                f"(rm -r {path}) to replace it"
+                f"--out: {path} already holds a run; add --resume to go on with it, choose another "
+                f"folder, or remove it first (rm -r {path}) to replace it"
             )
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -69,9 +80,31 @@ class RunFolder:
             raise UserError(f"run: {path} holds no run (no config.yaml in it)")
         return RunFolder(path, load_config_file(str(path / "config.yaml")))
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of the folder; a dead process leaves no lock behind.
+
+        Raises:
+            UserError: Naming the process that works on the run.
+        """
+        with (self.path / ".lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                stream.seek(0)
+                owner = stream.read().strip()
+                raise UserError(f"--out: {self.path} is in use by {owner}") from error
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            stream.flush()
+            yield
+
     def log(self, row: Metrics) -> None:
         """Append one iteration's numbers to metrics.csv; the first row names the columns."""
         file = self.path / "metrics.csv"
+        if not self._columns and file.exists():
+            with file.open(newline="") as stream:
+                self._columns = next(csv.reader(stream), [])
         with file.open("a", newline="") as stream:
             if not self._columns:
                 self._columns = [
@@ -93,33 +126,91 @@ class RunFolder:
             "version": learner.version,
             "sft_rl": sft_rl.__version__,
             "config": self.config.model_dump(mode="json"),
-            "best_distance": learner.best_distance,
+            "best_distance": learner.best_distance if learner.best_distance < math.inf else None,
         }
         folder = self.path / "checkpoints"
         checkpoint.save(folder / f"{iteration:06d}", Checkpoint(learner.state(), meta))
-        numbered = sorted(path for path in folder.iterdir() if path.name.isdigit())
-        for old in numbered[: -self.config.training.keep_checkpoints]:
+        for old in self._checkpoints()[: -self.config.training.keep_checkpoints]:
             shutil.rmtree(old)
 
-    def latest(self) -> Checkpoint:
-        """Load the newest checkpoint.
+    def resume(self, config: Config) -> Checkpoint | None:
+        """Prepare to go on with an interrupted run; return its newest whole checkpoint.
+
+        Rows of metrics.csv beyond the checkpoint are dropped: they will be written again.
+
+        Returns:
+            The checkpoint, or None if the run was interrupted before its first.
 
         Raises:
-            UserError: If there is none, it is damaged, or of another configuration.
+            UserError: If settings differ that must not, or every checkpoint is damaged.
         """
-        folder = self.path / "checkpoints"
-        numbered = sorted(p for p in folder.glob("*") if p.name.isdigit())
-        if not numbered:
-            raise UserError(f"run: {self.path} has no checkpoint yet")
-        loaded = checkpoint.load(numbered[-1])
+        changed = _changes(self.config.model_dump(), config.model_dump())
+        if changed:
+            raise UserError(
+                f"--resume: {self.path} was started with other settings: {'; '.join(changed)}"
+            )
+        self.config = config
+        (self.path / "config.yaml").write_text(dump_config(config))
+        newest = self.latest() if self._checkpoints() else None
+        self._cut_metrics(newest.meta["iteration"] if newest else 0)
+        return newest
+
+    def _cut_metrics(self, iteration: int) -> None:
+        file = self.path / "metrics.csv"
+        if not file.exists():
+            return
+        with file.open(newline="") as stream:
+            rows = list(csv.reader(stream))
+        self._columns = rows[0] if iteration else []
+        column = rows[0].index("iteration")
+        # A row that was being written when the run died is incomplete.
+        whole = [row for row in rows[1:] if len(row) == len(rows[0])]
+        kept = [row for row in whole if int(row[column]) <= iteration]
+        aside = file.with_name(".metrics.csv.tmp")
+        with aside.open("w", newline="") as stream:
+            csv.writer(stream).writerows([rows[0], *kept] if iteration else [])
+        aside.replace(file)
+
+    @property
+    def finished_iterations(self) -> int:
+        """How many iterations the run had when it came to its end; 0 if it has not."""
+        if not (self.path / "summary.json").exists():
+            return 0
+        return self.config.training.num_iterations
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(p for p in (self.path / "checkpoints").glob("*") if p.name.isdigit())
+
+    def latest(self) -> Checkpoint:
+        """Load the newest whole checkpoint, going back over damaged ones.
+
+        Raises:
+            UserError: If there is none.
+        """
+        checkpoints = self._checkpoints()
+        damages = []
+        for folder in reversed(checkpoints):
+            try:
+                loaded = checkpoint.load(folder)
+            except DamagedCheckpoint as damage:
+                damages.append(str(damage))
+                continue
+            for damage_text in damages:
+                self.warn(f"{damage_text}; going back to {folder.name}")
+            self._check_same_model(loaded, folder)
+            return loaded
+        if damages:
+            raise DamagedCheckpoint(f"run: no whole checkpoint is left: {damages[0]}")
+        raise UserError(f"run: {self.path} has no checkpoint yet")
+
+    def _check_same_model(self, loaded: Checkpoint, folder: Path) -> None:
         theirs, ours = loaded.meta["config"], self.config.model_dump(mode="json")
         for section in ("data", "noise", "model", "sampler"):
             if theirs[section] != ours[section]:
                 raise UserError(
-                    f"checkpoint: {numbered[-1]} is of another configuration: "
+                    f"checkpoint: {folder} is of another configuration: "
                     f"{section} is {theirs[section]}, the run's is {ours[section]}"
                 )
-        return loaded
 
     def result(self, shape: tuple[int, ...]) -> tuple[DenoisingPolicy, TensorGroups]:
         """Load the policy a run gave, frozen, and all tensors of the checkpoint it is in."""
@@ -131,7 +222,35 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which scripts read."""
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        aside = self.path / ".summary.json.tmp"
+        aside.write_text(json.dumps(summary, indent=2) + "\n")
+        aside.replace(self.path / "summary.json")
+
+
+FREE_TO_CHANGE = (
+    "description",
+    "ray.",
+    "rollout.num_workers",
+    "rollout.num_cpus_per_worker",
+    "rollout.num_gpus_per_worker",
+    "rollout.timeout_s",
+    "training.keep_checkpoints",
+)
+"""Settings that do not change a result, so that a resumed run may have others."""
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """List the settings in which a resumed run differs and must not."""
+    changed: list[str] = []
+    for name, old in before.items():
+        key, new = prefix + name, after[name]
+        if isinstance(old, dict) and prefix == "" and isinstance(new, dict):
+            changed += _changes(old, new, f"{key}.")
+        elif old != new and not key.startswith(FREE_TO_CHANGE):
+            more = key == "training.num_iterations" and new > old
+            if not more:
+                changed.append(f"{key} was {old!r}, now {new!r}")
+    return changed
 
 
 def free_run_path(preset: str, num_steps: int, seed: int) -> Path:

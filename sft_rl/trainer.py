@@ -10,6 +10,7 @@ from sft_rl.config import Config
 from sft_rl.learner import Learner
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.monitors import MAX_RATIO_DEVIATION, Alarm, drift
+from sft_rl.preemption import Preempted, PreemptionNotice
 from sft_rl.rollout import Collector, Request, num_threads
 from sft_rl.types import Metrics, Trajectories
 
@@ -47,6 +48,7 @@ class Trainer:
         store: Takes metrics and checkpoints.
         observer: Is told of the progress.
         config: Lengths and intervals.
+        notice: Asked after every iteration whether to save and leave.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Trainer:
         store: RunStore,
         observer: Observer,
         config: Config,
+        notice: PreemptionNotice | None = None,
     ) -> None:
         self.learner = learner
         self.collector = collector
@@ -65,12 +68,19 @@ class Trainer:
         self.store = store
         self.observer = observer
         self.config = config
+        self.notice = notice or PreemptionNotice()
         self.alarm = Alarm()
         self.iteration = 0
 
     def train(self) -> None:
-        """Run the iterations that are left."""
+        """Run the iterations that are left.
+
+        Raises:
+            Preempted: After a checkpoint, if a notice arrived.
+            TrainingAlarm: If training went wrong.
+        """
         training = self.config.training
+        self.notice.in_loop = True
         while self.iteration < training.num_iterations:
             with num_threads(self.config.learner.num_threads):
                 row = self._iterate()
@@ -80,9 +90,15 @@ class Trainer:
                     row["sliced_wasserstein"] = distance
                     self.learner.consider(distance)
             self.store.log(row)
-            if self._is_due(training.checkpoint_every):
+            if self._is_due(training.checkpoint_every) or self.notice.arrived:
                 self.store.save(self.learner, iteration=self.iteration)
             self.observer.progress(self.iteration, training.num_iterations, row)
+            if self.notice.arrived:
+                raise Preempted(
+                    f"stopped by SIGTERM after iteration {self.iteration}; a checkpoint is saved, "
+                    "go on with --resume"
+                )
+        self.notice.in_loop = False
 
     def _is_due(self, every: int) -> bool:
         last = self.iteration == self.config.training.num_iterations

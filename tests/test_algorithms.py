@@ -1,6 +1,9 @@
 """Advantages in closed form; PPO's clip; pathwise against the chain it walks."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,3 +102,15 @@ def test_names_are_checked():
         build_algorithm(Config(algorithm="sft_rl.config:Nothing"))
     with pytest.raises(UserError, match="not a subclass"):
         build_algorithm(Config(algorithm="sft_rl.config:Config"))
+
+
+def test_the_example_of_an_own_algorithm_trains(tmp_path: Path, tiny_settings: tuple[str, ...]):
+    """As its page says, from the repository's root."""
+    root = Path(__file__).parent.parent
+    own = "algorithm=examples.batch_baseline:BatchBaseline"
+    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *tiny_settings, own]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "run")], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "summary.json").is_file()

@@ -14,7 +14,13 @@ DDPM = NoiseSchedule.from_config(NoiseConfig())
 def test_fastdpm_var_golden_timesteps():
     config = SamplerConfig(num_steps=10, schedule="fastdpm_var_capped", spacing="quadratic")
     golden = [616.7, 494.0, 394.1, 308.9, 234.9, 170.3, 114.4, 66.9, 28.3, 0.0]
-    assert step_schedule(DDPM, config).timesteps == pytest.approx(golden, abs=0.06)
+    timesteps = step_schedule(DDPM, config).timesteps
+    assert timesteps == pytest.approx(golden, abs=0.06)
+    assert DDPM.alpha_bar_at(timesteps[0]) == pytest.approx(0.0208, abs=5e-5)
+
+
+def test_the_training_noise_ends_where_the_paper_says():
+    assert DDPM.alphas_cumprod[-1] == pytest.approx(4e-5, rel=0.02)
 
 
 @pytest.mark.parametrize("spacing", ["uniform", "quadratic"])
@@ -54,10 +60,14 @@ def test_the_papers_toy_adds_noise_of_variance_beta_at_every_step():
     noise = NoiseSchedule.from_config(
         NoiseConfig(schedule="sigmoid", num_train_timesteps=10, beta_start=1e-5, beta_end=1e-2)
     )
-    schedule = own_steps(noise, fixed_large=True)
-    assert schedule.std[::-1] ** 2 == pytest.approx(noise.betas)
+    schedule = step_schedule(noise, SamplerConfig(num_steps=10, schedule="own"))
+    beta = 1e-5 + (1e-2 - 1e-5) / (1.0 + np.exp(np.linspace(6.0, -6.0, 10)))
+    assert schedule.timesteps.tolist() == list(range(9, -1, -1))
+    assert schedule.std[::-1] ** 2 == pytest.approx(beta)
+    assert schedule.coef_x[::-1] == pytest.approx(1.0 / np.sqrt(1.0 - beta))
+    noise_left = np.sqrt(1.0 - np.cumprod(1.0 - beta))
+    assert schedule.coef_eps[::-1] == pytest.approx(-beta / np.sqrt(1.0 - beta) / noise_left)
     assert schedule.is_stochastic
-    assert noise.betas[[0, -1]] == pytest.approx([1e-5, 1e-2], rel=3.0)
 
 
 def test_ddim_is_deterministic_and_keeps_the_predicted_data():
@@ -71,6 +81,18 @@ def test_ddim_is_deterministic_and_keeps_the_predicted_data():
         x = schedule.coef_x[k] * x + schedule.coef_eps[k] * eps
     assert x == pytest.approx(x_0)
     assert not schedule.std.any()
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_a_step_of_any_eta_keeps_the_marginal(eta: float):
+    """Coefficients and noise of one step land on the next level's signal and variance."""
+    times = np.array([900.0, 500.0, 100.0])
+    g = DDPM.alpha_bar_at(times)
+    schedule = from_levels(times, g, eta=eta)
+    for k in range(2):
+        noise_kept = schedule.coef_x[k] * np.sqrt(1.0 - g[k]) + schedule.coef_eps[k]
+        assert schedule.coef_x[k] * np.sqrt(g[k]) == pytest.approx(np.sqrt(g[k + 1]))
+        assert noise_kept**2 + schedule.std[k] ** 2 == pytest.approx(1.0 - g[k + 1])
 
 
 def test_trailing_times_end_one_spacing_above_zero():

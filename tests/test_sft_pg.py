@@ -70,6 +70,19 @@ def test_the_value_loss_does_not_reach_the_critic(tiny_config: Callable[..., Con
     )
 
 
+@pytest.mark.parametrize(("num_real", "num_generated"), [(7, 7), (7, 3), (3, 8), (1, 1)])
+def test_odd_and_short_batches_are_split_at_the_right_place(
+    tiny_config: Callable[..., Config], num_real: int, num_generated: int
+):
+    """The released code took generated samples for real ones in a short last batch."""
+    networks, trajectories, data = setup(tiny_config())
+    real, generated = data.train[:num_real], trajectories.final[:num_generated]
+    critic = networks.critic
+    loss = critic.loss(real, generated, torch.Generator().manual_seed(0))
+    expected = critic(real).mean() - critic(generated).mean()
+    torch.testing.assert_close(loss.metrics["critic_gap"], expected.detach())
+
+
 def test_the_policy_step_leaves_critic_and_value_alone(tiny_config: Callable[..., Config]):
     config = tiny_config("algorithm=pathwise")
     networks, trajectories, data = setup(config)

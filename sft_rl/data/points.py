@@ -62,7 +62,9 @@ def _read(file: Path) -> object:
     import pandas as pd  # here, since it is slow to import
 
     if file.suffix == ".csv":
-        return pd.read_csv(file)
+        first = pd.read_csv(file, header=None, nrows=1)
+        numeric = all(pd.api.types.is_numeric_dtype(kind) for kind in first.dtypes)
+        return pd.read_csv(file, header=None if numeric else 0)
     if file.suffix == ".parquet":
         return pd.read_parquet(file)
     raise UserError(f"data.path: {file} ends in {file.suffix!r}, expected .npy, .csv or .parquet")
@@ -83,7 +85,7 @@ def write_points(file: Path, points: Array) -> None:
             if file.suffix == ".npy":
                 np.save(stream, points)
             else:
-                pd.DataFrame(points).to_csv(stream, index=False)
+                pd.DataFrame(points).add_prefix("x").to_csv(stream, index=False)
     except FileExistsError as error:
         raise UserError(f"--out: {file} exists already, choose another name") from error
     except OSError as error:

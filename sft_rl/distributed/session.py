@@ -63,15 +63,7 @@ class RaySession:
             self._join(address)
 
     def _start_local(self) -> None:
-        environment = {
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # binds every socket to loopback
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        }
-        for name, value in environment.items():
-            os.environ.setdefault(name, value)
+        set_local_environment()
         import ray
 
         ray.init(
@@ -94,6 +86,19 @@ class RaySession:
             raise UserError(
                 f"ray.address: cannot join {address}: {str(error).splitlines()[0]}"
             ) from error
+
+
+def set_local_environment() -> None:
+    """Set what keeps a local Ray closed; Ray reads it once, when it is first imported."""
+    environment = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # binds every socket to loopback
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
 
 
 def _stop_ray() -> None:

@@ -1,0 +1,1 @@
+"""Examples of extending sft-rl with your own module."""
