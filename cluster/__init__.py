@@ -1,12 +1,9 @@
-"""Cluster files: one small settings file, rendered for `ray up`, KubeRay, Slurm and Docker.
+"""Clusters and jobs: files that start a cluster, submission of jobs, and a doctor.
 
-    settings = load_settings("cluster/settings/kuberay.yaml")
-    manifest = render(settings, "kuberay-cluster")
+One small settings file is rendered for `ray up`, KubeRay, Slurm and Docker::
 
-Nothing here starts a process or talks to a cluster, and no rendered file holds a secret.
+    settings = load_settings("cluster/settings/kuberay.yaml")  # cluster.config
+    manifest = render(settings, "kuberay-cluster")  # cluster.render
+
+Rendering starts no process and talks to no cluster, and no rendered file holds a secret.
 """
-
-from cluster.config import ClusterSettings, load_settings
-from cluster.render import TARGETS, Target, render
-
-__all__ = ["TARGETS", "ClusterSettings", "Target", "load_settings", "render"]

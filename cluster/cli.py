@@ -1,37 +1,51 @@
-"""`sft-rl cluster`: the command line of this package."""
+"""The command lines of this package: `submit`, `jobs`, `doctor` and `cluster render`.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from cluster.config import load_settings
-from cluster.render import TARGETS, render
 from sft_rl.errors import UserError
 
+Subparsers = Any
+"""What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
 
-def add_cluster_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `cluster render`; the parsed arguments carry `run`, which returns the exit code."""
-    cluster = subparsers.add_parser("cluster", help="make the files that start a cluster")
-    commands = cluster.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    command = commands.add_parser(
-        "render",
-        help="render a cluster file from a settings file",
-        description="Render a cluster file from a settings file. No secret is ever written.",
-    )
-    command.add_argument("--settings", required=True, metavar="FILE", help="settings file (YAML)")
-    command.add_argument("--target", required=True, choices=TARGETS, help="what to render")
-    command.add_argument(
-        "--out", default="-", metavar="FILE", help="file to write, or - for standard output"
-    )
-    command.set_defaults(run=run_render)
+Run = Callable[[argparse.Namespace, float], int]
+
+EXIT_CODES = """exit codes:
+  0    the job succeeded, or was submitted with --detach
+  2    wrong input, found here or by the job; otherwise the job's own exit code
+  3    no cluster, wrong token, or a version that does not fit: nothing was submitted
+  4    the job could not run to its end: its environment failed, or its node was lost
+  130  Ctrl-C, and the job goes on
+  143  the job was stopped
+"""
 
 
-def run_render(args: argparse.Namespace) -> int:
+def add_cluster_commands(subparsers: Subparsers) -> None:
+    """Add the commands; the parsed arguments carry `run(args, started)`, the exit code's source."""
+    _add_submit(subparsers)
+    _add_jobs(subparsers)
+    _add_render(subparsers)
+
+
+def run_render(args: argparse.Namespace, started: float) -> int:
     """Render a file as `cluster render` was told.
 
     Raises:
         UserError: the settings are wrong or the file cannot be written.
     """
+    from cluster.config import load_settings
+    from cluster.render import render
+
     text = render(load_settings(args.settings), args.target)
     if args.out == "-":
         sys.stdout.write(text)
@@ -41,3 +55,131 @@ def run_render(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"--out {args.out}: cannot be written: {error.strerror}") from None
     return 0
+
+
+def _add_submit(subparsers: Subparsers) -> None:
+    submit = subparsers.add_parser(
+        "submit",
+        help="run a command on a Ray cluster",
+        usage="sft-rl submit [options] -- train|tune|pretrain|evaluate ...",
+        description="Run a command on a Ray cluster: the code and the data file travel with it.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_address(submit)
+    follow = submit.add_mutually_exclusive_group()
+    follow.add_argument("--follow", action="store_true", help="print the job's log (default)")
+    follow.add_argument("--detach", action="store_true", help="return at once, print the job's ID")
+    submit.add_argument(
+        "--cpus", type=_amount, default=1.0, metavar="N", help="CPUs of the learner (default: 1)"
+    )
+    submit.add_argument(
+        "--gpus",
+        type=_amount,
+        metavar="N",
+        help="GPUs of the learner (default: 1 if a node has one)",
+    )
+    submit.add_argument(
+        "--storage",
+        default="~/sft-rl-runs",
+        type=_storage,
+        metavar="DIR",
+        help="folder on the cluster that gets the run folder; best on shared storage "
+        "(default: ~/sft-rl-runs)",
+    )
+    submit.add_argument(
+        "--env",
+        metavar="FILE",
+        help="YAML with pip or uv packages and env_vars "
+        "(default: all dependencies are on the cluster already)",
+    )
+    submit.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="another file or folder that the job needs",
+    )
+    submit.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    submit.set_defaults(run=_later("cluster.submit", "run_submit"), parsers=subparsers.choices)
+
+
+def _add_jobs(subparsers: Subparsers) -> None:
+    jobs = subparsers.add_parser("jobs", help="list, watch, stop or bring back jobs")
+    commands = jobs.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    helps = {
+        "list": "all jobs of the cluster, the newest first",
+        "logs": "what a job has printed",
+        "stop": "stop a job",
+        "fetch": "bring a job's run folder here",
+    }
+    for name, text in helps.items():
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        _add_address(command)
+        if name != "list":
+            command.add_argument("id", metavar="ID", help="as `submit` and `jobs list` print it")
+        command.set_defaults(run=_later("cluster.jobs", f"run_{name}"))
+    commands.choices["logs"].add_argument(
+        "--follow", action="store_true", help="go on until the job ends, return its exit code"
+    )
+    commands.choices["fetch"].add_argument(
+        "--to", type=Path, metavar="DIR", help="new folder (default: runs/ID)"
+    )
+
+
+def _add_render(subparsers: Subparsers) -> None:
+    cluster = subparsers.add_parser("cluster", help="make the files that start a cluster")
+    commands = cluster.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    render = commands.add_parser(
+        "render",
+        help="render a cluster file from a settings file",
+        description="Render a cluster file from a settings file. No secret is ever written.",
+    )
+    render.add_argument("--settings", required=True, metavar="FILE", help="settings file (YAML)")
+    render.add_argument(
+        "--target",
+        required=True,
+        metavar="TARGET",
+        help="ray-up, kuberay-cluster, kuberay-job, kuberay-storage, slurm or dockerfile",
+    )
+    render.add_argument(
+        "--out", default="-", metavar="FILE", help="file to write, or - for standard output"
+    )
+    render.set_defaults(run=run_render)
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help="job server of the cluster, http://HOST:8265 (default: RAY_API_SERVER_ADDRESS, "
+        "RAY_ADDRESS, or this machine)",
+    )
+
+
+def _later(module: str, function: str) -> Run:
+    """Return a call of a function whose module is imported only then."""
+
+    def run(args: argparse.Namespace, started: float) -> int:
+        # Ray reads it once, when it is imported, and sends no token without it.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        code: int = getattr(import_module(module), function)(args, started)
+        return code
+
+    return run
+
+
+def _amount(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1e6:
+        raise ValueError
+    return number
+
+
+_amount.__name__ = "amount"
+
+
+def _storage(text: str) -> str:
+    if not text.startswith(("/", "~/")):
+        raise argparse.ArgumentTypeError(f"got {text}; it must start with / or ~/")
+    return text

@@ -279,12 +279,21 @@ def parse_settings(raw: object) -> ClusterSettings:
     """
     if not isinstance(raw, Mapping):
         raise UserError(f"expected keys and values, got {type(raw).__name__}")
-    for where, text in _strings(raw):
-        _check_string(where, text)
+    check_strings(raw)
     try:
         return ClusterSettings.model_validate(raw)
     except ValidationError as error:
         raise UserError(_explain(error)) from None
+
+
+def check_strings(value: object) -> None:
+    """Refuse, in nested settings, strings that break out of their line and those like a token.
+
+    Raises:
+        UserError: Naming the field; a token is not repeated.
+    """
+    for where, text in _strings(value):
+        _check_string(where, text)
 
 
 def _strings(value: object, where: str = "") -> Iterator[tuple[str, str]]:

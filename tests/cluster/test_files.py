@@ -18,9 +18,10 @@ from dockerfile_parse import DockerfileParser
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 import cluster.config
-from cluster import TARGETS, ClusterSettings, load_settings, render
 from cluster.cli import add_cluster_commands
+from cluster.config import ClusterSettings, load_settings
 from cluster.dockerfile import COPIED, PACKAGES
+from cluster.render import TARGETS, render
 from sft_rl.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -227,7 +228,7 @@ def run_command(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
     add_cluster_commands(parser.add_subparsers(required=True))
     args = parser.parse_args(["cluster", "render", *arguments])
-    return args.run(args)
+    return args.run(args, 0.0)
 
 
 def test_the_command_writes_a_file_or_standard_output(tmp_path, capsys):

@@ -9,8 +9,8 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 import cluster.config
-from cluster import load_settings, render
-from cluster.config import ClusterSettings
+from cluster.config import ClusterSettings, load_settings
+from cluster.render import render
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT.parent / "shared" / "kuberay"

@@ -8,7 +8,8 @@ import yaml
 from pydantic import BaseModel
 
 import cluster.config
-from cluster import ClusterSettings, load_settings, render
+from cluster.config import ClusterSettings, load_settings
+from cluster.render import render
 from sft_rl.errors import UserError
 
 EXAMPLES = Path(cluster.config.__file__).parent / "settings"

@@ -1,0 +1,291 @@
+"""What is decided before a cluster is asked, and what is accepted from one."""
+
+import argparse
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from cluster.capacity import Bundle, check_capacity
+from cluster.cli import add_cluster_commands
+from cluster.connection import ClusterError, job_server
+from cluster.fetch import Receiver
+from cluster.package import MAX_BYTES, stage
+from cluster.submit import job_command, runtime_environment
+from sft_rl.config import RolloutConfig
+from sft_rl.errors import UserError
+
+TOKEN = "0123456789abcdef" * 4
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    train, evaluate = argparse.ArgumentParser(), argparse.ArgumentParser()
+    train.add_argument("preset")
+    train.add_argument("settings", nargs="*")
+    train.add_argument("--out", type=Path)
+    evaluate.add_argument("folder", type=Path)
+    return {"train": train, "evaluate": evaluate}
+
+
+def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "sft_rl", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_a_job_gets_a_run_folder_that_outlives_it():
+    command = job_command(["train", "swiss_roll", "seed=1"], parsers(), out="~/runs/a b")
+    expected = "python -m sft_rl train swiss_roll seed=1 --out ~/'runs/a b'"
+    assert command.entrypoint == expected
+    assert command.rollout is not None
+
+
+@pytest.mark.parametrize("out", [["--out", "/shared/x"], ["--out=/shared/x"]])
+def test_an_own_run_folder_is_kept(out):
+    command = job_command(["train", *out, "swiss_roll"], parsers(), out="~/runs/1")
+    assert command.entrypoint == "python -m sft_rl train swiss_roll --out /shared/x"
+
+
+def test_nothing_of_a_command_reaches_the_shell():
+    words = ["evaluate", "/runs/$(date); `id`'"]
+    entrypoint = job_command(words, parsers(), out="").entrypoint
+    echoed = subprocess.run(["sh", "-c", f"printf '%s\\n' {entrypoint}"], capture_output=True)
+    assert echoed.stdout.decode().splitlines()[-1] == words[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "submit: got 'nothing' after --"),
+        (["trian"], "submit: got 'trian' after --; did you mean 'train'?"),
+        (["sample", "x"], "submit: got 'sample' after --"),
+        (["train", "swiss_rol"], "preset: 'swiss_rol' is unknown; did you mean 'swiss_roll'?"),
+        (["train", "swiss_roll", "sead=1"], "sead: unknown setting; did you mean 'seed'?"),
+        (["train", "swiss_roll", "--out", "runs/x"], "--out: got runs/x; on the cluster it must"),
+        (["evaluate", "runs/x"], "RUN: got runs/x; on the cluster it must be an absolute path"),
+        (["train", "swiss_roll", f"data.path={TOKEN}"], "[2]: looks like a token"),
+    ],
+)
+def test_a_wrong_command_is_refused_before_anything_is_sent(words, said):
+    with pytest.raises(UserError) as caught:
+        job_command(words, parsers(), out="~/runs/1")
+    assert str(caught.value).startswith(said)
+    assert TOKEN not in str(caught.value)
+
+
+def test_only_what_is_needed_travels(tmp_path, monkeypatch):
+    here, package = tmp_path / "here", tmp_path / "package"
+    (here / "mine" / "__pycache__").mkdir(parents=True)
+    package.mkdir()
+    for name in ("points.npy", "secret.txt", "mine/critic.py", "mine/.env", "mine/__pycache__/c"):
+        (here / name).write_text("x")
+    monkeypatch.chdir(here)
+    words = ["train", "swiss_roll", "data.path=points.npy"]
+    files = job_command(words, parsers(), out="~/runs/1").files
+    stage(package, [*files, "mine"])
+    there = {p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file()}
+    own = {name for name in there if name.split("/")[0] in ("sft_rl", "envs", "tuning", "cluster")}
+    assert there - own == {"points.npy", "mine/critic.py"}
+    assert {"sft_rl/__main__.py", "sft_rl/presets/swiss_roll.yaml"} <= own
+    assert {name.rsplit(".", 1)[-1] for name in own} == {"py", "yaml", "typed"}
+    done = subprocess.run([sys.executable, "-m", "sft_rl", "presets"], cwd=package)
+    assert done.returncode == 0
+
+
+def test_a_large_package_is_refused_with_its_largest_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, size in (("large.npy", MAX_BYTES), ("small.npy", 10 * 2**20)):
+        with Path(name).open("wb") as file:
+            file.truncate(size)
+    (tmp_path / "package").mkdir()
+    with pytest.raises(UserError) as caught:
+        stage(tmp_path / "package", ["large.npy", "small.npy"])
+    assert re.match(
+        r"package: 11\d\.\d MiB, allowed: 100 MiB; the largest files: "
+        r"large.npy \(100.0 MiB\), small.npy \(10.0 MiB\), ",
+        str(caught.value),
+    )
+    assert list((tmp_path / "package").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "nowhere"])
+def test_what_cannot_be_included(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"--include: .*{name}"):
+        stage(tmp_path, [name])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pipp: [x]", "pipp: unknown key; did you mean 'pip'?"),
+        ("[pip]", "holds list, expected keys and values"),
+        ("{pip: [x], uv: [y]}", "pip"),
+        ("env_vars: {A: 1}", "env_vars"),
+        ("env_vars: {RAY_AUTH_TOKEN: x}", "env_vars: RAY_AUTH… is the nodes' own"),
+        (f"env_vars: {{A: {TOKEN}}}", "env_vars.A: looks like a token"),
+        ("a: [", "cannot read"),
+    ],
+)
+def test_a_wrong_environment_is_refused(tmp_path, text, said):
+    file = tmp_path / "env.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        runtime_environment(str(file))
+    assert said in str(caught.value)
+    assert TOKEN not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_where_the_job_server_is(monkeypatch):
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    assert job_server(None) == "http://127.0.0.1:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert job_server(None) == "http://127.0.0.1:8265", "not the address of a job server"
+    monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.1:8265/")
+    assert job_server(None) == "http://10.0.0.1:8265"
+    assert job_server("head:8265") == "http://head:8265"
+    for wrong in ("ray://head:10001", "http://", "http://head:x", "http://user:secret@head:8265"):
+        with pytest.raises(UserError, match="allowed: the job server, as http://HOST") as caught:
+            job_server(wrong)
+        assert "secret" not in str(caught.value)
+
+
+@contextmanager
+def server(code: int, body: str) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    http = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_port}"
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "said"),
+    [
+        (200, json.dumps({"ray_version": "2.9.3"}), "runs Ray 2.9.3; allowed: 2.60 or later"),
+        (200, "<html>", "the job server at"),
+        (404, "", "the job server at"),
+    ],
+)
+def test_a_cluster_that_does_not_fit(code, body, said):
+    with server(code, body) as address:
+        done = run("jobs", "list", "--address", address, RAY_AUTH_TOKEN=TOKEN)
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_cluster_at_the_address():
+    done = run("submit", "--address", "http://127.0.0.1:1", "--", "train", "swiss_roll")
+    assert done.returncode == 3
+    assert "no cluster at http://127.0.0.1:1: Connection refused" in done.stderr
+
+
+NODES = {"a": Bundle(4, 0), "b": Bundle(8, 2)}
+
+
+@pytest.mark.parametrize(
+    ("learner", "workers", "fits"),
+    [
+        (Bundle(1, 0), dict(num_workers=11), True),
+        (Bundle(1, 0), dict(num_workers=12), False),
+        (Bundle(1, 1), dict(num_workers=2, num_gpus_per_worker=0.5), True),
+        (Bundle(1, 1), dict(num_workers=3, num_gpus_per_worker=0.5), False),
+        (Bundle(8, 2), dict(num_workers=4), True),
+        (Bundle(9, 0), dict(num_workers=0), False),
+        (Bundle(0, 3), dict(num_workers=0), False),
+    ],
+)
+def test_room_for_a_job(learner, workers, fits):
+    if fits:
+        check_capacity(NODES, learner, RolloutConfig(**workers))
+        return
+    with pytest.raises(UserError, match="a has 4 CPUs; b has 8 CPUs and 2 GPUs"):
+        check_capacity(NODES, learner, RolloutConfig(**workers))
+
+
+def sent(path: str, content: bytes, *, digest: str | None = None) -> str:
+    lines = [
+        json.dumps({"files": 1, "bytes": len(content)}),
+        json.dumps({"path": path}),
+        base64.b64encode(content).decode(),
+        json.dumps({"sha256": digest or hashlib.sha256(content).hexdigest()}),
+    ]
+    return "\n".join(["Running entrypoint for job x: {}", *lines, ""])
+
+
+def test_a_folder_arrives_in_pieces_of_any_size(tmp_path):
+    receiver = Receiver(tmp_path)
+    text = sent("checkpoints/a.bin", b"\x00{}\n")
+    for start in range(0, len(text), 7):
+        receiver.feed(text[start : start + 7])
+    receiver.check_whole()
+    assert (tmp_path / "checkpoints" / "a.bin").read_bytes() == b"\x00{}\n"
+
+
+@pytest.mark.parametrize(
+    "path", ["../x", "/tmp/x", "a/../../x", "..", "", ".", "a\\..\\x", "a\x00b", "a\nb"]
+)
+def test_a_file_that_leaves_the_folder_is_refused(tmp_path, path):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    with pytest.raises(ClusterError, match="which leaves the run folder"):
+        Receiver(inside).feed(sent(path, b"x"))
+    assert [p.name for p in tmp_path.rglob("*")] == ["inside"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (sent("a", b"x", digest="0" * 64), "arrived damaged"),
+        (sent("a", b"x").rsplit("\n", 2)[0] + "\n", "0 of 1 files arrived"),
+        ("", r"0 of \? files arrived"),
+        (sent("a", b"x").replace("eA==", "e!!="), "the job's log is damaged"),
+        (json.dumps({"error": "no such folder"}) + "\n", "fetch: no such folder"),
+        (sent("a", b"x") + json.dumps({"surprise": 1}) + "\n", "the job's log is not a folder"),
+        (sent("a", b"x").replace('"bytes": 1', '"bytes": 1e30'), "not a folder"),
+        (sent("a", b"x").replace('"bytes": 1', f'"bytes": {10**18}'), "the disk"),
+    ],
+)
+def test_a_copy_that_is_not_whole_is_refused(tmp_path, text, said):
+    receiver = Receiver(tmp_path)
+    with pytest.raises(UserError, match=said):
+        receiver.feed(text)
+        receiver.check_whole()
+
+
+def test_the_command_line_starts_without_ray():
+    code = (
+        "import sys, sft_rl.cli; sft_rl.cli._parser(); "
+        "sys.exit(any(m in sys.modules for m in ('ray', 'torch', 'pydantic', 'yaml')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_command_has_a_parser():
+    subparsers = argparse.ArgumentParser().add_subparsers()
+    add_cluster_commands(subparsers)
+    assert {"submit", "jobs", "doctor", "cluster"} == set(subparsers.choices)

@@ -1,0 +1,168 @@
+"""The command line of this package: `sft-rl tune`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from tuning.search import Search
+
+Subparsers = Any
+"""What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
+
+EPILOG = """examples:
+  sft-rl tune swiss_roll --search lr_steps --num-trials 16 --out runs/search
+  sft-rl tune swiss_roll sampler.num_steps=4 --search space.yaml --num-trials 8 --out runs/four
+  sft-rl tune --resume runs/search
+
+A key that is set on the command line is not searched.
+"""
+
+
+def add_tune_command(subparsers: Subparsers) -> None:
+    """Add `tune`; the parsed arguments carry `run(args, started)`."""
+    tune = subparsers.add_parser(
+        "tune",
+        help="search settings: how few steps can be afforded, and how",
+        description="Search settings with Ray Tune; every trial is the real job.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tune.add_argument("preset", nargs="?", help="a name from `sft-rl presets`")
+    tune.add_argument("settings", nargs="*", metavar="key=value", help="settings of every trial")
+    tune.add_argument("--search", metavar="NAME|FILE", help="ready search space, or a YAML file")
+    tune.add_argument("--num-trials", type=int, metavar="N", help="how many trials")
+    tune.add_argument("--out", type=Path, metavar="DIR", help="folder of the new search")
+    tune.add_argument("--seed", type=int, help="seed of the search and of every trial")
+    tune.add_argument(
+        "--searcher",
+        choices=("random", "optuna"),
+        default="random",
+        help="random draws (and the grid in turn), or Optuna's TPE",
+    )
+    tune.add_argument(
+        "--scheduler",
+        choices=("none", "asha", "pbt"),
+        default="none",
+        help="stop weak trials early (asha), or population-based training of learning rates (pbt)",
+    )
+    tune.add_argument(
+        "--metric",
+        default="sliced_wasserstein",
+        help="what ranks the trials (default: sliced_wasserstein)",
+    )
+    tune.add_argument("--address", metavar="URL", help="Ray cluster to run on (default: start one)")
+    tune.add_argument("--resume", type=Path, metavar="DIR", help="go on with a search")
+    tune.add_argument("--wandb", metavar="PROJECT", help="log trials to Weights & Biases, too")
+    tune.add_argument("--mlflow", metavar="URI", help="log trials to an MLflow server or folder")
+    tune.set_defaults(run=run_tune)
+
+
+def run_tune(args: argparse.Namespace, started: float) -> int:
+    """Run `sft-rl tune`; return 0, or 130 if it was interrupted.
+
+    Raises:
+        UserError: If anything asked for cannot work; nothing has been started then.
+    """
+    address = args.address or os.environ.get("RAY_ADDRESS")
+    if args.resume is not None:
+        search, folder = _resumed(args), args.resume
+    else:
+        search, folder = _new(args), args.out
+    search.check(address)
+    from sft_rl.distributed.session import set_local_environment
+
+    if address is None:
+        set_local_environment()  # before Ray is imported
+    from tuning.resources import refuse_if_too_large, this_machine
+    from tuning.runner import largest_request, run_search
+    from tuning.trackers import trackers
+
+    if address is None:
+        refuse_if_too_large(largest_request(search), this_machine())
+    callbacks = trackers(folder.resolve().name, wandb=args.wandb, mlflow=args.mlflow)
+    if args.resume is None:
+        _create(folder, search)
+    records = run_search(search, folder, address=address, trackers=callbacks)
+    from tuning.report import write_report
+
+    text = write_report(search, folder, records)
+    unfinished = search.num_trials - sum(
+        record.state in ("done", "stopped", "failed") for record in records.all()
+    )
+    sys.stdout.write(f"{text}\nreport: {folder / 'report.md'}\n")
+    if unfinished:
+        sys.stderr.write(
+            f"sft-rl: interrupted, {unfinished} trials are not finished; "
+            f"go on with: sft-rl tune --resume {folder}\n"
+        )
+        return 130
+    return 0
+
+
+def _new(args: argparse.Namespace) -> Search:
+    for name, value in (
+        ("PRESET", args.preset),
+        ("--search", args.search),
+        ("--num-trials", args.num_trials),
+        ("--out", args.out),
+    ):
+        if value is None:
+            raise UserError(
+                f"{name}: is missing; a new search needs PRESET, --search, --num-trials and --out"
+            )
+    if (args.out / "search.yaml").exists():
+        raise UserError(
+            f"--out: {args.out} already holds a search; go on with it: "
+            f"sft-rl tune --resume {args.out}"
+        )
+    from sft_rl.presets import load_config
+    from tuning.search import Search
+    from tuning.space import load_space
+
+    config = load_config(args.preset, args.settings)
+    settings = list(args.settings)
+    if config.data.path is not None:  # trials run elsewhere, and a search may be resumed elsewhere
+        settings.append(f"data.path={Path(config.data.path).resolve()}")
+    keys = {setting.partition("=")[0] for setting in settings}
+    space = load_space(args.search).without(keys)
+    num_trials = args.num_trials
+    if not space.drawn and num_trials > len(space.grid):
+        num_trials = len(space.grid)
+        sys.stdout.write(f"--num-trials: the grid has {num_trials} points, each runs once\n")
+    return Search(
+        preset=args.preset,
+        settings=tuple(settings),
+        space=space,
+        num_trials=num_trials,
+        seed=config.seed if args.seed is None else args.seed,
+        searcher=args.searcher,
+        scheduler=args.scheduler,
+        metric=args.metric,
+    )
+
+
+def _resumed(args: argparse.Namespace) -> Search:
+    given = (args.preset, args.search, args.num_trials, args.out, args.seed)
+    if any(value is not None for value in given):
+        raise UserError(
+            "--resume: takes everything from the folder's search.yaml; give no preset, "
+            "settings, --search, --num-trials, --out or --seed with it"
+        )
+    from tuning.search import Search
+
+    return Search.load(args.resume)
+
+
+def _create(folder: Path, search: Search) -> None:
+    try:
+        (folder / "trials").mkdir(parents=True, exist_ok=True)
+        search.save(folder)
+    except OSError as error:
+        raise UserError(f"--out: cannot write to {folder}: {error.strerror}") from error

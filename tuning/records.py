@@ -1,0 +1,103 @@
+"""What is known of each trial, on disk, so that a search outlives its driver."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from sft_rl.errors import UserError
+from tuning.space import Values
+
+State = Literal["waiting", "running", "done", "stopped", "failed"]
+
+FILE = "trial.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial.
+
+    Attributes:
+        index: Its number.
+        values: The searched keys; under population-based training the newest ones.
+        state: ``stopped`` is early, by the scheduler; ``failed`` is after all retries.
+        percent: How much of its iterations is over.
+        attempts: How often it was started.
+        error: Why it failed, one line.
+        curve: Validation distance by iteration, as pairs.
+    """
+
+    index: int
+    values: Values
+    state: State = "waiting"
+    percent: float = 0.0
+    attempts: int = 0
+    error: str = ""
+    curve: tuple[tuple[int, float], ...] = field(default=())
+
+    def updated(self, **changes: Any) -> Record:
+        """Return a copy with changes."""
+        return replace(self, **changes)
+
+
+class Records:
+    """The trials of a search, by number; every change is on disk before it is answered.
+
+    Args:
+        folder: The search's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records: dict[int, Record] = {}
+        for file in sorted((folder / "trials").glob(f"*/{FILE}")):
+            record = _read(file)
+            self._records[record.index] = record
+
+    def __getitem__(self, index: int) -> Record:
+        return self._records[index]
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._records
+
+    def all(self) -> list[Record]:
+        """Return all trials in the order of their numbers."""
+        return [self._records[index] for index in sorted(self._records)]
+
+    def run_folder(self, index: int) -> Path:
+        """Return the folder of a trial's run."""
+        return self.folder / "trials" / f"{index:03d}"
+
+    def summary(self, index: int) -> dict[str, Any] | None:
+        """Return a finished trial's summary.json."""
+        file = self.run_folder(index) / "summary.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def quality(self, index: int, metric: str) -> float | None:
+        """Return a finished trial's final distance, or the newest validation distance of others."""
+        summary = self.summary(index)
+        if summary is not None:
+            return float(summary["final"][metric])
+        curve = self._records[index].curve
+        return curve[-1][1] if curve else None
+
+    def put(self, record: Record) -> None:
+        """Keep a trial's newest state, here and on disk."""
+        self._records[record.index] = record
+        folder = self.run_folder(record.index)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".{FILE}.tmp"
+        aside.write_text(json.dumps(asdict(record), indent=1) + "\n")
+        os.replace(aside, folder / FILE)
+
+
+def _read(file: Path) -> Record:
+    try:
+        tree = json.loads(file.read_text())
+        tree["curve"] = tuple((int(i), float(d)) for i, d in tree["curve"])
+        return Record(**tree)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--resume: {file} is damaged: {error}") from error

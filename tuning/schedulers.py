@@ -1,0 +1,122 @@
+"""What happens to trials on the way: early stopping, and population-based training."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
+
+from sft_rl.config import Config
+from sft_rl.presets import lookup
+from sft_rl.seeding import derive_seed
+from tuning.records import Records
+from tuning.search import DISTANCE, STEPS, Search
+from tuning.space import Distribution
+
+GRACE_PERCENT = 10.0
+REDUCTION_FACTOR = 3.0
+
+
+class ASHAByStepCount(FIFOScheduler):
+    """Asynchronous successive halving among trials of the same number of steps.
+
+    More steps are always better, so one race for all would stop every short sampler. Each step
+    count has its own ``AsyncHyperBandScheduler``; progress is the percentage of a trial's own
+    iterations, of which presets give short samplers more.
+
+    Args:
+        search: The search.
+        records: Trials of earlier sessions, whose results count.
+    """
+
+    def __init__(self, search: Search, records: Records) -> None:
+        super().__init__()
+        self._search = search
+        self._races: dict[int, AsyncHyperBandScheduler] = {}
+        for record in records.all():
+            if record.state in ("done", "stopped"):
+                self._replay(record.values, record.index, record.curve)
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Enter a trial into its race."""
+        self._race(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Decide whether a trial goes on."""
+        return str(self._race(trial).on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Count a trial's last result."""
+        self._race(trial).on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Take a trial out of its race."""
+        self._race(trial).on_trial_remove(tune_controller, trial)
+
+    def debug_string(self) -> str:
+        """Describe the races."""
+        return "\n".join(f"{t} steps: {race.debug_string()}" for t, race in self._races.items())
+
+    def _race(self, trial: Trial) -> AsyncHyperBandScheduler:
+        return self._race_of(self._search.config(trial.config["trial"]["values"]))
+
+    def _race_of(self, config: Config) -> AsyncHyperBandScheduler:
+        num_steps = int(lookup(config, STEPS))
+        if num_steps not in self._races:
+            self._races[num_steps] = AsyncHyperBandScheduler(
+                time_attr="percent",
+                metric=DISTANCE,
+                mode="min",
+                grace_period=GRACE_PERCENT,
+                max_t=100.0,
+                reduction_factor=REDUCTION_FACTOR,
+                stop_last_trials=False,  # the last report is not the end: evaluation follows
+            )
+        return self._races[num_steps]
+
+    def _replay(
+        self, values: dict[str, Any], index: int, curve: tuple[tuple[int, float], ...]
+    ) -> None:
+        """Run a finished trial through its race again."""
+        config = self._search.config(values)
+        race, total = self._race_of(config), config.training.num_iterations
+        stub = Trial("finished", config={"trial": {"index": index, "values": values}}, stub=True)
+        race.on_trial_add(None, stub)
+        for iteration, distance in curve:
+            row = {"percent": 100.0 * iteration / total, DISTANCE: distance}
+            race.on_trial_result(None, stub, row)
+
+
+def population(search: Search, total: int, every: int) -> PopulationBasedTraining:
+    """Return population-based training of the searched learning rates.
+
+    The worst quarter takes over weights, optimisers and rates of the best quarter from our
+    checkpoints, and changes the rates.
+
+    Args:
+        search: The search; its space holds learning rates only.
+        total: Iterations of a trial.
+        every: Iterations between two evaluations.
+    """
+    seed = derive_seed(search.seed, "population")
+    random.seed(seed)  # Ray draws from these two, in the driver
+    np.random.seed(seed % 2**32)
+    return PopulationBasedTraining(
+        time_attr="iteration",
+        metric=DISTANCE,
+        mode="min",
+        perturbation_interval=max(every, total // 6),
+        hyperparam_mutations={
+            "trial": {"values": {key: _domain(d) for key, d in search.space.distributions.items()}}
+        },
+        require_attrs=False,  # a refused trial reports its reason only
+    )
+
+
+def _domain(distribution: Distribution) -> Any:
+    low, high = distribution.values
+    return (tune.loguniform if distribution.kind == "loguniform" else tune.uniform)(low, high)

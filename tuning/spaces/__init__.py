@@ -1,0 +1,1 @@
+"""Ready search spaces, one YAML file each."""

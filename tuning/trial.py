@@ -1,0 +1,147 @@
+"""One trial: the real job, inside an actor that Ray Tune places."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from torch import nn
+
+from sft_rl import checkpoint, run
+from sft_rl.build import resolve_device
+from sft_rl.checkpoint import Checkpoint
+from sft_rl.config import Config
+from sft_rl.data import Dataset, load_dataset
+from sft_rl.errors import UserError
+from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.networks import noise_network
+from sft_rl.policy import load_arrays, to_arrays
+from sft_rl.presets import dump_config
+from sft_rl.pretraining import cache_key, pretrained_network
+from sft_rl.rollout import Weights, num_threads
+from sft_rl.store import RunFolder
+from sft_rl.trainer import Observer
+from sft_rl.types import Metrics
+from tuning.search import DISTANCE, Search
+
+Pretrained = dict[str, Any]
+"""The full-step model for all trials: ``key``, ``weights`` and ``full_step`` metrics. Put once
+into the object store; a trial maps its arrays without a copy."""
+
+
+def share_pretrained(config: Config, observer: Observer) -> Pretrained:
+    """Load or train the full-step model once, in the driver."""
+    data = load_dataset(config.data)
+    observer.phase("pretraining")
+    with num_threads(config.learner.num_threads):
+        network, _ = pretrained_network(
+            config, data, device=resolve_device(config.device), progress=observer.progress
+        )
+        full_step = run.full_step_metrics(config, network, Evaluator(data, config.metrics))
+    weights: Weights = to_arrays(network)
+    return {"key": cache_key(config, data), "weights": weights, "full_step": full_step}
+
+
+class TuneObserver:
+    """Tells Tune of a run's progress at every evaluation.
+
+    Args:
+        folder: The run's folder.
+        keep: Report checkpoints, too, which other trials may take over.
+    """
+
+    def __init__(self, folder: Path, *, keep: bool) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def phase(self, name: str) -> None:
+        """Phases of a trial are not told."""
+
+    def warn(self, text: str) -> None:
+        """Leave the warning in the trial's folder."""
+        with (self.folder / "warnings.txt").open("a") as file:
+            file.write(f"{text}\n")
+
+    def progress(self, done: int, total: int, metrics: Metrics) -> None:
+        """Report evaluations; Tune may end the trial in this call."""
+        if DISTANCE not in metrics:
+            return
+        row = {"iteration": done, "percent": 100.0 * done / total, DISTANCE: metrics[DISTANCE]}
+        saved = self.folder / "checkpoints" / f"{done:06d}"
+        tune.report(row, checkpoint=tune.Checkpoint(str(saved)) if self.keep else None)
+
+
+def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, out: str) -> None:
+    """Run the main job with one trial's values; what Tune calls.
+
+    Args:
+        given: The trial's ``index`` and searched ``values``.
+        search: The search it belongs to.
+        pretrained: The shared full-step model.
+        out: Folder of all trials' runs.
+    """
+    started = time.perf_counter()
+    folder = Path(out) / f"{given['trial']['index']:03d}"
+    observer = TuneObserver(folder, keep=search.scheduler == "pbt")
+    try:
+        config = search.config(given["trial"]["values"])
+        store, start = _prepare(folder, config)
+        data = load_dataset(config.data)
+        evaluator = Evaluator(data, config.metrics)
+        network, full_step = _full_step_model(config, data, pretrained, evaluator, observer)
+        run.fine_tune(
+            network,
+            full_step,
+            store=store,
+            evaluator=evaluator,
+            clock=run.Clock(started, observer),
+            checkpoint=start,
+        )
+    except UserError as error:  # another attempt would end the same way
+        tune.report({"refused": str(error)})
+
+
+def _prepare(folder: Path, config: Config) -> tuple[RunFolder, Checkpoint | None]:
+    """Open a trial's run folder; say where to start.
+
+    Returns:
+        The folder, and another trial's checkpoint to take over, the one that a killed attempt
+        left, or none.
+    """
+    taken_over = tune.get_checkpoint()
+    file = folder / "config.yaml"
+    if not file.exists():
+        return RunFolder.create(folder, config), None
+    if taken_over is None:
+        store = RunFolder.open(folder)
+        return store, store.resume(config)
+    start = checkpoint.load(Path(taken_over.path))
+    file.write_text(dump_config(config))
+    for own in (folder / "checkpoints").iterdir():
+        if int(own.name) > start.meta["iteration"]:
+            shutil.rmtree(own)
+    store = RunFolder.open(folder)
+    store.resume(config)  # cuts metrics.csv
+    return store, start
+
+
+def _full_step_model(
+    config: Config,
+    data: Dataset,
+    pretrained: Pretrained,
+    evaluator: Evaluator,
+    observer: TuneObserver,
+) -> tuple[nn.Module, run.Summary]:
+    """Return the shared model, or one of the cache where the trial's own is another."""
+    device = resolve_device(config.device)
+    if cache_key(config, data) == pretrained["key"]:
+        network = noise_network(config, data.shape)
+        load_arrays(network, pretrained["weights"])
+        return network.to(device), pretrained["full_step"]
+    with num_threads(config.learner.num_threads):
+        network, _ = pretrained_network(config, data, device=device, progress=observer.progress)
+        return network, run.full_step_metrics(config, network, evaluator)
