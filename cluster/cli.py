@@ -34,6 +34,7 @@ def add_cluster_commands(subparsers: Subparsers) -> None:
     """Add the commands; the parsed arguments carry `run(args, started)`, the exit code's source."""
     _add_submit(subparsers)
     _add_jobs(subparsers)
+    _add_doctor(subparsers)
     _add_render(subparsers)
 
 
@@ -125,6 +126,23 @@ def _add_jobs(subparsers: Subparsers) -> None:
     commands.choices["fetch"].add_argument(
         "--to", type=Path, metavar="DIR", help="new folder (default: runs/ID)"
     )
+
+
+def _add_doctor(subparsers: Subparsers) -> None:
+    doctor = subparsers.add_parser(
+        "doctor",
+        help="check this machine, or a cluster",
+        description="Check this machine, or a cluster, and say what to do about each finding. "
+        "Exit code 1 if something would stop a job.",
+    )
+    _add_address(doctor)
+    doctor.add_argument(
+        "--storage",
+        metavar="DIR",
+        help="folder for runs to write to and read back from (default: runs here, "
+        "~/sft-rl-runs on a cluster)",
+    )
+    doctor.set_defaults(run=_later("cluster.doctor", "run_doctor"))
 
 
 def _add_render(subparsers: Subparsers) -> None:

@@ -323,6 +323,8 @@ class RolloutConfig(Section):
     """Logical CPUs of a worker, may be fractional."""
     num_gpus_per_worker: NonNegative = 0.0
     """GPUs of a worker, may be fractional."""
+    placement: Literal["spread", "pack"] = "spread"
+    """`spread`: workers on as many nodes as there are; `pack`: on few, the learner's first."""
     shards_per_batch: Count = 1
     """Parts into which the trajectories of a critic step are cut; the unit a worker draws."""
     num_threads: Count = 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
+from sft_rl.cli import main
 
 SUMMARY_KEYS = {
     "num_steps",
@@ -79,28 +82,54 @@ def test_evaluate_repeats_the_summary(run: Path):
 
 
 def test_samples_are_in_the_datas_units_and_repeatable(run: Path, tmp_path: Path):
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        done = sft_rl(
-            "sample",
-            str(run),
-            "--num",
-            "50",
-            "--out",
-            str(tmp_path / f"{name}.npy"),
-            "--seed",
-            seed,
-        )
-        assert done.returncode == 0, done.stderr
+    def command(name: str, seed: str) -> list[str]:
+        out = str(tmp_path / f"{name}.npy")
+        return ["sample", str(run), "--num", "50", "--out", out, "--seed", seed]
+
+    done = sft_rl(*command("a", "1"))
+    assert done.returncode == 0, done.stderr
+    assert main(command("b", "1")) == main(command("c", "2")) == 0
     a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
     assert a.shape == (50, 2)
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
-    again = sft_rl("sample", str(run), "--num", "5", "--out", str(tmp_path / "a.npy"))
-    assert again.returncode == 2
-    assert "exists already" in again.stderr
 
 
-def test_a_users_own_points(tmp_path: Path, tiny_settings: tuple[str, ...]):
+def test_samples_are_not_written_over_a_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "mine.npy"
+    file.write_bytes(b"mine")
+    assert main(["sample", str(run), "--num", "5", "--out", str(file)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert file.read_bytes() == b"mine"
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(run, tmp_path / "run")
+    settings = tmp_path / "run" / "config.yaml"
+    settings.write_text(settings.read_text().replace("num_steps: 4", "num_steps: 5"))
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "another configuration: sampler" in line
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    tmp_path: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").write_bytes(b"mine")
+    out = tmp_path / "file" / "run"
+    assert main(["train", "swiss_roll", *tiny_settings, "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--out: cannot write to" in line
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_a_users_own_points(
+    tmp_path: Path, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
     points = np.random.default_rng(0).normal([100.0, 5.0, 0.0], [10.0, 1.0, 0.1], (1500, 3))
     np.save(tmp_path / "points.npy", points)
     done = sft_rl(
@@ -113,8 +142,8 @@ def test_a_users_own_points(tmp_path: Path, tiny_settings: tuple[str, ...]):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    done = sft_rl("sample", "run", "--num", "500", "--out", "samples.npy", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "run", "--num", "500", "--out", "samples.npy"]) == 0
     samples = np.load(tmp_path / "samples.npy")
     assert samples.shape == (500, 3)
     assert abs(samples[:, 0].mean() - 100.0) < 30.0
@@ -127,6 +156,7 @@ def test_a_users_own_points(tmp_path: Path, tiny_settings: tuple[str, ...]):
         (["train", "swiss_roll", "sampler.stps=3"], ["sampler.stps", "unknown"]),
         (["train", "swiss_roll", "seed=x"], ["seed", "'x'", "integer"]),
         (["train", "swiss_roll", "sampler.num_steps=0"], ["sampler.num_steps", "1", "got 0"]),
+        (["train", "swiss_roll", "sampler.num_steps=1001"], ["sampler.num_steps", "1000", "1001"]),
         (["train", "swiss_roll", "data.path=none.npy"], ["data.path", "none.npy"]),
         (["train", "swiss_roll", "algorithm=pqo"], ["algorithm", "pqo", "ppo"]),
         (["train", "swiss_roll", "sampler.eta=0"], ["sampler.eta", "pathwise"]),
@@ -139,17 +169,32 @@ def test_a_users_own_points(tmp_path: Path, tiny_settings: tuple[str, ...]):
         (["presets", "nothing"], ["preset", "nothing"]),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(args: list[str], words: list[str], tmp_path: Path):
-    out = ["--out", str(tmp_path / "run")] if args[0] == "train" else []
-    done = sft_rl(*args, *out, cwd=tmp_path)
+def test_bad_input_is_one_line_and_exit_code_2(
+    args: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    out = ["--out", "run"] if args[0] == "train" else []
+    assert main([*args, *out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(word in line for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("setting", ["sampler.num_steps=0", "data.path=none.npy"])
+def test_a_process_that_got_bad_input_says_only_that(setting: str, tmp_path: Path):
+    done = sft_rl("train", "swiss_roll", setting, "--out", "run", cwd=tmp_path)
     assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert all(word in done.stderr for word in words)
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"sft-rl: {setting.partition('=')[0]}: ")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_presets_are_listed_and_shown():
-    listed = sft_rl("presets").stdout
-    assert "swiss_roll_paper" in listed
+    assert "swiss_roll_paper" in sft_rl("presets").stdout
     shown = yaml.safe_load(sft_rl("presets", "swiss_roll_paper").stdout)
     assert shown["training"]["n_critic"] == 5

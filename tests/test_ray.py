@@ -47,18 +47,18 @@ def wait_until_gone(session: int, seconds: float = 20.0) -> list[str]:
     return left
 
 
-def test_any_number_of_workers_gives_the_same_policy(
+def test_workers_give_the_same_policy_as_none_and_are_gone_after(
     tmp_path: Path, tiny_settings: tuple[str, ...]
 ):
     hashes = {}
-    for num_workers, cpus in ((0, 1), (2, 0.5), (3, 0.5)):
+    for num_workers in (0, 2):
         out = tmp_path / str(num_workers)
         process = start(
             out,
             *tiny_settings,
             f"rollout.num_workers={num_workers}",
-            f"rollout.num_cpus_per_worker={cpus}",
-            "rollout.shards_per_batch=2",
+            "rollout.num_cpus_per_worker=0.5",
+            "rollout.shards_per_batch=4",
         )
         _, errors = process.communicate()
         assert process.returncode == 0, errors

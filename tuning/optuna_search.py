@@ -85,13 +85,13 @@ class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
             self._study.tell(asked, objectives)
 
     def _add(self, index: int, objectives: list[float] | None) -> None:
-        """Add a trial that was not asked for; values outside the space cannot be added."""
+        """Add a trial that was not asked for."""
+        if objectives is None:
+            return
         values = self._records[index].values
-        inside = all(_contains(d, values[key]) for key, d in self._distributions.items())
-        if objectives is not None and inside:
-            self._study.add_trial(
-                create_trial(values=objectives, params=values, distributions=self._distributions)
-            )
+        self._study.add_trial(
+            create_trial(values=objectives, params=values, distributions=self._distributions)
+        )
 
     def _objectives(self, index: int) -> list[float] | None:
         """Distance and steps; a trial that was stopped early counts with its last distance."""
@@ -109,10 +109,3 @@ def _distribution(given: Distribution) -> BaseDistribution:
     if given.kind == "randint":
         return IntDistribution(low, high)
     return FloatDistribution(low, high, log=given.kind == "loguniform")
-
-
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
-    except ValueError:
-        return False

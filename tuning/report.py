@@ -58,7 +58,7 @@ def _row(search: Search, records: Records, record: Record) -> dict[str, Any]:
         "num_steps": search.config(record.values).sampler.num_steps,
         "distance": records.quality(record.index, search.metric),
         "pareto": False,
-        "default": search.is_default(record.index),
+        "default": search.scheduler != "pbt" and search.is_default(record.index),
         "percent": record.percent,
     }
     row |= record.values if STEPS not in record.values else _without_steps(record.values)

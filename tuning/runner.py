@@ -117,11 +117,11 @@ def _placement(search: Search, given: dict[str, Any]) -> tune.PlacementGroupFact
 
 
 def _scheduler(search: Search, records: Records) -> Any:
-    from tuning.schedulers import ASHAByStepCount, population
+    from tuning.schedulers import ASHAByStepCount, Population
 
     if search.scheduler == "asha":
         return ASHAByStepCount(search, records)
     if search.scheduler == "pbt":
         training = search.config({}).training
-        return population(search, training.num_iterations, training.eval_every)
+        return Population(search, total=training.num_iterations, every=training.eval_every)
     return None

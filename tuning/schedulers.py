@@ -19,6 +19,7 @@ from tuning.space import Distribution
 
 GRACE_PERCENT = 10.0
 REDUCTION_FACTOR = 3.0
+NUM_GENERATIONS = 6
 
 
 class ASHAByStepCount(FIFOScheduler):
@@ -46,8 +47,10 @@ class ASHAByStepCount(FIFOScheduler):
         self._race(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Decide whether a trial goes on."""
-        return str(self._race(trial).on_trial_result(tune_controller, trial, result))
+        """Decide whether a trial goes on; one that has no iterations left does."""
+        decision = self._race(trial).on_trial_result(tune_controller, trial, result)
+        over = result.get("percent", 0.0) >= 100.0
+        return str(FIFOScheduler.CONTINUE if over else decision)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Count a trial's last result."""
@@ -74,7 +77,7 @@ class ASHAByStepCount(FIFOScheduler):
                 grace_period=GRACE_PERCENT,
                 max_t=100.0,
                 reduction_factor=REDUCTION_FACTOR,
-                stop_last_trials=False,  # the last report is not the end: evaluation follows
+                stop_last_trials=False,
             )
         return self._races[num_steps]
 
@@ -91,30 +94,49 @@ class ASHAByStepCount(FIFOScheduler):
             race.on_trial_result(None, stub, row)
 
 
-def population(search: Search, total: int, every: int) -> PopulationBasedTraining:
-    """Return population-based training of the searched learning rates.
+class Population(PopulationBasedTraining):
+    """Population-based training of the searched learning rates.
 
     The worst quarter takes over weights, optimisers and rates of the best quarter from our
-    checkpoints, and changes the rates.
+    checkpoints, and changes the rates within the bounds of the space.
 
     Args:
         search: The search; its space holds learning rates only.
         total: Iterations of a trial.
         every: Iterations between two evaluations.
     """
-    seed = derive_seed(search.seed, "population")
-    random.seed(seed)  # Ray draws from these two, in the driver
-    np.random.seed(seed % 2**32)
-    return PopulationBasedTraining(
-        time_attr="iteration",
-        metric=DISTANCE,
-        mode="min",
-        perturbation_interval=max(every, total // 6),
-        hyperparam_mutations={
-            "trial": {"values": {key: _domain(d) for key, d in search.space.distributions.items()}}
-        },
-        require_attrs=False,  # a refused trial reports its reason only
-    )
+
+    def __init__(self, search: Search, *, total: int, every: int) -> None:
+        seed = derive_seed(search.seed, "population")
+        random.seed(seed)  # Ray draws from these two, in the driver
+        np.random.seed(seed % 2**32)
+        self._bounds = {key: d.values for key, d in search.space.distributions.items()}
+        domains = {key: _domain(d) for key, d in search.space.distributions.items()}
+        super().__init__(
+            time_attr="iteration",
+            metric=DISTANCE,
+            mode="min",
+            perturbation_interval=max(every, total // NUM_GENERATIONS),
+            hyperparam_mutations={"trial": {"values": domains}},
+            require_attrs=False,  # a refused trial reports its reason only
+        )
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Decide what a trial does next; at its end it is left alone."""
+        if result.get("percent", 0.0) >= 100.0:
+            return str(FIFOScheduler.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def _get_new_config(
+        self, trial: Trial, trial_to_clone: Trial
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Take over changed rates but not the other trial's number, which names its folder."""
+        config, operations = super()._get_new_config(trial, trial_to_clone)
+        values = {
+            key: float(np.clip(value, *self._bounds[key]))
+            for key, value in config["trial"]["values"].items()
+        }
+        return {"trial": {"index": trial.config["trial"]["index"], "values": values}}, operations
 
 
 def _domain(distribution: Distribution) -> Any:

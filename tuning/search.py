@@ -75,18 +75,25 @@ class Search:
         """
         grid = self.space.grid
         point = grid[index % len(grid)]
-        if index < len(grid):
+        if self.is_default(index):
             return {**point, **self._defaults(point)}
         rng = np.random.default_rng(derive_seed(self.seed, "search", index))
         return {**point, **{key: d.sample(rng) for key, d in self.space.drawn.items()}}
 
+    def is_default(self, index: int) -> bool:
+        """Whether trial `index` runs the preset's own values.
+
+        Those of the first round do, if the space holds the values.
+        """
+        grid, drawn = self.space.grid, self.space.drawn
+        if not drawn or index >= len(grid):
+            return False
+        defaults = self._defaults(grid[index])
+        return all(d.contains(defaults[key]) for key, d in drawn.items())
+
     def _defaults(self, point: Values) -> Values:
         config = self.config(point)
         return {key: lookup(config, key) for key in self.space.drawn}
-
-    def is_default(self, index: int) -> bool:
-        """Whether trial `index` runs the preset's own values."""
-        return bool(self.space.drawn) and index < len(self.space.grid)
 
     @property
     def num_steps_options(self) -> list[int]:

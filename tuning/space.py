@@ -56,6 +56,13 @@ class Distribution:
     kind: Kind
     values: tuple[Any, ...]
 
+    def contains(self, value: Any) -> bool:
+        """Whether a value is one of the options or lies within the bounds."""
+        if self.kind in ("grid", "choice"):
+            return value in self.values
+        low, high = self.values
+        return isinstance(value, int | float) and low <= value <= high
+
     def sample(self, rng: np.random.Generator) -> Any:
         """Draw one value; plain Python numbers."""
         if self.kind in ("grid", "choice"):

@@ -121,7 +121,7 @@ def _prepare(folder: Path, config: Config) -> tuple[RunFolder, Checkpoint | None
         return store, store.resume(config)
     start = checkpoint.load(Path(taken_over.path))
     file.write_text(dump_config(config))
-    for own in (folder / "checkpoints").iterdir():
+    for own in (folder / "checkpoints").glob("[0-9]*"):
         if int(own.name) > start.meta["iteration"]:
             shutil.rmtree(own)
     store = RunFolder.open(folder)

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import torch
 from ray.exceptions import RayActorError
+from ray.util import get_current_placement_group
 
 from sft_rl.config import RolloutConfig
 from sft_rl.rollout import Request, RolloutRunner, Weights
@@ -18,6 +19,9 @@ from sft_rl.types import Trajectories
 
 MAX_IN_FLIGHT = 2
 """Calls queued at a worker, so that it never waits for the next one."""
+
+STRATEGIES = {"spread": "SPREAD", "pack": "DEFAULT"}
+"""Ray's default fills a node half before it takes the next."""
 
 RunnerFactory = Callable[[], RolloutRunner]
 
@@ -98,8 +102,12 @@ class RayCollector:
         self._slots.clear()
 
     def _start(self) -> _Slot:
+        # A trial of the search brings its own placement group, which workers must stay in.
+        in_group = get_current_placement_group() is not None
         actor = ray.remote(RolloutWorker).options(
-            num_cpus=self.config.num_cpus_per_worker, num_gpus=self.config.num_gpus_per_worker
+            num_cpus=self.config.num_cpus_per_worker,
+            num_gpus=self.config.num_gpus_per_worker,
+            scheduling_strategy=None if in_group else STRATEGIES[self.config.placement],
         )
         return _Slot(actor.remote(self._make_runner, self.config.num_threads))
 

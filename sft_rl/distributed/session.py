@@ -86,6 +86,9 @@ class RaySession:
             raise UserError(
                 f"ray.address: cannot join {address}: {str(error).splitlines()[0]}"
             ) from error
+        from sft_rl.distributed.nodes import check_versions
+
+        check_versions()
 
 
 def set_local_environment() -> None:

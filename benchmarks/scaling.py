@@ -1,0 +1,199 @@
+"""How far workers scale: simulated rollouts, so that a small machine carries many workers.
+
+    python -m benchmarks.scaling --workers 1 2 4 8 16 32 64 --nodes 4
+
+The real collector hands out shards, moves weights and gathers trajectories. Only the policy is
+simulated: it sleeps for the time that a rollout takes. Several Ray nodes run on this machine, so
+the loopback interface counts what would travel between machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.machine import RESULTS, machine
+from sft_rl.config import RolloutConfig
+from sft_rl.distributed.session import set_local_environment
+from sft_rl.rollout import Request, Weights
+from sft_rl.types import Trajectories
+
+NUM_STEPS, BATCH, DIM = 10, 64, 2
+FREE_CPUS = 0.01
+"""Logical CPUs of a worker: it sleeps, so any number fits on a node."""
+
+
+class SleepingRunner:
+    """Takes weights and returns trajectories as a real runner does, but sleeps in between."""
+
+    def __init__(self, rollout_s: float) -> None:
+        self.rollout_s = rollout_s
+        self.version = -1
+        self.latents = torch.zeros(NUM_STEPS + 1, BATCH, DIM)
+
+    def load(self, version: int, weights: Weights) -> None:
+        """Read every byte of the weights once for a version, as copying them does."""
+        if version != self.version:
+            assert all(np.isfinite(array).all() for array in weights.values())
+            self.version = version
+
+    def collect(self, iteration: int, shard: int) -> Trajectories:
+        """Sleep for as long as a rollout takes."""
+        time.sleep(self.rollout_s)
+        return Trajectories(
+            self.latents, torch.zeros(NUM_STEPS, BATCH), torch.zeros(BATCH), self.version
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of workers.
+
+    Attributes:
+        workers: How many; each draws one shard an iteration.
+        efficiency: Ideal over measured seconds of an iteration.
+        iteration_s: Median seconds of an iteration.
+        learner_idle: Share of the time in which the learner waits for trajectories.
+        weight_copies: Copies of one version's weights that the cluster's object stores hold.
+        weight_bytes_sent: Bytes over the network for one version, by all nodes together.
+        weight_bytes: Bytes of one version.
+    """
+
+    workers: int
+    efficiency: float
+    iteration_s: float
+    learner_idle: float
+    weight_copies: int
+    weight_bytes_sent: int
+    weight_bytes: int
+
+
+@contextmanager
+def cluster(num_nodes: int) -> Iterator[None]:
+    """Start a head and further nodes on this machine, on loopback; join them."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    own = {"num_cpus": 1, "object_store_memory": 300 * 2**20}
+    nodes = Cluster(initialize_head=True, head_node_args={**own, "include_dashboard": False})
+    try:
+        for _ in range(num_nodes - 1):
+            nodes.add_node(**own)
+        ray.init(address=nodes.address, log_to_driver=False)
+        yield
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def measure(
+    workers: int, *, iterations: int, rollout_s: float, learner_s: float, weights: Weights
+) -> Row:
+    """Run the loop of a learner that updates for `learner_s` after every batch."""
+    import ray
+
+    from sft_rl.distributed.collector import RayCollector
+
+    config = RolloutConfig(num_workers=workers, num_cpus_per_worker=FREE_CPUS)
+    make: Any = partial(SleepingRunner, rollout_s)
+    collector = RayCollector(make, config)
+    seconds, waited, sent = [], [], []
+    # Iteration 0 starts the workers and is not counted.
+    for iteration in range(iterations + 1):
+        before, begun = _loopback_bytes(), time.perf_counter()
+        collector.submit(Request(iteration, iteration, weights, num_shards=workers))
+        for _ in collector.results():
+            pass
+        waited.append(time.perf_counter() - begun)
+        sent.append(_loopback_bytes() - before)
+        time.sleep(learner_s)
+        seconds.append(time.perf_counter() - begun)
+    collector.close()
+    reference = ray.put(weights)
+    ray.get([_reader(node).remote([reference]) for node in ray.nodes() for _ in range(2)])
+    places = ray.experimental.get_object_locations([reference])[reference]
+    median = float(np.median(seconds[1:]))
+    return Row(
+        workers=workers,
+        efficiency=round((rollout_s + learner_s) / median, 4),
+        iteration_s=round(median, 4),
+        learner_idle=round(sum(waited[1:]) / sum(seconds[1:]), 4),
+        weight_copies=len(places["node_ids"]),
+        weight_bytes_sent=int(np.median(sent[1:])),
+        weight_bytes=sum(array.nbytes for array in weights.values()),
+    )
+
+
+def _reader(node: dict[str, Any]) -> Any:
+    from sft_rl.distributed.nodes import on_node
+
+    return on_node(_read, node)
+
+
+def _read(references: list[Any]) -> int:
+    import ray
+
+    return len(ray.get(references[0]))
+
+
+def _loopback_bytes() -> int:
+    """Return what the loopback interface has sent since the machine started."""
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        if line.strip().startswith("lo:"):
+            return int(line.split()[9])
+    raise RuntimeError("/proc/net/dev has no loopback interface")
+
+
+def main() -> None:
+    """Measure, print a table, and keep it with a description of the machine."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--rollout-s", type=float, default=1.0)
+    parser.add_argument("--learner-s", type=float, default=0.1)
+    parser.add_argument("--weights-mib", type=float, default=16.0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json")
+    args = parser.parse_args()
+    set_local_environment()
+    size = int(args.weights_mib * 2**18)
+    # Random, so that nothing on the way can make them smaller.
+    words = np.frombuffer(secrets.token_bytes(2 * size), dtype=np.uint16)
+    weights = {"network": words.astype(np.float32)}
+    rows = []
+    with cluster(args.nodes):
+        print("workers  efficiency  seconds  learner idle  copies  sent / weights")
+        for workers in args.workers:
+            row = measure(
+                workers,
+                iterations=args.iterations,
+                rollout_s=args.rollout_s,
+                learner_s=args.learner_s,
+                weights=weights,
+            )
+            rows.append(row)
+            print(
+                f"{row.workers:7}  {row.efficiency:10.3f}  {row.iteration_s:7.3f}"
+                f"  {row.learner_idle:12.2f}  {row.weight_copies:6}"
+                f"  {row.weight_bytes_sent / row.weight_bytes:14.2f}",
+                flush=True,
+            )
+    settings = {k: v for k, v in vars(args).items() if k not in ("out", "workers")}
+    result = {"machine": machine(), "settings": settings, "rows": [asdict(row) for row in rows]}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

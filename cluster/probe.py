@@ -1,0 +1,121 @@
+"""Looks at every node of a Ray cluster, from inside; `sft-rl doctor` reads what it prints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from sft_rl.distributed.nodes import alive_nodes, on_node, versions
+
+PREFIX = "sft-rl doctor: "
+BROADCAST_MIB = 64
+
+Report = dict[str, Any]
+
+
+def probe(storage: str) -> Report:
+    """Return what there is, under a Ray that runs: cluster, nodes, storage, bandwidth."""
+    nodes = alive_nodes()
+    folder = Path(storage).expanduser()
+    content = secrets.token_bytes(2**20)
+    written, problem = _write(folder, content)
+    looks = [on_node(look, node).remote(str(written)) for node in nodes]
+    digest = hashlib.sha256(content).hexdigest()
+    reports = []
+    for node, answer in zip(nodes, looks, strict=True):
+        report: Report = {"name": f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"}
+        report |= {"cpus": node["Resources"].get("CPU", 0), "gpus": node["Resources"].get("GPU", 0)}
+        try:
+            seen = ray.get(answer, timeout=120)
+        except ray.exceptions.RayError as error:
+            reports.append(report | {"error": type(error).__name__})
+            continue
+        report |= {"skew": _skew(node), "reads": seen.pop("digest") == digest}
+        reports.append(report | seen)
+    if written is not None:
+        written.unlink()
+    healthy = [n for n, report in zip(nodes, reports, strict=True) if "error" not in report]
+    return {
+        "versions": versions(),
+        "storage": {"folder": str(folder), "problem": problem},
+        "free": {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")},
+        "nodes": reports,
+        "broadcast": {"MiB": BROADCAST_MIB, "seconds": _broadcast(healthy)},
+    }
+
+
+def look(written: str) -> Report:
+    """Return what a node has and whether it reads the file that another one has written."""
+    import torch
+
+    file = Path(written)
+    return {
+        "versions": versions(),
+        "cuda": torch.version.cuda,
+        "memory": _available_memory(),
+        "shm": shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0,
+        "digest": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None,
+    }
+
+
+def clock() -> float:
+    """Return a node's time."""
+    return time.time()
+
+
+def receive(array: np.ndarray) -> int:
+    """Take part in a broadcast."""
+    return array.nbytes
+
+
+def _write(folder: Path, content: bytes) -> tuple[Path | None, str | None]:
+    """Write a file and read it back; return it, or what went wrong."""
+    file = folder / f".doctor-{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        return (
+            file,
+            None if file.read_bytes() == content else "what is read is not what was written",
+        )
+    except OSError as error:
+        return None, str(error.strerror)
+
+
+def _skew(node: dict[str, Any]) -> float:
+    """Return how many seconds a node's clock is ahead of ours, less what the way could explain."""
+    begun = time.time()
+    theirs: float = ray.get(on_node(clock, node).remote())
+    ended = time.time()
+    return min(theirs - begun, 0.0) + max(theirs - ended, 0.0)
+
+
+def _broadcast(nodes: list[dict[str, Any]]) -> float:
+    """Return the seconds until every node has the same array, the way weights travel."""
+    content = np.frombuffer(secrets.token_bytes(BROADCAST_MIB * 2**20), dtype=np.uint8)
+    begun = time.perf_counter()
+    array = ray.put(content)
+    ray.get([on_node(receive, node).remote(array) for node in nodes])
+    return time.perf_counter() - begun
+
+
+def _available_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo has no MemAvailable")
+
+
+if __name__ == "__main__":
+    ray.init(log_to_driver=False)
+    sys.stdout.write(PREFIX + json.dumps(probe(sys.argv[1])) + "\n")

@@ -1,0 +1,63 @@
+"""What runs on the nodes of a cluster, compared before a job begins."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import sft_rl
+from sft_rl.errors import UserError
+
+ANSWER_S = 120.0
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that all processes of a job must share.
+
+    Builds of one torch, as 2.13.0+cpu on a head without GPUs, count as the same.
+    """
+    return {
+        "Python": platform.python_version(),
+        "Ray": ray.__version__,
+        "torch": version("torch").split("+")[0],
+        "sft_rl": sft_rl.__version__,
+    }
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """Return Ray's description of every node that is alive."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def on_node(function: Any, node: dict[str, Any]) -> Any:
+    """Return a function as a task that needs no CPU and runs on one node."""
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+
+
+def check_versions() -> None:
+    """Compare every other node with this process.
+
+    Raises:
+        UserError: Naming the node and what differs, or the node that does not answer.
+    """
+    own = versions()
+    others = [n for n in alive_nodes() if n["NodeID"] != ray.get_runtime_context().get_node_id()]
+    answers = [on_node(versions, node).remote() for node in others]
+    for node, answer in zip(others, answers, strict=True):
+        name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+        try:
+            theirs = ray.get(answer, timeout=ANSWER_S)
+        except ray.exceptions.RayError as error:
+            reason = type(error).__name__
+            raise UserError(f"ray.address: {name} cannot run the project: {reason}") from error
+        for what, ours in own.items():
+            if theirs[what] != ours:
+                raise UserError(
+                    f"ray.address: {name} has {what} {theirs[what]}, this process has {ours}; "
+                    "give all nodes the same image"
+                )

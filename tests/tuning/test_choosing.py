@@ -1,0 +1,124 @@
+"""Early stopping, population-based training and Optuna, on results made up here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune.experiment import Trial
+
+from tuning.optuna_search import OptunaSearcher
+from tuning.records import Record, Records
+from tuning.schedulers import ASHAByStepCount, Population
+from tuning.search import Search
+from tuning.space import parse_space
+
+RATE, STEPS = "policy.learning_rate", "sampler.num_steps"
+
+
+def make(space: dict[str, Any], **options: Any) -> Search:
+    return Search("swiss_roll", (), parse_space("test", {"space": space}), 8, 0, **options)
+
+
+def enter(scheduler: ASHAByStepCount, index: int, steps: int) -> Trial:
+    values = {STEPS: steps, RATE: 1e-4}
+    trial = Trial("made up", config={"trial": {"index": index, "values": values}}, stub=True)
+    scheduler.on_trial_add(None, trial)
+    return trial
+
+
+def report(scheduler: ASHAByStepCount, trial: Trial, percent: float, distance: float) -> str:
+    row = {"percent": percent, "sliced_wasserstein": distance}
+    return scheduler.on_trial_result(None, trial, row)
+
+
+@pytest.fixture
+def steps_search() -> Search:
+    return make({STEPS: {"grid": [2, 4]}, RATE: {"loguniform": [1e-5, 1e-3]}})
+
+
+def test_asha_stops_weak_trials_only_among_the_same_steps(tmp_path: Path, steps_search: Search):
+    scheduler = ASHAByStepCount(steps_search, Records(tmp_path))
+    good, other, weak = (enter(scheduler, i, steps) for i, steps in enumerate((4, 2, 4)))
+    assert report(scheduler, good, 10.0, 0.1) == "CONTINUE"
+    assert report(scheduler, other, 10.0, 0.9) == "CONTINUE"
+    assert report(scheduler, weak, 10.0, 0.2) == "STOP"
+
+
+def test_asha_leaves_a_trial_that_has_only_its_evaluation_left(
+    tmp_path: Path, steps_search: Search
+):
+    scheduler = ASHAByStepCount(steps_search, Records(tmp_path))
+    good, weak = enter(scheduler, 0, 4), enter(scheduler, 1, 4)
+    assert report(scheduler, good, 100.0, 0.1) == "CONTINUE"
+    assert report(scheduler, weak, 100.0, 0.9) == "CONTINUE"
+
+
+def test_asha_remembers_the_trials_of_an_earlier_session(tmp_path: Path, steps_search: Search):
+    values = {STEPS: 4, RATE: 1e-4}
+    total = steps_search.config(values).training.num_iterations
+    records = Records(tmp_path)
+    records.put(Record(0, values, state="done", curve=((total // 5, 0.1), (total, 0.05))))
+    scheduler = ASHAByStepCount(steps_search, records)
+    assert report(scheduler, enter(scheduler, 1, 4), 20.0, 0.2) == "STOP"
+
+
+def test_a_population_changes_rates_within_bounds_and_keeps_the_trials_number():
+    search = make({RATE: {"loguniform": [1e-5, 1.1e-5]}}, scheduler="pbt")
+    scheduler = Population(search, total=60, every=10)
+    weak, strong = (
+        Trial("made up", config={"trial": {"index": i, "values": {RATE: 1.05e-5}}}, stub=True)
+        for i in (0, 1)
+    )
+    for _ in range(20):
+        config, _ = scheduler._get_new_config(weak, strong)
+        assert config["trial"]["index"] == 0
+        assert 1e-5 <= config["trial"]["values"][RATE] <= 1.1e-5
+
+
+def play(folder: Path, search: Search, num: int) -> list[dict[str, Any]]:
+    """Let Optuna search for the rate 1e-4; distance falls with steps, too."""
+    records = Records(folder)
+    waiting = [i for i in range(search.num_trials) if i not in records]
+    searcher = OptunaSearcher(search, records, waiting)
+    suggested = []
+    for number in range(num):
+        given = searcher.suggest(str(number))
+        assert isinstance(given, dict)
+        index, values = given["trial"]["index"], given["trial"]["values"]
+        suggested.append(values)
+        steps = values.get(STEPS, 1)
+        distance = abs(values[RATE] - 1e-4) / steps
+        records.put(Record(index, values, state="done", curve=((1, distance),)))
+        searcher.on_trial_complete(str(number), {})
+    return suggested
+
+
+@pytest.mark.parametrize("steps", [None, {"choice": [2, 4]}])
+def test_optuna_repeats_itself_and_goes_on_after_an_interruption(
+    tmp_path: Path, steps: dict[str, Any] | None
+):
+    space = {RATE: {"loguniform": [1e-6, 1e-2]}} | ({STEPS: steps} if steps else {})
+    search = make(space, searcher="optuna")
+    first, second = play(tmp_path / "a", search, 8), play(tmp_path / "b", search, 8)
+    assert first == second
+    assert len({values[RATE] for values in first}) == 8
+    begun = play(tmp_path / "c", search, 3)
+    assert begun == first[:3]
+    rest = play(tmp_path / "c", search, 5)
+    assert len(rest) == 5
+    assert len(Records(tmp_path / "c").all()) == 8
+
+
+def test_optuna_ends_when_all_trials_are_suggested(tmp_path: Path):
+    search = make({RATE: {"loguniform": [1e-6, 1e-2]}}, searcher="optuna")
+    assert OptunaSearcher(search, Records(tmp_path), []).suggest("x") == "FINISHED"
+
+
+def test_optuna_is_told_of_failures(tmp_path: Path):
+    search = make({RATE: {"loguniform": [1e-6, 1e-2]}}, searcher="optuna")
+    searcher = OptunaSearcher(search, Records(tmp_path), [4, 5])
+    assert isinstance(searcher.suggest("a"), dict)
+    searcher.on_trial_complete("a", error=True)
+    assert isinstance(searcher.suggest("b"), dict)
+    searcher.on_trial_complete("b", {"refused": "no"})
+    assert [trial.state.name for trial in searcher._study.trials] == ["FAIL", "FAIL"]

@@ -1,0 +1,135 @@
+"""Searches: which trials they run, what they refuse, what survives on disk."""
+
+from pathlib import Path
+
+import pytest
+
+from sft_rl.errors import UserError
+from tuning.records import Record, Records
+from tuning.resources import bundles, refuse_if_too_large
+from tuning.search import Search, pareto_front
+from tuning.space import parse_space
+
+RATE, STEPS = "policy.learning_rate", "sampler.num_steps"
+TREE = {
+    "settings": {"rollout.num_workers": 0, "value.width": 16},
+    "space": {STEPS: {"grid": [2, 4]}, RATE: {"loguniform": [1e-5, 1e-3]}},
+}
+
+
+def make(tree: object = TREE, *settings: str, **changes: object) -> Search:
+    options: dict[str, object] = {"num_trials": 6, "seed": 3, **changes}
+    return Search("swiss_roll", settings, parse_space("test", tree), **options)  # type: ignore[arg-type]
+
+
+def test_trials_go_round_the_grid_and_begin_with_the_presets_own_values():
+    search = make()
+    trials = [search.planned(index) for index in range(6)]
+    assert [trial[STEPS] for trial in trials] == [2, 4, 2, 4, 2, 4]
+    assert [search.is_default(index) for index in range(3)] == [True, True, False]
+    for trial in trials[:2]:
+        preset = make({"space": {STEPS: {"grid": [trial[STEPS]]}}}).config({STEPS: trial[STEPS]})
+        assert trial[RATE] == preset.policy.learning_rate
+    assert len({trial[RATE] for trial in trials[2:]}) == 4
+
+
+def test_the_seed_fixes_every_trial_whatever_else_is_asked():
+    search, longer = make(), make(num_trials=20)
+    assert [search.planned(i) for i in range(6)] == [longer.planned(i) for i in range(6)]
+    assert search.planned(4) != make(seed=4).planned(4)
+    assert search.config(search.planned(4)).seed == 3
+
+
+def test_a_default_outside_the_space_is_not_run():
+    tree = {"space": {RATE: {"uniform": [0.5, 0.6]}}}
+    search = make(tree)
+    assert not search.is_default(0)
+    assert 0.5 <= search.planned(0)[RATE] <= 0.6
+
+
+def test_the_command_line_wins_over_the_space_and_the_space_over_the_preset():
+    config = make(TREE, "value.width=24").config({STEPS: 4, RATE: 1.25e-5})
+    assert (config.value.width, config.rollout.num_workers) == (24, 0)
+    assert (config.sampler.num_steps, config.policy.learning_rate) == (4, 1.25e-5)
+    left = parse_space("test", TREE).without({STEPS, "value.width"})
+    assert list(left.distributions) == [RATE]
+    assert dict(left.settings) == {"rollout.num_workers": 0}
+    with pytest.raises(UserError, match="nothing is left to search"):
+        parse_space("test", TREE).without({STEPS, RATE})
+
+
+def test_a_search_is_read_back_as_it_was(tmp_path: Path):
+    search = make(TREE, "value.width=24", searcher="optuna", scheduler="asha")
+    search.save(tmp_path)
+    assert Search.load(tmp_path) == search
+
+
+def test_resume_refuses_what_is_no_search(tmp_path: Path):
+    with pytest.raises(UserError, match="holds no search"):
+        Search.load(tmp_path)
+    (tmp_path / "search.yaml").write_text("preset: swiss_roll\n")
+    with pytest.raises(UserError, match="is not a 'sft-rl search 1'"):
+        Search.load(tmp_path)
+    make().save(tmp_path)
+    (tmp_path / "trials" / "000").mkdir(parents=True)
+    (tmp_path / "trials" / "000" / "trial.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        Records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        (make(num_trials=0), "--num-trials: must be at least 1, got 0"),
+        (make(metric="fid"), "no trial reports 'fid'; choose from sliced_wasserstein"),
+        (make(metric="mmd", scheduler="asha"), "measured at the end of a trial only"),
+        (make({"space": {RATE: {"uniform": [-1, 1]}}}), "policy.learning_rate: input should be"),
+        (make({"space": {STEPS: {"uniform": [1, 4]}}}), "needs whole numbers, use randint"),
+        (make({"space": {"critic.regulariser": {"choice": ["l2"]}}}), "critic.regulariser: input"),
+        (make(scheduler="pbt"), "set sampler.num_steps=VALUE on the command line"),
+        (
+            make({"space": {RATE: {"uniform": [0.1, 1]}}}, scheduler="pbt", searcher="optuna"),
+            "use --searcher random",
+        ),
+        (
+            make({"space": {RATE: {"uniform": [0.1, 1]}}}, scheduler="pbt", num_trials=1),
+            "at least 2 trials",
+        ),
+    ],
+)
+def test_impossible_searches_are_refused_before_anything_starts(search: Search, expected: str):
+    with pytest.raises(UserError) as caught:
+        search.check(None)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trial_asks_for_its_learner_and_each_worker():
+    config = make(TREE, "rollout.num_workers=2", "rollout.num_cpus_per_worker=0.5").config({})
+    assert bundles(config) == [{"CPU": 1.0}, {"CPU": 0.5}, {"CPU": 0.5}]
+
+
+def test_requests_that_never_fit_are_refused():
+    asked = [{"CPU": 2.0}, {"CPU": 1.0}]
+    refuse_if_too_large(asked, [{"CPU": 3.0}])
+    refuse_if_too_large(asked, [{"CPU": 1.0}, {"CPU": 2.0}])
+    with pytest.raises(UserError, match=r"asks for 3 CPUs and 0 GPUs .* there is 2 CPUs"):
+        refuse_if_too_large(asked, [{"CPU": 2.0}])
+    with pytest.raises(UserError, match="on 2 node"):
+        refuse_if_too_large([{"CPU": 2.0}], [{"CPU": 1.0}, {"CPU": 1.0}])
+    with pytest.raises(UserError, match="1 GPUs"):
+        refuse_if_too_large([{"CPU": 1.0, "GPU": 1.0}], [{"CPU": 4.0, "GPU": 0.0}])
+
+
+def test_records_survive_on_disk(tmp_path: Path):
+    record = Record(7, {RATE: 1.25e-5, STEPS: 2}, state="running", curve=((25, 0.5), (50, 0.25)))
+    records = Records(tmp_path)
+    records.put(record)
+    again = Records(tmp_path)
+    assert again.all() == [record]
+    assert again.quality(7, "sliced_wasserstein") == 0.25
+
+
+def test_pareto_front_keeps_what_nothing_with_fewer_steps_beats():
+    points = [(2, 0.5), (4, 0.3), (4, 0.2), (6, 0.4), (10, 0.1), (10, 0.1)]
+    assert pareto_front(points) == [True, False, True, False, True, False]

@@ -1,0 +1,251 @@
+"""`sft-rl tune` as a whole: real trials on a real Ray."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from sft_rl.cli import main
+from tuning.records import Records
+from tuning.report import TIMING
+
+SPACE = {
+    "settings": {"rollout.num_workers": 0},
+    "space": {
+        "sampler.num_steps": {"grid": [2, 3]},
+        "policy.learning_rate": {"loguniform": [1e-4, 1e-2]},
+    },
+}
+LONGER = ("training.num_iterations=40", "training.eval_every=5", "training.checkpoint_every=5")
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> str:
+    file = tmp_path / "space.yaml"
+    file.write_text(yaml.safe_dump(SPACE))
+    return str(file)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sft_rl", "tune", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
+        start_new_session=True,
+    )
+
+
+def run(*arguments: str) -> str:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    return out
+
+
+def session_processes(session: int) -> dict[int, str]:
+    """Live processes of a session and their command lines."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found[int(folder.name)] = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+    return found
+
+
+def trial_processes(session: int) -> list[int]:
+    """The learners of a search's trials, which Ray names after its wrapper."""
+    return [
+        pid for pid, command in session_processes(session).items() if "ray::ImplicitFunc" in command
+    ]
+
+
+def wait_until_gone(session: int) -> None:
+    deadline = time.monotonic() + 60.0
+    while left := trial_processes(session):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    """Read what a search prints until a line holds a text."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"no {text!r} in {seen}; {process.communicate()[1]}")
+
+
+def states(folder: Path) -> list[str]:
+    return [record.state for record in Records(folder).all()]
+
+
+def table(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "results.csv").drop(columns=list(TIMING))
+
+
+@pytest.mark.ray
+def test_a_search_reports_reproduces_and_survives_everything(
+    tmp_path: Path, tiny_settings: tuple[str, ...], space: str
+):
+    settings = ("swiss_roll", *tiny_settings[:-1], *LONGER)
+    settings = tuple(s for s in settings if not s.startswith("sampler.num_steps"))
+    arguments = (*settings, "--search", space, "--num-trials", "4", "--seed", "1", "--out")
+    straight = tmp_path / "straight"
+    with_workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
+    out = run(*settings, *with_workers, "learner.num_cpus=0.5", *arguments[len(settings) :],
+              str(straight))  # fmt: skip
+    assert "[4/4]" in out
+    assert states(straight) == ["done"] * 4
+    check_report(straight)
+    check_best_gives_the_same_policy(straight, tmp_path / "again")
+
+    # The same search without rollout workers: its driver is killed, then it is moved, then
+    # interrupted, then one of its trials is killed. The table is the same.
+    broken, moved = tmp_path / "broken", tmp_path / "moved"
+    process = start(*arguments, str(broken))
+    read_until(process, " done ")
+    process.kill()
+    process.communicate()
+    wait_until_gone(process.pid)
+    shutil.move(broken, moved)
+    assert 1 <= states(moved).count("done") < 4
+
+    process = start("--resume", str(moved))
+    read_until(process, "trial 0")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert f"sft-rl tune --resume {moved}" in err
+    assert "Traceback" not in err
+
+    process = start("--resume", str(moved))
+    read_until(process, "trial 0")
+    os.kill(trial_processes(process.pid)[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert any(record.attempts == 2 for record in Records(moved).all())
+    # The number of workers is no part of a result, but of a configuration.
+    pd.testing.assert_frame_equal(table(moved), table(straight))
+    assert "report:" in run("--resume", str(moved))
+
+
+def check_report(folder: Path) -> None:
+    results = pd.read_csv(folder / "results.csv")
+    assert list(results["num_steps"]) == [2, 3, 2, 3]
+    assert list(results["default"]) == [True, True, False, False]
+    assert results["policy_sha256"].nunique() == 4
+    assert results["pareto"].any()
+    for name in ("pareto.png", "curves.png", "parallel.png"):
+        assert (folder / name).stat().st_size > 5000
+    text = (folder / "report.md").read_text()
+    for word in ("| 2 |", "| 3 |", "noise floor", "4 done", "--config best-T4.yaml"):
+        assert word in text
+    for trial in range(4):
+        assert list((folder / "ray").glob(f"session-1/{trial:03d}/events.out.tfevents*"))
+    assert not list(folder.glob("trials/*/warnings.txt"))
+
+
+def check_best_gives_the_same_policy(folder: Path, out: Path) -> None:
+    results = pd.read_csv(folder / "results.csv")
+    best = results[results["num_steps"] == 2].sort_values("distance").iloc[0]
+    config = str(folder / "best-T2.yaml")
+    code = main(["train", "--config", config, "rollout.num_workers=0", "--out", str(out)])
+    assert code == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["policy_sha256"] == best["policy_sha256"]
+    assert summary["sliced_wasserstein_final"] == best["distance"]
+
+
+@pytest.mark.ray
+def test_optuna_with_asha_and_trials_that_go_wrong(tmp_path: Path, tiny_settings: tuple[str, ...]):
+    file = tmp_path / "space.yaml"
+    rates = {"policy.learning_rate": {"choice": [1e-3, 1e30]}, "seed": {"randint": [0, 99]}}
+    file.write_text(yaml.safe_dump({"space": rates}))
+    out = tmp_path / "search"
+    text = run(
+        "swiss_roll", *tiny_settings, "--search", str(file), "--num-trials", "6", "--searcher",
+        "optuna", "--scheduler", "asha", "--out", str(out),
+    )  # fmt: skip
+    results = pd.read_csv(out / "results.csv")
+    assert len(results) == 6
+    assert set(results["state"]) <= {"done", "stopped", "failed"}
+    failed = results[results["policy.learning_rate"] > 1]
+    assert len(failed)
+    assert (failed["state"] == "failed").all()
+    assert failed["error"].str.startswith("training stopped").all()
+    assert (results[results["policy.learning_rate"] < 1]["state"] != "failed").all()
+    assert "training stopped" in (out / "report.md").read_text()
+    assert "failed" in text
+
+
+@pytest.mark.ray
+def test_a_population_exchanges_checkpoints(
+    tmp_path: Path, tiny_settings: tuple[str, ...], space: str
+):
+    out = tmp_path / "search"
+    run(
+        "swiss_roll", *tiny_settings, "training.num_iterations=12", "--search", space,
+        "--num-trials", "4", "--scheduler", "pbt", "--out", str(out),
+    )  # fmt: skip
+    results = pd.read_csv(out / "results.csv")
+    assert list(results["state"]) == ["done"] * 4
+    exchanges = (out / "ray" / "session-1" / "pbt_global.txt").read_text().splitlines()
+    assert exchanges
+    assert "holds the last ones" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["swiss_roll"], "--search: is missing"),
+        ([], "PRESET: is missing"),
+        (["swiss_rol", "--search", "lr_steps"], "--num-trials: is missing"),
+        (["swiss_rol", "--search", "lr_steps", "--num-trials", "1"], "did you mean 'swiss_roll'"),
+        (["swiss_roll", "--search", "lr", "--num-trials", "1"], "--search: 'lr' is unknown"),
+        (
+            ["swiss_roll", "learner.num_cpus=999", "--search", "lr_steps", "--num-trials", "1"],
+            "asks for 999.5 CPUs",
+        ),
+        (
+            ["swiss_roll", "--search", "lr_steps", "--num-trials", "1", "--mlflow", "x"],
+            "pip install 'sft-rl[mlflow]'",
+        ),
+        (["--resume", "nowhere"], "nowhere holds no search"),
+        (["swiss_roll", "--resume", "nowhere"], "give no preset"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_starts(
+    tmp_path: Path, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "search"
+    options = [] if "--resume" in arguments or not arguments else ["--out", str(out)]
+    assert main(["tune", *arguments, *options]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_an_existing_search_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "search.yaml").write_text("")
+    arguments = ["swiss_roll", "--search", "lr_steps", "--num-trials", "1"]
+    assert main(["tune", *arguments, "--out", str(tmp_path)]) == 2
+    assert f"sft-rl tune --resume {tmp_path}" in capsys.readouterr().err
