@@ -48,7 +48,8 @@ class ConsoleObserver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if self._live:  # else it prints an empty line
+            self._bar.stop()
 
     def phase(self, name: str) -> None:
         """Show that a phase begins."""
