@@ -5,6 +5,8 @@ import io
 import json
 import re
 import subprocess
+import sys
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -44,14 +46,19 @@ def ray_up(name: str, **changes: Any) -> dict[str, Any]:
     return yaml.safe_load(render(settings(name, **changes), "ray-up"))
 
 
+def tool(name: str) -> str:
+    """Return the path of a program that was installed beside this Python."""
+    return str(Path(sys.executable).parent / name)
+
+
 def shellcheck(script: str) -> str:
     """Return shellcheck's complaints; a user's venv (SC1091) is not there to be read."""
-    command = ["shellcheck", "--shell=bash", "--exclude=SC1091", "-"]
+    command = [tool("shellcheck"), "--shell=bash", "--exclude=SC1091", "-"]
     return subprocess.run(command, input=script, capture_output=True, text=True).stdout
 
 
 def hadolint(text: str) -> str:
-    command = ["hadolint", "--no-color", "-"]
+    command = [tool("hadolint"), "--no-color", "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True).stdout
 
 
