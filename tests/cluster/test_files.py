@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
