@@ -1,0 +1,59 @@
+"""Options of the algorithms."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sft_rl.config.base import Count, NonNegative, Positive, Probability, Section
+
+
+class SFTPGConfig(Section):
+    """Shortcut fine-tuning by policy gradient."""
+
+    baseline: bool = True
+    """Subtract V(s_k) from the score: SFT-PG (B) of the paper."""
+    gae_lambda: Probability = 1.0
+    """Weight of longer returns in the advantages; 1 is the paper's f(x_T) - V(s_k)."""
+    normalise_advantages: Literal["none", "batch", "step"] = "batch"
+    """Divide advantages by their spread over the batch, or shift and scale them step by step."""
+    transitions_per_update: Count | None = None
+    """Transitions drawn for a policy step; none takes the whole share of the batch."""
+
+
+class PPOConfig(Section):
+    """Proximal policy optimisation."""
+
+    clip_range: Positive = 0.2
+    """Bound epsilon of the ratio's deviation from 1."""
+    num_epochs: Count = 2
+    """Passes over an iteration's transitions."""
+    num_minibatches: Count = 4
+    """Policy steps in a pass."""
+    gae_lambda: Probability = 0.95
+    """Weight of longer returns in the advantages."""
+    normalise_advantages: Literal["none", "batch", "step"] = "step"
+    """Divide advantages by their spread over the batch, or shift and scale them step by step."""
+    target_kl: Positive | None = 0.05
+    """Approximate KL to the old policy, nats, at which an iteration's epochs stop."""
+    kl_weight: NonNegative = 0.0
+    """Weight of the KL to the pretrained policy, nats a step."""
+
+
+class PathwiseConfig(Section):
+    """Back-propagation through the chain."""
+
+    num_last_steps: Count | None = None
+    """How many of the last steps; none takes all."""
+    chains_per_update: Count | None = None
+    """Chains walked for a policy step; none takes one for every trajectory of its share."""
+    checkpoint_activations: bool = False
+    """Keep only latents in memory and compute each step again on the way back."""
+
+
+class HybridConfig(Section):
+    """Policy gradient on the first steps, back-propagation through the last."""
+
+    num_last_steps: Count = 1
+    """How many of the last steps are back-propagated."""
+    gae_lambda: Probability = 1.0
+    """Weight of longer returns in the advantages."""

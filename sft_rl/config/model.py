@@ -1,0 +1,104 @@
+"""Settings of the data, the forward process and the full-step model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sft_rl.config.base import (
+    Count,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    Probability,
+    Section,
+    Seed,
+)
+
+
+class DataConfig(Section):
+    """The data to generate."""
+
+    name: Literal["swiss_roll", "two_moons", "file"] = "swiss_roll"
+    """Which data; setting `path` selects `file`."""
+    path: str | None = None
+    """A user's own points, one a row: .npy, .csv or .parquet."""
+    num_points: Annotated[int, Field(ge=2)] = 200_000
+    """Training points to draw from a synthetic source."""
+    noise: NonNegative = 0.05
+    """Noise of the synthetic sources, in scikit-learn's units."""
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of a file's rows that is held out as the reference of the metrics."""
+    standardise: bool = True
+    """Shift to mean 0 and scale to std 1 for the model; undone on output."""
+    seed: Seed = 0
+    """Seed of synthetic points and of a file's split."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_means_file(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("path") is not None:
+            return {**values, "name": "file"}
+        return values
+
+    @model_validator(mode="after")
+    def _file_needs_path(self) -> DataConfig:
+        if self.name == "file" and self.path is None:
+            raise ValueError("data.path: name 'file' needs a path to .npy, .csv or .parquet")
+        return self
+
+
+class NoiseConfig(Section):
+    """The forward process the model was trained with."""
+
+    schedule: Literal["linear", "sigmoid", "cosine"] = "linear"
+    """Shape of the betas."""
+    num_train_timesteps: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    """Number of training steps."""
+    beta_start: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-4
+    """First beta."""
+    beta_end: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
+    """Last beta."""
+
+
+class ModelConfig(Section):
+    """The network that predicts the noise."""
+
+    kind: Literal["mlp", "paper_mlp"] = "mlp"
+    """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step."""
+    width: Count = 96
+    """Units of a hidden layer."""
+    depth: Count = 3
+    """Number of hidden layers."""
+    num_fourier: NonNegativeInt = 6
+    """Fourier frequencies of the position, which resolve fine structure."""
+    embedding_dim: Annotated[int, Field(ge=2, multiple_of=2)] = 64
+    """Sinusoidal features of the timestep."""
+
+
+class PretrainingConfig(Section):
+    """Training of the full-step model, done once and cached."""
+
+    num_iterations: Count = 2000
+    """Optimiser steps."""
+    batch_size: Annotated[int, Field(ge=2)] = 2048
+    """Points a step."""
+    num_times: Count = 128
+    """Different timesteps a step; each is shared by batch_size / num_times points."""
+    warmup: NonNegativeInt = 100
+    """Steps over which the learning rate rises."""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """Optimiser."""
+    learning_rate: Positive = 2e-3
+    """Peak learning rate."""
+    lr_decay: Literal["none", "linear", "cosine"] = "cosine"
+    """How the learning rate falls to zero."""
+    max_grad_norm: Positive = 1.0
+    """Gradient clip."""
+    ema_decay: Probability = 0.999
+    """Decay of the averaged weights, which are kept; 0 keeps the last weights."""
+    continuous_time: bool = True
+    """Train on fractional timesteps."""
+    seed: Seed = 0
+    """Seed; separate from the run's, so that runs share a cached model."""

@@ -1,0 +1,139 @@
+"""Settings of the networks that learn: the few-step policy, the critic and the value."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from sft_rl.config.base import Count, NonNegative, NonNegativeInt, Positive, Probability, Section
+
+
+def _decreasing(values: tuple[float, ...]) -> tuple[float, ...]:
+    if not values or any(not math.isfinite(v) for v in values):
+        raise ValueError("needs at least one finite number")
+    if any(a <= b for a, b in pairwise(values)):
+        raise ValueError("must decrease from step to step")
+    return values
+
+
+class SamplerConfig(Section):
+    """The few-step sampler to start from."""
+
+    num_steps: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Number of denoising steps T."""
+    schedule: Literal[
+        "subsampled", "fastdpm_var", "fastdpm_var_capped", "fastdpm_step", "timesteps", "own"
+    ] = "subsampled"
+    """`subsampled` training times, FastDPM's VAR (exact, or capped as in its published code) or
+    STEP, a list of one's own (`timesteps`), or all of the model's `own` steps, sigma^2 = beta."""
+    spacing: Literal["uniform", "quadratic", "trailing"] = "uniform"
+    """How steps are spread over the times: both ends included, dense near the data, or evenly
+    without the last time 0 (`subsampled` only)."""
+    start_time: NonNegative | None = None
+    """Where `subsampled` times start; the last training time if not given. A lower start is a
+    shorter way to the data; the policy learns to make up for the noise it skips."""
+    timesteps: Annotated[tuple[float, ...], AfterValidator(_decreasing)] | None = None
+    """Own list of decreasing times; sets `schedule` and `num_steps`."""
+    eta: Probability = 1.0
+    """Stochasticity: 1 is DDPM, 0 is DDIM, which has no density for a policy gradient."""
+    final_std: NonNegative = 0.01
+    """Noise of the last step, in model units; a policy gradient needs it positive."""
+    learn_std: bool = False
+    """Learn one standard deviation per step (the last stays as it is)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_list(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("timesteps") is not None:
+            times = values["timesteps"]
+            num = len(times) if isinstance(times, list | tuple) else 1
+            return {**values, "schedule": "timesteps", "num_steps": num}
+        return values
+
+    @model_validator(mode="after")
+    def _list_is_there(self) -> SamplerConfig:
+        if self.schedule == "timesteps" and self.timesteps is None:
+            raise ValueError("sampler.timesteps: schedule 'timesteps' needs a list of times")
+        return self
+
+
+class PolicyConfig(Section):
+    """The policy's optimisation."""
+
+    learning_rate: Positive = 1e-3
+    """Peak learning rate of the network."""
+    std_learning_rate: Positive = 5e-3
+    """Peak learning rate of the learned standard deviations."""
+    final_lr_factor: Probability = 0.0
+    """Share of the learning rate that is left at the end, under `training.lr_decay`."""
+    adam_betas: tuple[Probability, Probability] = (0.9, 0.99)
+    """Adam's betas."""
+    max_grad_norm: Positive = 1.0
+    """Gradient clip."""
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    """Decay of the averaged policy (reached gradually), which is evaluated and saved; 0 turns
+    averaging off."""
+    log_prob_reduction: Literal["sum", "mean"] = "sum"
+    """Reduction of log-probs over a sample's dimensions; `mean` is the paper's for images."""
+
+
+class CriticConfig(Section):
+    """The integral probability metric that gives the reward."""
+
+    objective: str = "wasserstein"
+    """`wasserstein`, `hinge` or `n2ce` (a network); `mmd` or `sliced_wasserstein` (none); or a
+    user's `module:Class`, a subclass of Critic."""
+    noise_ratio: Positive = 50.0
+    """M of `n2ce`: how many generated samples it counts for each real one."""
+    num_projections: Count = 64
+    """Directions of `sliced_wasserstein`."""
+    regulariser: Literal["gradient_penalty", "spectral_norm", "weight_clip", "none"] = (
+        "gradient_penalty"
+    )
+    """Lipschitz control; the penalty is one-sided."""
+    penalty_weight: NonNegative = 1.0
+    """Weight of the gradient penalty."""
+    penalty_target: NonNegative = 1.0
+    """Norm up to which gradients are free; 0 is the zero-centred penalty."""
+    drift_weight: NonNegative = 1e-3
+    """Weight of the mean squared score, which keeps the scores near 0."""
+    clip_value: Positive = 0.05
+    """Bound of the weights under `weight_clip`."""
+    width: Count = 128
+    """Units of a hidden layer."""
+    depth: Count = 3
+    """Number of hidden layers."""
+    num_fourier: NonNegativeInt = 3
+    """Fourier frequencies 1, 2, 4 … of the position."""
+    activation: Literal["silu", "relu", "leaky_relu"] = "relu"
+    """Activation of the hidden layers."""
+    learning_rate: Positive = 3e-3
+    """Peak learning rate."""
+    final_lr_factor: Probability = 1.0
+    """Share of the learning rate that is left at the end, under `training.lr_decay`."""
+    adam_betas: tuple[Probability, Probability] = (0.5, 0.9)
+    """Adam's betas."""
+    num_warmup_steps: NonNegativeInt = 50
+    """Critic steps before the first policy step, on top of `n_critic`."""
+
+
+class ValueConfig(Section):
+    """The baseline V(s_k)."""
+
+    kind: Literal["mlp", "step_scaled"] = "mlp"
+    """`mlp`: embedding of the step; `step_scaled`: the paper's, one learned scale per step."""
+    width: Count = 64
+    """Units of a hidden layer."""
+    depth: Count = 2
+    """Number of hidden layers."""
+    num_fourier: NonNegativeInt = 6
+    """Fourier frequencies of the position."""
+    learning_rate: Positive = 2e-3
+    """Peak learning rate."""
+    final_lr_factor: Probability = 0.0
+    """Share of the learning rate that is left at the end, under `training.lr_decay`."""
+    adam_betas: tuple[Probability, Probability] = (0.9, 0.99)
+    """Adam's betas."""

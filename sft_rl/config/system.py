@@ -1,0 +1,82 @@
+"""Settings of the loop, of who computes what where, and of the measuring."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sft_rl.config.base import Count, NonNegative, Positive, Section
+
+
+class TrainingConfig(Section):
+    """The outer loop."""
+
+    num_iterations: Count = 300
+    """Iterations: one rollout, `n_critic` critic steps and `n_generator` policy steps each."""
+    batch_size: Annotated[int, Field(ge=2)] = 512
+    """Trajectories for one critic step."""
+    n_critic: Count = 2
+    """Critic (and value) steps an iteration; each on trajectories of its own."""
+    n_generator: Count = 1
+    """Policy steps an iteration."""
+    lr_decay: Literal["none", "linear", "cosine"] = "linear"
+    """How learning rates fall over the run, to `final_lr_factor` of their peak."""
+    eval_every: Count = 25
+    """Iterations between two evaluations against validation data."""
+    select_best: bool = True
+    """The result is the averaged policy that did best on validation data; else the last one."""
+    checkpoint_every: Count = 50
+    """Iterations between two checkpoints."""
+    keep_checkpoints: Count = 2
+    """How many of the newest checkpoints are kept, besides the best."""
+
+
+class RolloutConfig(Section):
+    """Who draws trajectories."""
+
+    num_workers: Annotated[int, Field(ge=0)] = 2
+    """Ray rollout actors; 0 draws in the learner's process, without Ray."""
+    num_cpus_per_worker: NonNegative = 1.0
+    """Logical CPUs of a worker, may be fractional."""
+    num_gpus_per_worker: NonNegative = 0.0
+    """GPUs of a worker, may be fractional."""
+    placement: Literal["spread", "pack"] = "spread"
+    """`spread`: workers on as many nodes as there are; `pack`: on few, the learner's first."""
+    shards_per_batch: Count = 1
+    """Parts into which the trajectories of a critic step are cut; the unit a worker draws."""
+    num_threads: Count = 1
+    """CPU threads a worker computes with; a result depends on it in the last bits."""
+    timeout_s: Positive = 300.0
+    """Seconds without an answer after which a busy worker counts as hung and is replaced."""
+
+
+class RayConfig(Section):
+    """The Ray cluster."""
+
+    address: str | None = None
+    """Cluster to join; none starts a Ray on this machine, on loopback with a token."""
+
+
+class LearnerConfig(Section):
+    """Where the networks are updated."""
+
+    num_threads: Count = 1
+    """CPU threads the learner computes with; a result depends on it in the last bits."""
+    num_cpus: NonNegative = 1.0
+    """Logical CPUs of the learner where Ray places it, as in `sft-rl tune`; may be fractional."""
+    num_gpus: NonNegative = 0.0
+    """GPUs of the learner where Ray places it; may be fractional."""
+
+
+class MetricsConfig(Section):
+    """How samples are measured, always against held-out real data."""
+
+    num_samples: Annotated[int, Field(ge=10)] = 10_000
+    """Samples on each side of the sliced Wasserstein distance."""
+    num_projections: Count = 100
+    """Random directions of the sliced Wasserstein distance."""
+    num_exact: Annotated[int, Field(ge=10)] = 2_000
+    """Samples on each side of the exact distance and the MMD."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of directions, reference draw and sampling noise."""
