@@ -49,6 +49,9 @@ class Learner:
         self.device = networks.policy.device
         self.version = 0
         self.average = copy.deepcopy(networks.policy).requires_grad_(False)
+        # The version before, which drew what is still on its way when rollouts overlap learning.
+        overlaps = config.training.max_offpolicy_steps > 0
+        self.previous = copy.deepcopy(self.average) if overlaps else None
         self.best = copy.deepcopy(self.average)
         self.best_distance = math.inf
         self.optimizers: dict[str, Optimizer] = {"policy": self._policy_optimizer()}
@@ -85,6 +88,11 @@ class Learner:
     def weights(self) -> Weights:
         """The current policy as plain arrays; they carry the number ``version``."""
         return to_arrays(self.networks.policy)
+
+    def previous_weights(self) -> tuple[int, Weights]:
+        """The version before this one and its weights; a new run's first has none before it."""
+        assert self.previous is not None, "only kept where rollouts overlap learning"
+        return max(self.version - 1, 0), to_arrays(self.previous)
 
     def begin_iteration(self, iteration: int) -> None:
         """Set the learning rates of an iteration, counted from 0."""
@@ -133,6 +141,8 @@ class Learner:
         source = generator(self.config.seed, "policy", iteration, device=self.device)
         prepared = self.algorithm.prepare(trajectories, self.networks)
         policy = self.networks.policy
+        if self.previous is not None:
+            self.previous.load_state_dict(policy.state_dict())
         metrics: Metrics = {}
         with _frozen(self.networks.critic, self.networks.value):
             for batch in self.algorithm.batches(prepared, source):
@@ -181,13 +191,16 @@ class Learner:
         self.version = version
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {
+        modules: dict[str, nn.Module] = {
             "policy": self.networks.policy,
             "average": self.average,
             "best": self.best,
             "critic": self.networks.critic,
             "value": self.networks.value,
         }
+        if self.previous is not None:
+            modules["previous"] = self.previous
+        return modules
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -104,8 +104,9 @@ class LocalCollector:
         self._requests: list[Request] = []
 
     def submit(self, request: Request) -> None:
-        """Remember the order."""
-        self._requests.append(request)
+        """Remember the order, with a copy of the weights, which the learner goes on changing."""
+        weights = {name: array.copy() for name, array in request.weights.items()}
+        self._requests.append(replace(request, weights=weights))
 
     def results(self) -> Iterator[Trajectories]:
         """Yield the shards of the oldest request, drawing each as it is asked for."""

@@ -11,7 +11,7 @@ from sft_rl.learner import Learner
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.monitors import MAX_RATIO_DEVIATION, Alarm, drift
 from sft_rl.preemption import Preempted, PreemptionNotice
-from sft_rl.rollout import Collector, Request, num_threads
+from sft_rl.rollout import Collector, Request, Weights, num_threads
 from sft_rl.types import Metrics, Trajectories
 
 
@@ -81,6 +81,9 @@ class Trainer:
         """
         training = self.config.training
         self.notice.in_loop = True
+        if training.max_offpolicy_steps:
+            # What was on its way when the run was saved, or the first iteration of a new one.
+            self._order(self.iteration, *self.learner.previous_weights())
         while self.iteration < training.num_iterations:
             with num_threads(self.config.learner.num_threads):
                 row = self._iterate()
@@ -107,26 +110,33 @@ class Trainer:
     def _evaluates(self) -> bool:
         return self._is_due(self.config.training.eval_every)
 
+    def _num_updates(self, iteration: int) -> int:
+        """Critic steps of an iteration; the first has a warm-up."""
+        warmup = self.config.critic.num_warmup_steps if iteration == 0 else 0
+        return self.config.training.n_critic + warmup
+
+    def _order(self, iteration: int, version: int, weights: Weights) -> None:
+        """Order the trajectories of an iteration, unless it lies beyond the run's end."""
+        if iteration < self.config.training.num_iterations:
+            num_shards = self._num_updates(iteration) * self.config.rollout.shards_per_batch
+            self.collector.submit(Request(iteration, version, weights, num_shards))
+
     def _iterate(self) -> Metrics:
         """Draw trajectories with the current policy, step the critic and value, the policy."""
         started = time.perf_counter()
         learner, training = self.learner, self.config.training
-        per_update = self.config.rollout.shards_per_batch
+        per_update, lead = self.config.rollout.shards_per_batch, training.max_offpolicy_steps
         learner.begin_iteration(self.iteration)
-        num_updates = training.n_critic
-        if self.iteration == 0:
-            num_updates += self.config.critic.num_warmup_steps
-        self.collector.submit(
-            Request(self.iteration, learner.version, learner.weights(), num_updates * per_update)
-        )
+        self._order(self.iteration + lead, learner.version, learner.weights())
+        drawn_with = max(learner.version - lead, 0)
         metrics: Metrics = {}
         waited, batches = 0.0, []
         shards = self.collector.results()
-        for update in range(num_updates):
+        for update in range(self._num_updates(self.iteration)):
             asked = time.perf_counter()
             batch = Trajectories.concatenate(list(islice(shards, per_update)))
             waited += time.perf_counter() - asked
-            assert batch.policy_version == learner.version, "trajectories of another version"
+            assert batch.policy_version == drawn_with, "trajectories of another version"
             batch = batch.to(learner.device)
             batches.append(batch)
             metrics |= learner.update_critic(batch.final, self.iteration, update)
@@ -134,7 +144,7 @@ class Trainer:
                 metrics |= learner.update_value(batch)
         trajectories = Trajectories.concatenate(batches[-training.n_critic :])
         metrics |= learner.update_policy(trajectories, self.iteration)
-        if metrics.get("first_ratio_deviation", 0.0) > MAX_RATIO_DEVIATION:
+        if not lead and metrics.get("first_ratio_deviation", 0.0) > MAX_RATIO_DEVIATION:
             self.observer.warn(
                 f"iteration {self.iteration}: the likelihood ratio is off 1 by "
                 f"{metrics['first_ratio_deviation']:.3g} on the first pass"

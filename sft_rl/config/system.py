@@ -20,6 +20,9 @@ class TrainingConfig(Section):
     """Critic (and value) steps an iteration; each on trajectories of its own."""
     n_generator: Count = 1
     """Policy steps an iteration."""
+    max_offpolicy_steps: Annotated[int, Field(ge=0, le=1)] = 0
+    """How many versions old the weights that draw may be: 0 draws with the newest, 1 draws the
+    next iteration's trajectories while the learner still updates on this one's."""
     lr_decay: Literal["none", "linear", "cosine"] = "linear"
     """How learning rates fall over the run, to `final_lr_factor` of their peak."""
     eval_every: Count = 25

@@ -75,14 +75,16 @@ class RayCollector:
         self._waiting: deque[_Task] = deque()
         self._requests: deque[Request] = deque()
         self._done: dict[tuple[int, int], Trajectories] = {}
+        self._put: tuple[int, Any] | None = None  # newest version and the reference to its weights
         self.num_replaced = 0
 
     def submit(self, request: Request) -> None:
-        """Put the weights into the object store, once, and queue the shards."""
-        weights = ray.put(request.weights)
+        """Put the weights into the object store, once a version, and queue the shards."""
+        if self._put is None or self._put[0] != request.version:
+            self._put = (request.version, ray.put(request.weights))
         self._requests.append(request)
         self._waiting.extend(
-            _Task(request.iteration, shard, request.version, weights)
+            _Task(request.iteration, shard, *self._put)
             for shard in range(request.num_shards)
         )
         self._dispatch()
@@ -91,8 +93,9 @@ class RayCollector:
         """Yield the shards of the oldest request in order, as soon as each is there."""
         request = self._requests.popleft()
         for shard in range(request.num_shards):
+            self._receive(timeout=0.0)  # keeps the workers busy with what was ordered next
             while (request.iteration, shard) not in self._done:
-                self._receive()
+                self._receive(timeout=1.0)
             yield self._done.pop((request.iteration, shard))
 
     def close(self) -> None:
@@ -122,10 +125,10 @@ class RayCollector:
             call = slot.actor.collect.remote(task.iteration, task.shard, task.version, task.weights)
             slot.calls[call] = task
 
-    def _receive(self) -> None:
-        """Wait for the next answer, or for a worker to be found dead or hung."""
+    def _receive(self, *, timeout: float) -> None:
+        """Take the answers that are there within some seconds; find workers dead or hung."""
         calls = [call for slot in self._slots for call in slot.calls]
-        ready, _ = ray.wait(calls, num_returns=1, timeout=1.0)
+        ready, _ = ray.wait(calls, num_returns=1, timeout=timeout) if calls else ([], [])
         for slot in self._slots:
             for call in ready:
                 if call in slot.calls:
