@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from sft_rl.metrics.distances import earth_movers, mmd, noise_floor, sliced_wasserstein
+from sft_rl.metrics.distances import (
+    SlicedWassersteinTo,
+    earth_movers,
+    mmd,
+    noise_floor,
+    sliced_wasserstein,
+)
 
 POINTS = np.random.default_rng(0).normal(size=(500, 2))
 
@@ -22,6 +28,14 @@ def test_the_same_points_in_another_order_are_at_zero():
     assert earth_movers(POINTS, shuffled) == pytest.approx(0.0, abs=1e-7)
     distance = sliced_wasserstein(POINTS, shuffled, num_projections=50, seed=0)
     assert distance == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_the_quick_sliced_distance_is_the_same_number(dim: int):
+    real, generated = np.random.default_rng(dim).normal(size=(2, 300, dim)).astype(np.float32)
+    protocol = {"num_projections": 40, "seed": 3}
+    quick = SlicedWassersteinTo(real, **protocol)(generated)
+    assert quick == pytest.approx(sliced_wasserstein(real, generated, **protocol), rel=1e-9)
 
 
 def test_mmd_is_unbiased_around_zero_and_grows_with_the_distance():

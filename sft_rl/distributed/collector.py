@@ -84,8 +84,7 @@ class RayCollector:
             self._put = (request.version, ray.put(request.weights))
         self._requests.append(request)
         self._waiting.extend(
-            _Task(request.iteration, shard, *self._put)
-            for shard in range(request.num_shards)
+            _Task(request.iteration, shard, *self._put) for shard in range(request.num_shards)
         )
         self._dispatch()
 

@@ -18,6 +18,35 @@ def sliced_wasserstein(real: Array, generated: Array, *, num_projections: int, s
     )
 
 
+class SlicedWassersteinTo:
+    """The same distance to one set of points, from as many: quick enough to watch a run by.
+
+    POT takes a general way that costs 1 s where sorting costs 0.1 s. What is reported comes from
+    :func:`sliced_wasserstein`.
+
+    Args:
+        real: Points (N, dim).
+        num_projections: Number of random directions.
+        seed: Seed of the directions.
+    """
+
+    def __init__(self, real: Array, *, num_projections: int, seed: int) -> None:
+        from ot.sliced import get_random_projections
+
+        points = _flat(real)
+        self.directions = get_random_projections(points.shape[1], num_projections, seed)
+        self.real = self._projected(points)
+
+    def __call__(self, generated: Array) -> float:
+        """Distance of points (N, dim), as many as there are real ones."""
+        difference = self._projected(_flat(generated)) - self.real
+        return float(np.sqrt(np.mean(difference**2)))
+
+    def _projected(self, points: Array) -> Array:
+        """Sorted projections, shape (num_projections, N)."""
+        return np.sort(np.ascontiguousarray((points @ self.directions).T), axis=1)
+
+
 def earth_movers(real: Array, generated: Array) -> float:
     """Exact Wasserstein-1 distance (Euclidean cost) by POT, points (N, dim) each."""
     import ot

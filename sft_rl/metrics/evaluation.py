@@ -8,7 +8,14 @@ import torch
 
 from sft_rl.config import MetricsConfig
 from sft_rl.data import Dataset
-from sft_rl.metrics.distances import Array, earth_movers, mmd, noise_floor, sliced_wasserstein
+from sft_rl.metrics.distances import (
+    Array,
+    SlicedWassersteinTo,
+    earth_movers,
+    mmd,
+    noise_floor,
+    sliced_wasserstein,
+)
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator
 from sft_rl.types import Metrics
@@ -34,14 +41,22 @@ class Evaluator:
         return self.data.real(self.config.num_samples, self.config.seed, draw=0)
 
     @cached_property
-    def _validation(self) -> Array:
-        """Training data in its units: nothing of what is reported is used to choose."""
-        return self.data.to_units(self.data.train[: VALIDATION_FACTOR * self.config.num_samples])
+    def _validation(self) -> SlicedWassersteinTo:
+        """Distance to training data: nothing of what is reported is used to choose."""
+        real = self.data.train[: VALIDATION_FACTOR * self.config.num_samples]
+        return SlicedWassersteinTo(
+            self.data.to_units(real),
+            num_projections=self.config.num_projections,
+            seed=self.config.seed,
+        )
 
-    def samples(self, policy: DenoisingPolicy, *, purpose: str = "evaluation") -> Array:
+    def samples(self, policy: DenoisingPolicy) -> Array:
         """Draw as many samples as the reference has, in the data's units."""
+        return self._draw(policy, len(self.reference), "evaluation")
+
+    def _draw(self, policy: DenoisingPolicy, num: int, purpose: str) -> Array:
         source = generator(self.config.seed, purpose, device=policy.device)
-        return self.data.to_units(policy.sample(len(self.reference), source))
+        return self.data.to_units(policy.sample(num, source))
 
     def validate(self, policy: DenoisingPolicy) -> float:
         """Sliced Wasserstein-2 distance to training data, with noise of its own.
@@ -49,7 +64,8 @@ class Evaluator:
         For looking at a run and choosing its best policy; results are reported against the
         reference.
         """
-        return self._sliced(self._validation, self.samples(policy, purpose="validation"))
+        num = self._validation.real.shape[1]
+        return self._validation(self._draw(policy, num, "validation"))
 
     def distance(self, samples: Array) -> float:
         """Sliced Wasserstein-2 distance of samples to the reference."""
