@@ -1,0 +1,141 @@
+"""Every algorithm at every number of steps on the swiss roll: distance, seconds, time to quality.
+
+    python -m benchmarks.algorithms                              # all, seeds 0, 1, 2
+    python -m benchmarks.algorithms --algorithms ppo --steps 10  # some
+
+Each run is ``sft-rl train swiss_roll algorithm=A sampler.num_steps=T seed=S`` in a process of its
+own, on one core without Ray (the numbers are the same with any number of workers); the pretrained
+model is in the cache. `--side-by-side 2` runs two at a time, on a core each.
+
+Time to quality is the time from the start of the process until the run has saved a result whose
+distance to the held-out reference is at most the bar. Prints the table of the docs and writes
+``benchmarks/results/algorithms.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from benchmarks.machine import RESULTS, machine
+
+ALGORITHMS = ("sft_pg", "ppo", "hybrid", "pathwise")
+BARS = (0.010, 0.0075)
+EVAL_EVERY = 25
+
+
+def run_once(algorithm: str, steps: int, seed: int, extra: list[str]) -> dict[str, Any]:
+    """Train in a process of its own; return what it reached, and when."""
+    settings = [
+        f"algorithm={algorithm}",
+        f"sampler.num_steps={steps}",
+        f"seed={seed}",
+        "rollout.num_workers=0",
+        f"training.checkpoint_every={EVAL_EVERY}",
+        "training.keep_checkpoints=1000",
+        *extra,
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings]
+        begun = time.time()
+        done = subprocess.run(
+            [*command, "--out", str(out)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"the run failed: {' '.join(command)}")
+        seconds = time.time() - begun
+        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+        reached = time_to_quality(out, begun)
+    return {
+        "algorithm": algorithm,
+        "num_steps": steps,
+        "seed": seed,
+        "initial": summary["sliced_wasserstein_initial"],
+        "final": summary["sliced_wasserstein_final"],
+        "seconds": round(seconds, 1),
+        "seconds_to": reached,
+    }
+
+
+def time_to_quality(out: Path, begun: float) -> dict[str, float | None]:
+    """Seconds after `begun` at which a saved result was first within each bar."""
+    from sft_rl.checkpoint import load
+    from sft_rl.metrics.evaluation import Evaluator
+    from sft_rl.run import load_policy
+    from sft_rl.store import RunFolder
+
+    store = RunFolder.open(out)
+    policy, data = load_policy(store)
+    evaluator = Evaluator(data, store.config.metrics)
+    reached: dict[str, float | None] = {str(bar): None for bar in BARS}
+    for folder in sorted((out / "checkpoints").iterdir()):
+        policy.load_state_dict(load(folder).tensors["best"])
+        distance = evaluator.distance(evaluator.samples(policy))
+        for bar in BARS:
+            if distance <= bar and reached[str(bar)] is None:
+                reached[str(bar)] = round(folder.stat().st_mtime - begun, 1)
+    return reached
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Lay out the runs, a row for each algorithm and number of steps."""
+    heads = " | ".join(f"s to ≤ {bar:g}" for bar in BARS)
+    lines = [
+        f"| algorithm | T | before | after, each seed | mean | s, whole run | {heads} |",
+        "|---|---|---|---|---|---|" + "---|" * len(BARS),
+    ]
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault((run["algorithm"], run["num_steps"]), []).append(run)
+    for (algorithm, steps), group in groups.items():
+        finals = [run["final"] for run in group]
+        times = [_times(group, str(bar)) for bar in BARS]
+        lines.append(
+            f"| `{algorithm}` | {steps} | {group[0]['initial']:.4f} "
+            f"| {' / '.join(f'{final:.4f}' for final in finals)} | {mean(finals):.4f} "
+            f"| {median(run['seconds'] for run in group):.0f} | {' | '.join(times)} |"
+        )
+    return "\n".join(lines)
+
+
+def _times(group: list[dict[str, Any]], bar: str) -> str:
+    """Seconds of every seed, a dash where the bar was not reached."""
+    times = [run["seconds_to"][bar] for run in group]
+    return " / ".join("-" if t is None else f"{t:.0f}" for t in times)
+
+
+def main() -> None:
+    """Measure, print the table, keep the numbers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 4, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", nargs="*", default=[], metavar="key=value", dest="extra")
+    parser.add_argument("--side-by-side", type=int, default=1, metavar="N")
+    parser.add_argument("--out", type=Path, default=RESULTS / "algorithms.json")
+    args = parser.parse_args()
+    jobs = list(product(args.algorithms, args.steps, args.seeds))
+    with ThreadPoolExecutor(args.side_by_side) as pool:
+        runs = list(pool.map(lambda job: run_once(*job, args.extra), jobs))
+    print(table(runs))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine(), "side_by_side": args.side_by_side, "runs": runs}
+    args.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
