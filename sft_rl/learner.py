@@ -108,8 +108,14 @@ class Learner:
             for group, base in zip(optimizer.param_groups, self._base_rates[name], strict=True):
                 group["lr"] = base * factor
 
-    def update_critic(self, generated: Tensor, iteration: int, update: int) -> Metrics:
-        """Take one critic step on as many real as generated samples (B, *shape)."""
+    def update_critic(
+        self, generated: Tensor, iteration: int, update: int
+    ) -> tuple[Tensor, Metrics]:
+        """Take one critic step on as many real as generated samples (B, *shape).
+
+        Returns:
+            The scores of the generated samples after the step, shape (B,), and the numbers.
+        """
         source = generator(self.config.seed, "critic", iteration, update, device=self.device)
         real = self.data.batch(len(generated), source)
         critic = self.networks.critic
@@ -124,15 +130,13 @@ class Learner:
             "reward_std": scores.std(),
             "sample_spread": generated.std(),
         }
-        return {name: float(value) for name, value in (loss.metrics | watched).items()}
+        return scores, {k: float(value) for k, value in (loss.metrics | watched).items()}
 
-    def update_value(self, trajectories: Trajectories) -> Metrics:
-        """Regress V(s_k) on the final score over all T * B states; the target is detached."""
-        with torch.no_grad():
-            scores = self.networks.critic(trajectories.final)
+    def update_value(self, trajectories: Trajectories, scores: Tensor) -> Metrics:
+        """Regress V(s_k) on the final scores (B,) over all T * B states; they are detached."""
         steps = torch.arange(trajectories.num_steps, device=self.device)[:, None]
         values = self.networks.value(trajectories.latents[:-1], steps).squeeze(-1)
-        loss = F.mse_loss(values, scores.expand_as(values))
+        loss = F.mse_loss(values, scores.detach().expand_as(values))
         _step(self.optimizers["value"], loss)
         return {"value_loss": loss.item()}
 

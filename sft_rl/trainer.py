@@ -139,9 +139,10 @@ class Trainer:
             assert batch.policy_version == drawn_with, "trajectories of another version"
             batch = batch.to(learner.device)
             batches.append(batch)
-            metrics |= learner.update_critic(batch.final, self.iteration, update)
+            scores, watched = learner.update_critic(batch.final, self.iteration, update)
+            metrics |= watched
             if learner.algorithm.uses_value:
-                metrics |= learner.update_value(batch)
+                metrics |= learner.update_value(batch, scores)
         trajectories = Trajectories.concatenate(batches[-training.n_critic :])
         metrics |= learner.update_policy(trajectories, self.iteration)
         if not lead and metrics.get("first_ratio_deviation", 0.0) > MAX_RATIO_DEVIATION:

@@ -61,7 +61,7 @@ def test_the_value_loss_does_not_reach_the_critic(tiny_config: Callable[..., Con
     learner = Learner(networks, build_algorithm(config), data=data, config=config)
     before = {name: p.clone() for name, p in networks.critic.named_parameters()}
     value_before = [p.clone() for p in networks.value.parameters()]
-    learner.update_value(trajectories)
+    learner.update_value(trajectories, networks.critic(trajectories.final))
     assert all(p.grad is None for p in networks.critic.parameters())
     assert all(torch.equal(p, before[name]) for name, p in networks.critic.named_parameters())
     assert any(
