@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean, median
@@ -34,8 +35,9 @@ BARS = (0.010, 0.0075)
 EVAL_EVERY = 25
 
 
-def run_once(algorithm: str, steps: int, seed: int, extra: list[str]) -> dict[str, Any]:
+def run_once(extra: list[str], job: tuple[str, int, int]) -> dict[str, Any]:
     """Train in a process of its own; return what it reached, and when."""
+    algorithm, steps, seed = job
     settings = [
         f"algorithm={algorithm}",
         f"sampler.num_steps={steps}",
@@ -130,7 +132,7 @@ def main() -> None:
     args = parser.parse_args()
     jobs = list(product(args.algorithms, args.steps, args.seeds))
     with ThreadPoolExecutor(args.side_by_side) as pool:
-        runs = list(pool.map(lambda job: run_once(*job, args.extra), jobs))
+        runs = list(pool.map(partial(run_once, args.extra), jobs))
     print(table(runs))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine(), "side_by_side": args.side_by_side, "runs": runs}
