@@ -69,3 +69,11 @@ def test_the_users_settings_win_over_the_presets_conditions():
 
 def test_every_setting_is_documented():
     assert [key for key, text in all_keys().items() if len(text) < 5] == []
+
+
+def test_a_preset_extends_another_with_its_blocks():
+    moons, roll = (load_config(n, ["sampler.num_steps=4"]) for n in ("two_moons", "swiss_roll"))
+    assert moons.data.name == "two_moons"
+    same = {"data": roll.data, "preset": roll.preset, "description": roll.description}
+    assert moons.model_copy(update=same) == roll
+    assert roll.training.num_iterations == 800

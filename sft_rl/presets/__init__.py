@@ -7,7 +7,8 @@ that apply only to some step counts or algorithms::
       - if: {sampler.num_steps: [2, 3, 4]}
         set: {training.num_iterations: 800}
 
-Later settings win: defaults, preset, its matching blocks in order, the user's own.
+A preset that ``extends`` another has its settings and blocks, then its own. Later settings win:
+defaults, preset, its matching blocks in order, the user's own.
 """
 
 from __future__ import annotations
@@ -39,15 +40,25 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
     """
     if preset not in preset_names():
         raise UserError(f"preset: {preset!r} is unknown; {did_you_mean(preset, preset_names())}")
-    text = resources.files(__name__).joinpath(f"{preset}.yaml").read_text()
-    tree: Tree = yaml.safe_load(text) or {}
-    blocks = tree.pop("when", [])
+    tree, blocks = _read(preset)
     own = parse_overrides(overrides)
     selected = _build(_merged(tree, own))
     for block in blocks:
         if all(_matches(lookup(selected, k), v) for k, v in block["if"].items()):
             tree = _merged(tree, _nested(block["set"].items()))
     return _build({**_merged(tree, own), "preset": preset})
+
+
+def _read(preset: str) -> tuple[Tree, list[Tree]]:
+    """Read a preset's settings and its blocks, those of what it extends before its own."""
+    text = resources.files(__name__).joinpath(f"{preset}.yaml").read_text()
+    tree: Tree = yaml.safe_load(text) or {}
+    blocks = tree.pop("when", [])
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree, blocks
+    base_tree, base_blocks = _read(base)
+    return _merged(base_tree, tree), [*base_blocks, *blocks]
 
 
 def load_config_file(path: str, overrides: Iterable[str] = ()) -> Config:
