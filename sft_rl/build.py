@@ -6,6 +6,8 @@ A rollout worker imports this module, so it stays light.
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -76,7 +78,11 @@ def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
 
 
 def build_collector(
-    config: Config, shape: tuple[int, ...], session: RaySession | None
+    config: Config,
+    shape: tuple[int, ...],
+    session: RaySession | None,
+    *,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Collector:
     """Build who draws trajectories: this process, or actors.
 
@@ -84,6 +90,7 @@ def build_collector(
         config: The run's configuration.
         shape: Shape of one sample.
         session: The Ray to wait for before actors start; none if it is there already.
+        warn: Is told of workers that had to be replaced.
     """
     if config.rollout.num_workers == 0:
         runner = build_runner(config, shape)
@@ -92,7 +99,7 @@ def build_collector(
 
     if session is not None:
         session.wait()
-    return RayCollector(partial(build_runner, config, shape), config.rollout)
+    return RayCollector(partial(build_runner, config, shape), config.rollout, warn=warn)
 
 
 def check(config: Config) -> None:

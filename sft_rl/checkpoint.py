@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sft_rl.errors import UserError
+from sft_rl.files import saving, sync, write_synced
 
 MANIFEST = "manifest.json"
 META = "meta.json"
@@ -48,27 +49,28 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint into a new folder, atomically.
 
     Raises:
-        OSError: If it cannot be written; whatever stood at `folder` is then untouched.
+        SaveError: If it cannot be written; whatever stood at `folder` is then untouched.
     """
+    files = {
+        f"{group}.safetensors": safetensors.torch.save(
+            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+        )
+        for group, tensors in checkpoint.tensors.items()
+    }
+    files[META] = json.dumps(checkpoint.meta, indent=1).encode()
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files[MANIFEST] = json.dumps({"format": FORMAT, "sha256": digests}, indent=1).encode()
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        files = {
-            f"{group}.safetensors": safetensors.torch.save(
-                {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-            )
-            for group, tensors in checkpoint.tensors.items()
-        }
-        files[META] = json.dumps(checkpoint.meta, indent=1).encode()
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        files[MANIFEST] = json.dumps({"format": FORMAT, "sha256": digests}, indent=1).encode()
-        for name, content in files.items():
-            _write_synced(aside / name, content)
-        _sync_folder(aside)
-        _replace_folder(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with saving(folder, sum(len(content) for content in files.values())):
+        try:
+            aside.mkdir(parents=True)
+            for name, content in files.items():
+                write_synced(aside / name, content)
+            sync(aside)
+            _replace_folder(aside, folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def load(folder: Path) -> Checkpoint:
@@ -104,21 +106,6 @@ def load(folder: Path) -> Checkpoint:
         ) from error
 
 
-def _write_synced(file: Path, content: bytes) -> None:
-    with file.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _replace_folder(source: Path, target: Path) -> None:
     """Rename a folder into its place; a folder that stands there makes way first."""
     if target.exists():
@@ -128,4 +115,4 @@ def _replace_folder(source: Path, target: Path) -> None:
         shutil.rmtree(old)
     else:
         source.rename(target)
-    _sync_folder(target.parent)
+    sync(target.parent)

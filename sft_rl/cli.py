@@ -19,7 +19,10 @@ EPILOG = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; return its exit code: 0 done, 2 wrong input, 130 interrupted, or its own."""
+    """Run a command; return its exit code.
+
+    0 done, 1 the run failed, 2 wrong input, 130 interrupted, 143 preempted, or its own.
+    """
     started = time.perf_counter()
     args = _parser().parse_args(argv)
     try:
@@ -61,7 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--config", metavar="FILE", help="a config.yaml instead of a preset")
     train.add_argument("--out", type=Path, help="run folder (default: a new one under runs/)")
     train.add_argument(
-        "--resume", action="store_true", help="go on with the interrupted run in --out"
+        "--resume",
+        nargs="?",
+        const="always",
+        choices=["always", "auto"],
+        help="go on with the interrupted run in --out; auto: or start it, if there is none yet",
     )
     train.set_defaults(run=_train)
 
@@ -130,11 +137,15 @@ def _train(args: argparse.Namespace, started: float) -> None:
     from sft_rl.run import train
 
     check(config)
-    if args.resume and RunFolder.open(out).finished_iterations >= config.training.num_iterations:
-        sys.stdout.write(f"{out} is finished, nothing to do\n")
-        return
+    resume = args.resume == "always" or (args.resume == "auto" and RunFolder.holds_run(out))
+    if resume:
+        store = RunFolder.open(out)
+        store.check_settings(config)
+        if store.is_finished(config):
+            sys.stdout.write(f"{out} is finished, nothing to do\n")
+            return
     with ConsoleObserver() as observer:
-        summary = train(config, out, observer=observer, started=started, resume=args.resume)
+        summary = train(config, out, observer=observer, started=started, resume=resume)
     num = summary["num_steps"]
     observer.table(
         f"{out}: sliced Wasserstein distance",

@@ -13,6 +13,12 @@ class UserError(ValueError):
     exit_code = 2
 
 
+class RunFailed(UserError):
+    """The input was right, but the run could not go on: a full disk, a worker's own error."""
+
+    exit_code = 1
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return the hint that ends an error about an unknown name: the nearest valid ones."""
     names = sorted(allowed)

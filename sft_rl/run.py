@@ -20,6 +20,7 @@ from sft_rl.data import Dataset, load_dataset
 from sft_rl.data.points import write_points
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import own_steps
+from sft_rl.files import replace_file, saving
 from sft_rl.learner import Learner
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path, sample_in_units
@@ -137,7 +138,7 @@ def fine_tune(
     learner = Learner(networks, build_algorithm(config), data=data, config=config)
     with ExitStack() as stack:
         with clock.phase("starting workers"):
-            collector = build_collector(config, data.shape, session)
+            collector = build_collector(config, data.shape, session, warn=clock.observer.warn)
             stack.callback(collector.close)
         trainer = Trainer(
             learner,
@@ -180,7 +181,8 @@ def _conclude(
     with clock.phase("plots"):
         from sft_rl.report import write_plots
 
-        write_plots(store.path, real=evaluator.reference, before=before, after=after, path=path)
+        with saving(store.path / "plots"):
+            write_plots(store.path, real=evaluator.reference, before=before, after=after, path=path)
     summary = {
         "preset": config.preset,
         "algorithm": config.algorithm,
@@ -221,8 +223,9 @@ def full_step_metrics(config: Config, network: nn.Module, evaluator: Evaluator) 
         "noise_floor": floors["sliced_wasserstein"],
         "noise_floors": floors,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result))
+    with saving(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(file, json.dumps(result).encode())
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import hashlib
 import json
@@ -23,7 +22,9 @@ from sft_rl import checkpoint
 from sft_rl.checkpoint import Checkpoint, DamagedCheckpoint, TensorGroups
 from sft_rl.config import Config
 from sft_rl.errors import UserError
+from sft_rl.files import replace_file
 from sft_rl.learner import Learner
+from sft_rl.metrics_log import MetricsLog
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.presets import dump_config, load_config_file
@@ -47,7 +48,12 @@ class RunFolder:
         self.path = path
         self.config = config
         self.warn = warn
-        self._columns: list[str] = []
+        self._metrics = MetricsLog(path / "metrics.csv", sparse=self._sparse_columns())
+
+    @staticmethod
+    def holds_run(path: Path) -> bool:
+        """Whether there is a run in a folder, finished or not."""
+        return (path / "config.yaml").is_file()
 
     @staticmethod
     def create(path: Path, config: Config) -> RunFolder:
@@ -56,18 +62,27 @@ class RunFolder:
         Raises:
             UserError: If it holds a run already or cannot be written.
         """
-        if (path / "config.yaml").exists():
-            raise UserError(
-                f"--out: {path} already holds a run; add --resume to go on with it, choose another "
-                f"folder, or remove it first (rm -r {path}) to replace it"
-            )
+        store = RunFolder(path, config)
+        store._refuse_a_run()
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             (path / "plots").mkdir(exist_ok=True)
-            (path / "config.yaml").write_text(dump_config(config))
         except OSError as error:
             raise UserError(f"--out: cannot write to {path}: {error.strerror}") from error
-        return RunFolder(path, config)
+        with store.lock():
+            store._refuse_a_run()  # another process may have been faster
+            store._write_config()
+        return store
+
+    def _refuse_a_run(self) -> None:
+        if self.holds_run(self.path):
+            raise UserError(
+                f"--out: {self.path} already holds a run; add --resume to go on with it, choose "
+                f"another folder, or remove it first (rm -r {self.path}) to replace it"
+            )
+
+    def _write_config(self) -> None:
+        replace_file(self.path / "config.yaml", dump_config(self.config).encode())
 
     @staticmethod
     def open(path: Path) -> RunFolder:
@@ -76,7 +91,7 @@ class RunFolder:
         Raises:
             UserError: If there is no run in it.
         """
-        if not (path / "config.yaml").is_file():
+        if not RunFolder.holds_run(path):
             raise UserError(f"run: {path} holds no run (no config.yaml in it)")
         return RunFolder(path, load_config_file(str(path / "config.yaml")))
 
@@ -87,7 +102,11 @@ class RunFolder:
         Raises:
             UserError: Naming the process that works on the run.
         """
-        with (self.path / ".lock").open("a+") as stream:
+        try:
+            stream = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise UserError(f"--out: cannot write to {self.path}: {error.strerror}") from error
+        with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -100,19 +119,8 @@ class RunFolder:
             yield
 
     def log(self, row: Metrics) -> None:
-        """Append one iteration's numbers to metrics.csv; the first row names the columns."""
-        file = self.path / "metrics.csv"
-        if not self._columns and file.exists():
-            with file.open(newline="") as stream:
-                self._columns = next(csv.reader(stream), [])
-        with file.open("a", newline="") as stream:
-            if not self._columns:
-                self._columns = [
-                    *row,
-                    *(name for name in self._sparse_columns() if name not in row),
-                ]
-                csv.writer(stream).writerow(self._columns)
-            csv.DictWriter(stream, self._columns, restval="").writerow(row)
+        """Append one iteration's numbers to metrics.csv."""
+        self._metrics.append(row)
 
     def _sparse_columns(self) -> list[str]:
         """Columns that only iterations with an evaluation fill."""
@@ -128,6 +136,7 @@ class RunFolder:
             "config": self.config.model_dump(mode="json"),
             "best_distance": learner.best_distance if learner.best_distance < math.inf else None,
         }
+        self._metrics.sync()
         folder = self.path / "checkpoints"
         checkpoint.save(folder / f"{iteration:06d}", Checkpoint(learner.state(), meta))
         for old in self._checkpoints()[: -self.config.training.keep_checkpoints]:
@@ -142,41 +151,40 @@ class RunFolder:
             The checkpoint, or None if the run was interrupted before its first.
 
         Raises:
-            UserError: If settings differ that must not, or every checkpoint is damaged.
+            UserError: If settings or the version differ, or every checkpoint is damaged. Nothing
+                is touched then.
+        """
+        self.check_settings(config)
+        newest = self.latest() if self._checkpoints() else None
+        if newest and newest.meta["sft_rl"] != sft_rl.__version__:
+            raise UserError(
+                f"--resume: {self.path} was made by sft-rl {newest.meta['sft_rl']}, this is "
+                f"{sft_rl.__version__}, which may compute differently; use that version"
+            )
+        self.config = config
+        (self.path / "summary.json").unlink(missing_ok=True)  # of fewer iterations
+        self._write_config()
+        self._metrics.cut(newest.meta["iteration"] if newest else 0)
+        for torn in (self.path / "checkpoints").glob(".*"):  # by a process killed while saving
+            shutil.rmtree(torn)
+        return newest
+
+    def check_settings(self, config: Config) -> None:
+        """Refuse to go on with settings that would give another result.
+
+        Raises:
+            UserError: Listing what differs.
         """
         changed = _changes(self.config.model_dump(), config.model_dump())
         if changed:
             raise UserError(
                 f"--resume: {self.path} was started with other settings: {'; '.join(changed)}"
             )
-        self.config = config
-        (self.path / "config.yaml").write_text(dump_config(config))
-        newest = self.latest() if self._checkpoints() else None
-        self._cut_metrics(newest.meta["iteration"] if newest else 0)
-        return newest
 
-    def _cut_metrics(self, iteration: int) -> None:
-        file = self.path / "metrics.csv"
-        if not file.exists():
-            return
-        with file.open(newline="") as stream:
-            rows = list(csv.reader(stream))
-        self._columns = rows[0] if iteration else []
-        column = rows[0].index("iteration")
-        # A row that was being written when the run died is incomplete.
-        whole = [row for row in rows[1:] if len(row) == len(rows[0])]
-        kept = [row for row in whole if int(row[column]) <= iteration]
-        aside = file.with_name(".metrics.csv.tmp")
-        with aside.open("w", newline="") as stream:
-            csv.writer(stream).writerows([rows[0], *kept] if iteration else [])
-        aside.replace(file)
-
-    @property
-    def finished_iterations(self) -> int:
-        """How many iterations the run had when it came to its end; 0 if it has not."""
-        if not (self.path / "summary.json").exists():
-            return 0
-        return self.config.training.num_iterations
+    def is_finished(self, config: Config) -> bool:
+        """Whether the run has come to its end, and `config` asks for no more iterations."""
+        more = config.training.num_iterations > self.config.training.num_iterations
+        return (self.path / "summary.json").exists() and not more
 
     def _checkpoints(self) -> list[Path]:
         return sorted(p for p in (self.path / "checkpoints").glob("*") if p.name.isdigit())
@@ -222,9 +230,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which scripts read."""
-        aside = self.path / ".summary.json.tmp"
-        aside.write_text(json.dumps(summary, indent=2) + "\n")
-        aside.replace(self.path / "summary.json")
+        replace_file(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 
 
 FREE_TO_CHANGE = (

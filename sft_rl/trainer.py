@@ -93,10 +93,11 @@ class Trainer:
                     row["sliced_wasserstein"] = distance
                     self.learner.consider(distance)
             self.store.log(row)
-            if self._is_due(training.checkpoint_every) or self.notice.arrived:
+            stopping = self.notice.arrived
+            if self._is_due(training.checkpoint_every) or stopping:
                 self.store.save(self.learner, iteration=self.iteration)
             self.observer.progress(self.iteration, training.num_iterations, row)
-            if self.notice.arrived:
+            if stopping:
                 raise Preempted(
                     f"stopped by SIGTERM after iteration {self.iteration}; a checkpoint is saved, "
                     "go on with --resume"

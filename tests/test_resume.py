@@ -2,15 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
-from sft_rl.checkpoint import load
+from sft_rl.checkpoint import DamagedCheckpoint, load
+from sft_rl.cli import main
+from sft_rl.errors import UserError
+from sft_rl.presets import load_config
+from sft_rl.store import RunFolder
 
 
 def command(out: Path, *settings: str) -> list[str]:
@@ -94,8 +101,52 @@ def test_over_a_damaged_checkpoint(tmp_path: Path, settings: tuple[str, ...], un
     assert policy_sha256(out) == policy_sha256(undisturbed)
 
 
-def test_what_cannot_be_resumed_is_refused(
+def test_resume_auto_starts_goes_on_and_is_finished(
     tmp_path: Path, settings: tuple[str, ...], undisturbed: Path
+):
+    out = tmp_path / "run"
+    auto = (*settings, "--resume", "auto")
+    code, _ = interrupt(out, signal.SIGKILL, *auto)
+    assert code == -signal.SIGKILL
+    done = run(out, *auto)
+    assert done.returncode == 0, done.stderr
+    assert policy_sha256(out) == policy_sha256(undisturbed)
+    before = contents(out)
+    finished = run(out, *auto)
+    assert (finished.returncode, finished.stdout) == (0, f"{out} is finished, nothing to do\n")
+    assert contents(out) == before
+
+
+def test_killed_before_the_first_checkpoint(
+    tmp_path: Path, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    args = ["train", "swiss_roll", *tiny_settings, "--out", "run", "--resume", "auto"]
+    run_folder = RunFolder.create(Path("run"), load_config("swiss_roll", tiny_settings))
+    (run_folder.path / "metrics.csv").write_text("iteration,sec")
+    (run_folder.path / "checkpoints" / ".000002.1.tmp").mkdir()
+    assert main(args) == 0
+    assert pd.read_csv("run/metrics.csv")["iteration"].tolist() == [1, 2, 3]
+    assert sorted(p.name for p in Path("run/checkpoints").iterdir()) == ["000002", "000003"]
+
+
+def test_more_iterations_of_a_finished_run_are_not_finished_before_their_end(
+    tmp_path: Path, settings: tuple[str, ...], undisturbed: Path
+):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    more = load_config("swiss_roll", [*settings, "training.num_iterations=130"])
+    store = RunFolder.open(out)
+    assert not store.is_finished(more)
+    store.resume(more)
+    assert not RunFolder.open(out).is_finished(more)
+
+
+def test_what_cannot_be_resumed_is_refused(
+    tmp_path: Path,
+    settings: tuple[str, ...],
+    undisturbed: Path,
+    capsys: pytest.CaptureFixture[str],
 ):
     before = contents(undisturbed)
     finished = run(undisturbed, *settings, "--resume")
@@ -106,10 +157,62 @@ def test_what_cannot_be_resumed_is_refused(
     assert other.returncode == 2
     assert "policy.learning_rate was 0.0002, now 0.5" in other.stderr
     assert "num_iterations" not in other.stderr
+    moons = ["train", "two_moons", *settings, "--out", str(undisturbed), "--resume"]
+    assert main(moons) == 2
+    assert "preset was 'swiss_roll', now 'two_moons'" in capsys.readouterr().err
     assert contents(undisturbed) == before
     empty = run(tmp_path, *settings, "--resume")
     assert empty.returncode == 2
     assert "holds no run" in empty.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_another_version_is_refused(
+    tmp_path: Path,
+    settings: tuple[str, ...],
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    (out / "summary.json").unlink()
+    before = contents(out)
+    monkeypatch.setattr("sft_rl.__version__", "9.9.9")
+    with pytest.raises(UserError, match=r"was made by sft-rl 0\.1\.0, this is 9\.9\.9"):
+        RunFolder.open(out).resume(load_config("swiss_roll", settings))
+    assert contents(out) == before
+
+
+def test_of_a_runs_checkpoints_no_damaged_one_is_loaded(tmp_path: Path, undisturbed: Path):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    warnings: list[str] = []
+    store = RunFolder(out, RunFolder.open(out).config, warn=warnings.append)
+    newest, older = sorted((out / "checkpoints").iterdir(), reverse=True)
+    generator = torch.Generator().manual_seed(0)
+    for file in sorted(newest.iterdir()):
+        content = file.read_bytes()
+        flips = torch.randint(len(content) * 8, (200,), generator=generator).tolist()
+        damaged = [content[: len(content) * i // 20] for i in range(20)]
+        damaged += [flipped(content, position) for position in flips]
+        for text in damaged:
+            file.write_bytes(text)
+            with pytest.raises(DamagedCheckpoint):
+                load(newest)
+        assert store.latest().meta["iteration"] == int(older.name)
+        assert warnings.pop().endswith(f"; going back to {older.name}")
+        file.write_bytes((older / file.name).read_bytes())  # of another checkpoint
+        if file.read_bytes() != content:
+            with pytest.raises(DamagedCheckpoint):
+                load(newest)
+        file.write_bytes(content)
+    assert store.latest().meta["iteration"] == int(newest.name)
+
+
+def flipped(content: bytes, position: int) -> bytes:
+    changed = bytearray(content)
+    changed[position // 8] ^= 1 << position % 8
+    return bytes(changed)
 
 
 def test_two_processes_on_one_folder(tmp_path: Path, settings: tuple[str, ...]):
@@ -125,4 +228,4 @@ def test_two_processes_on_one_folder(tmp_path: Path, settings: tuple[str, ...]):
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert second.returncode == 2
-    assert f"in use by process {first.pid} on " in second.stderr
+    assert f"in use by process {first.pid} on {socket.gethostname()}" in second.stderr

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+import warnings
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.util import get_current_placement_group
 
 from sft_rl.config import RolloutConfig
+from sft_rl.errors import RunFailed, UserError
 from sft_rl.rollout import Request, RolloutRunner, Weights
 from sft_rl.types import Trajectories
 
 MAX_IN_FLIGHT = 2
 """Calls queued at a worker, so that it never waits for the next one."""
+
+MAX_LOSSES = 3
+"""Workers that a shard may be lost on in a row, none answering in between: so many do not die by
+accident."""
+
+START_S = 120.0
+"""Seconds a new worker gets for its first answer: it has to be placed and to import torch."""
 
 STRATEGIES = {"spread": "SPREAD", "pack": "DEFAULT"}
 """Ray's default fills a node half before it takes the next."""
@@ -47,13 +56,19 @@ class _Task:
     weights: Any  # reference to the one put of this version
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot:
     """A worker and the calls it has not answered yet."""
 
     actor: Any
     calls: dict[Any, _Task] = field(default_factory=dict)
     last_sign_of_life: float = field(default_factory=time.monotonic)
+    is_new: bool = True
+
+    def is_hung(self, timeout_s: float) -> bool:
+        """Whether it has calls and has not answered one for too long."""
+        allowed = max(timeout_s, START_S) if self.is_new else timeout_s
+        return bool(self.calls) and time.monotonic() - self.last_sign_of_life > allowed
 
 
 class RayCollector:
@@ -61,21 +76,30 @@ class RayCollector:
 
     Which worker draws a shard does not matter to the result, so any free one gets the next. A
     worker that dies or hangs is replaced and its shards are drawn again; an error raised by the
-    worker's own code stops the run.
+    worker's own code stops the run, and so does a shard that is lost again and again.
 
     Args:
         make_runner: Builds the runner inside a worker.
         config: Number of workers and what each may use.
+        warn: Is told when a worker is replaced.
     """
 
-    def __init__(self, make_runner: RunnerFactory, config: RolloutConfig) -> None:
+    def __init__(
+        self,
+        make_runner: RunnerFactory,
+        config: RolloutConfig,
+        *,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
         self.config = config
+        self.warn = warn
         self._make_runner = ray.put(make_runner)
         self._slots = [self._start() for _ in range(config.num_workers)]
         self._waiting: deque[_Task] = deque()
         self._requests: deque[Request] = deque()
         self._done: dict[tuple[int, int], Trajectories] = {}
         self._put: tuple[int, Any] | None = None  # newest version and the reference to its weights
+        self._losses: Counter[tuple[int, int]] = Counter()  # since the last answer
         self.num_replaced = 0
 
     def submit(self, request: Request) -> None:
@@ -89,7 +113,11 @@ class RayCollector:
         self._dispatch()
 
     def results(self) -> Iterator[Trajectories]:
-        """Yield the shards of the oldest request in order, as soon as each is there."""
+        """Yield the shards of the oldest request in order, as soon as each is there.
+
+        Raises:
+            RunFailed: If a worker's own code fails, or workers die faster than they answer.
+        """
         request = self._requests.popleft()
         for shard in range(request.num_shards):
             self._receive(timeout=0.0)  # keeps the workers busy with what was ordered next
@@ -127,31 +155,60 @@ class RayCollector:
     def _receive(self, *, timeout: float) -> None:
         """Take the answers that are there within some seconds; find workers dead or hung."""
         calls = [call for slot in self._slots for call in slot.calls]
-        ready, _ = ray.wait(calls, num_returns=1, timeout=timeout) if calls else ([], [])
+        if calls:
+            ray.wait(calls, num_returns=1, timeout=timeout)
+        ready = ray.wait(calls, num_returns=len(calls), timeout=0.0)[0] if calls else []
         for slot in self._slots:
             for call in ready:
                 if call in slot.calls:
                     self._take(slot, call)
-            hung = time.monotonic() - slot.last_sign_of_life > self.config.timeout_s
-            if slot.calls and hung:
-                self._replace(slot)
+            if slot.is_hung(self.config.timeout_s):
+                self._replace(slot, f"has not answered for {self.config.timeout_s:g} s")
         self._dispatch()
 
     def _take(self, slot: _Slot, call: Any) -> None:
         try:
             trajectories = Trajectories.from_numpy(ray.get(call))
-        except RayActorError:
-            self._replace(slot)
+        except RayTaskError as error:
+            raise _own_error(error.cause) from error
+        except (RayActorError, ObjectLostError) as error:
+            if getattr(error, "actor_init_failed", False):
+                raise RunFailed(f"rollout: no worker could start: {_last_line(error)}") from error
+            self._replace(slot, "died")
             return
         task = slot.calls.pop(call)
-        slot.last_sign_of_life = time.monotonic()
-        assert trajectories.policy_version == task.version, "a worker used other weights"
+        slot.last_sign_of_life, slot.is_new = time.monotonic(), False
+        self._losses.clear()
+        if trajectories.policy_version != task.version:
+            raise RunFailed(
+                f"rollout: a worker answered with weights {trajectories.policy_version}, asked "
+                f"for {task.version}; its trajectories are refused"
+            )
         self._done[task.iteration, task.shard] = trajectories
 
-    def _replace(self, slot: _Slot) -> None:
+    def _replace(self, slot: _Slot, why: str) -> None:
         """Start a fresh worker in a slot and queue its unanswered shards first."""
         ray.kill(slot.actor)
+        self._losses.update((task.iteration, task.shard) for task in slot.calls.values())
+        if max(self._losses.values(), default=0) >= MAX_LOSSES:
+            raise RunFailed(
+                f"rollout: {MAX_LOSSES} workers in a row were lost with the same shard, the last "
+                f"one {why}, and none answered in between; look at their memory, and at "
+                "rollout.timeout_s"
+            )
+        self.warn(f"a rollout worker {why}; it is replaced, its shards are drawn again")
         self._waiting.extendleft(reversed(slot.calls.values()))
-        fresh = self._start()
-        slot.actor, slot.calls, slot.last_sign_of_life = fresh.actor, {}, fresh.last_sign_of_life
+        slot.calls.clear()
+        self._slots[self._slots.index(slot)] = self._start()
         self.num_replaced += 1
+
+
+def _own_error(error: Exception) -> UserError:
+    """What a worker's own code raised, as one line."""
+    if isinstance(error, UserError):
+        return error
+    return RunFailed(f"rollout: a worker failed: {type(error).__name__}: {_last_line(error)}")
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[-1]

@@ -56,6 +56,8 @@ class RaySession:
         self._executor.shutdown()
 
     def _start(self) -> None:
+        # A worker's error stops the run with one line; Ray would print those behind it, too.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         address = self.config.address or os.environ.get("RAY_ADDRESS")
         if address is None:
             self._start_local()

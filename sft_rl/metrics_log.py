@@ -1,0 +1,64 @@
+"""metrics.csv: one row an iteration, none twice and none missing, whatever happened."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from sft_rl.files import replace_file, saving, sync
+from sft_rl.types import Metrics
+
+
+class MetricsLog:
+    """Appends rows to a CSV file whose first row names the columns.
+
+    Args:
+        file: The file; it is made with the first row.
+        sparse: Columns that the first row may not have yet.
+    """
+
+    def __init__(self, file: Path, *, sparse: Sequence[str] = ()) -> None:
+        self.file = file
+        self.sparse = sparse
+        self._columns: list[str] = []
+
+    def append(self, row: Metrics) -> None:
+        """Write one iteration's numbers.
+
+        Raises:
+            SaveError: If there is no room or no permission.
+        """
+        text = io.StringIO()
+        if not self._columns:
+            self._columns = [*row, *(name for name in self.sparse if name not in row)]
+            csv.writer(text).writerow(self._columns)
+        csv.DictWriter(text, self._columns, restval="").writerow(row)
+        with saving(self.file, len(text.getvalue())), self.file.open("a", newline="") as stream:
+            stream.write(text.getvalue())
+
+    def sync(self) -> None:
+        """Return when the disk has all rows; a checkpoint must not be ahead of them."""
+        if self.file.exists():
+            with saving(self.file):
+                sync(self.file)
+                sync(self.file.parent)
+
+    def cut(self, iteration: int) -> None:
+        """Keep the rows up to an iteration: the later ones will be written again.
+
+        A row that was being written when the run died is torn; it is always a later one.
+        """
+        if iteration == 0 or not self.file.exists():
+            self.file.unlink(missing_ok=True)
+            return
+        with self.file.open(newline="") as stream:
+            self._columns, *rows = csv.reader(stream)
+        column = self._columns.index("iteration")
+        whole = [row for row in rows if len(row) == len(self._columns)]
+        text = io.StringIO()
+        csv.writer(text).writerows(
+            [self._columns, *(row for row in whole if int(row[column]) <= iteration)]
+        )
+        replace_file(self.file, text.getvalue().encode())

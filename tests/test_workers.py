@@ -1,0 +1,68 @@
+"""Rollout workers that are late, die, hang, fail or lie: see worker_scenarios.py."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def scenarios(
+    tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...]
+) -> dict[str, Any]:
+    script = Path(__file__).with_name("worker_scenarios.py")
+    out = tmp_path_factory.mktemp("workers") / "results.json"
+    command = [sys.executable, str(script), str(out), *tiny_settings, "rollout.shards_per_batch=4"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results: dict[str, Any] = json.loads(out.read_text())
+    return results
+
+
+def test_any_number_of_workers_gives_the_same_policy(scenarios: dict[str, Any]):
+    assert len({scenarios[f"sha256 {num}"] for num in (0, 1, 2, 4)}) == 1
+
+
+def test_shards_may_come_back_in_any_order(scenarios: dict[str, Any]):
+    assert scenarios["four unpunctual"]["same"] == [True] * 16
+    assert scenarios["four unpunctual"]["replaced"] == 0
+
+
+@pytest.mark.parametrize(
+    ("scenario", "word"), [("killed", "died"), ("hung", "has not answered for 6 s")]
+)
+def test_a_lost_worker_is_replaced_and_its_shards_are_the_same(
+    scenarios: dict[str, Any], scenario: str, word: str
+):
+    result = scenarios[scenario]
+    assert result["error"] is None
+    assert result["same"] == [True] * 16
+    assert result["replaced"] == 1
+    assert word in result["warnings"][0]
+    assert result["left"] == []
+
+
+@pytest.mark.parametrize(
+    ("scenario", "words", "replaced"),
+    [
+        ("faulty", "a worker failed: ArithmeticError: is broken", 0),
+        ("faulty start", "no worker could start: ArithmeticError: no such env", 0),
+        ("poisoned", "3 workers in a row were lost with the same shard, the last one died", 2),
+        ("stillborn", "3 workers in a row were lost with the same shard, the last one died", 2),
+        ("forgetful", "answered with weights 4, asked for 5; its trajectories are refused", 0),
+    ],
+)
+def test_what_another_worker_would_not_cure_stops_the_run(
+    scenarios: dict[str, Any], scenario: str, words: str, replaced: int
+):
+    result = scenarios[scenario]
+    assert words in result["error"]["text"]
+    assert len(result["error"]["text"].splitlines()) == 1
+    assert result["error"]["exit_code"] == 1
+    assert result["replaced"] >= replaced
+    assert result["left"] == []

@@ -1,0 +1,200 @@
+"""What rollout workers can suffer, on one Ray; run by test_workers.py in a process of its own.
+
+Writes a JSON object: the scenario's name and what came of it.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sft_rl.build import build_runner, resolve_device
+from sft_rl.config import Config, RayConfig, RolloutConfig
+from sft_rl.data import load_dataset
+from sft_rl.distributed.session import RaySession
+from sft_rl.errors import UserError
+from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.policy import to_arrays
+from sft_rl.presets import load_config
+from sft_rl.pretraining import pretrained_network
+from sft_rl.progress import ConsoleObserver
+from sft_rl.rollout import LocalCollector, Request, RolloutRunner
+from sft_rl.run import Clock, fine_tune, full_step_metrics
+from sft_rl.store import RunFolder
+from sft_rl.types import Trajectories
+
+SHAPE = (2,)
+NUM_SHARDS = 8
+
+
+class Unpunctual(RolloutRunner):
+    """Answers after a while, so that shards come back in any order."""
+
+    def collect(self, iteration: int, shard: int) -> Trajectories:
+        time.sleep(random.SystemRandom().random() / 10)
+        return super().collect(iteration, shard)
+
+
+class Faulty(RolloutRunner):
+    """Its own code fails."""
+
+    def collect(self, iteration: int, shard: int) -> Trajectories:
+        raise ArithmeticError("the env\nis broken")
+
+
+class Poisoned(RolloutRunner):
+    """Dies of one shard, again and again."""
+
+    def collect(self, iteration: int, shard: int) -> Trajectories:
+        if shard == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().collect(iteration, shard)
+
+
+class Forgetful(RolloutRunner):
+    """Answers with the version before."""
+
+    def collect(self, iteration: int, shard: int) -> Trajectories:
+        trajectories = super().collect(iteration, shard)
+        return replace(trajectories, policy_version=trajectories.policy_version - 1)
+
+
+def make(kind: type[RolloutRunner], config: Config) -> RolloutRunner:
+    runner = build_runner(config, SHAPE)
+    return kind(runner.env, runner.policy, seed=config.seed)
+
+
+def stillborn() -> RolloutRunner:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def faulty_start() -> RolloutRunner:
+    raise ArithmeticError("no such env")
+
+
+def request(config: Config, iteration: int) -> Request:
+    weights = to_arrays(build_runner(config, SHAPE).policy)
+    return Request(iteration, iteration + 5, weights, NUM_SHARDS)
+
+
+def pids(collector: Any) -> list[int]:
+    """Processes of a collector's workers; returns when all have started."""
+    import ray
+
+    calls = [slot.actor.__ray_call__.remote(lambda _: os.getpid()) for slot in collector._slots]
+    return list(ray.get(calls))
+
+
+def collect(
+    config: Config,
+    make_runner: Callable[[], RolloutRunner],
+    *,
+    signal_number: int | None = None,
+    **rollout: object,
+) -> dict[str, object]:
+    """Draw two iterations and compare them with those of no worker at all; disturb the second."""
+    from sft_rl.distributed.collector import RayCollector  # Ray reads the environment then
+
+    alone = LocalCollector(build_runner(config, SHAPE), num_threads=1)
+    warnings: list[str] = []
+    options = RolloutConfig(**{"num_cpus_per_worker": 0.5, **rollout})
+    collector = RayCollector(make_runner, options, warn=warnings.append)
+    hit = []
+    same, error = [], None
+    try:
+        for iteration in range(2):
+            order = request(config, iteration)
+            if iteration and signal_number:
+                hit = pids(collector)[:1]
+                os.kill(hit[0], signal_number)
+            collector.submit(order)
+            alone.submit(order)
+            for ours, theirs in zip(collector.results(), alone.results(), strict=True):
+                same.append(
+                    torch.equal(ours.latents, theirs.latents)
+                    and torch.equal(ours.log_probs, theirs.log_probs)
+                )
+    except UserError as refused:
+        error = {"text": str(refused), "exit_code": refused.exit_code}
+    finally:
+        collector.close()
+    deadline = time.monotonic() + 10.0
+    while (left := [p for p in hit if Path(f"/proc/{p}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return {
+        "same": same,
+        "error": error,
+        "replaced": collector.num_replaced,
+        "warnings": warnings,
+        "left": left,
+    }
+
+
+def policy_sha256(config: Config, num_workers: int) -> str:
+    """Fine-tune with some workers."""
+    rollout = config.rollout.model_copy(
+        update={"num_workers": num_workers, "num_cpus_per_worker": 0.4}
+    )
+    config = config.model_copy(update={"rollout": rollout})
+    data = load_dataset(config.data)
+    evaluator = Evaluator(data, config.metrics)
+    observer = ConsoleObserver()
+    observer.phase = observer.progress = lambda *_: None  # type: ignore[method-assign]
+    network, _ = pretrained_network(
+        config, data, device=resolve_device("cpu"), progress=lambda *_: None
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        summary = fine_tune(
+            network,
+            full_step_metrics(config, network, evaluator),
+            store=RunFolder.create(Path(folder) / "run", config),
+            evaluator=evaluator,
+            clock=Clock(time.perf_counter(), observer),
+        )
+    return str(summary["policy_sha256"])
+
+
+def main(out: str, settings: list[str]) -> None:
+    config = load_config("swiss_roll", settings)
+    usual = partial(build_runner, config, SHAPE)
+    results: dict[str, object] = {}
+    with RaySession(RayConfig(), RolloutConfig()) as session:
+        session.wait()
+        for num in (0, 1, 2, 4):
+            results[f"sha256 {num}"] = policy_sha256(config, num)
+        results["four unpunctual"] = collect(
+            config, partial(make, Unpunctual, config), num_workers=4
+        )
+        results["killed"] = collect(config, usual, num_workers=2, signal_number=signal.SIGKILL)
+        results["hung"] = collect(
+            config,
+            usual,
+            num_workers=2,
+            num_cpus_per_worker=1.0,  # nothing is free beside the hung one
+            timeout_s=6.0,
+            signal_number=signal.SIGSTOP,
+        )
+        for name, make_runner in (
+            ("faulty", partial(make, Faulty, config)),
+            ("faulty start", faulty_start),
+            ("poisoned", partial(make, Poisoned, config)),
+            ("stillborn", stillborn),
+            ("forgetful", partial(make, Forgetful, config)),
+        ):
+            results[name] = collect(config, make_runner, num_workers=1)
+    Path(out).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
