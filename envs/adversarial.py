@@ -9,6 +9,7 @@ from torch.optim import Adam
 from sft_rl.checkpoint import TensorGroups
 from sft_rl.critics import Critic
 from sft_rl.data import Dataset
+from sft_rl.errors import UserError
 from sft_rl.optim import load_optimizer_tensors, optimizer_tensors
 from sft_rl.seeding import generator
 
@@ -30,6 +31,9 @@ class AdversarialReward:
         num_updates: Critic steps each time.
         buffer_size: How many of the newest samples are remembered.
         seed: Seed of the batches.
+
+    Raises:
+        UserError: If a size or rate is not positive, or the critic has nothing to learn.
     """
 
     def __init__(
@@ -45,6 +49,18 @@ class AdversarialReward:
         buffer_size: int = 1024,
         seed: int = 0,
     ) -> None:
+        sizes = {
+            "batch_size": batch_size,
+            "update_every": update_every,
+            "num_updates": num_updates,
+            "buffer_size": buffer_size,
+            "learning_rate": learning_rate,
+        }
+        for name, value in sizes.items():
+            if value <= 0:
+                raise UserError(f"reward_options.{name}: must be positive, got {value}")
+        if not critic.state_dict():
+            raise UserError("reward: 'adversarial' trains a critic, but this one is a function")
         self.critic = critic
         self.data = data
         self.batch_size = batch_size
@@ -81,6 +97,8 @@ class AdversarialReward:
     def _remembered(self) -> Tensor:
         return self._buffer[: min(self._num_seen, len(self._buffer))]
 
+    @torch.inference_mode(False)  # whatever mode the caller steps the env in
+    @torch.enable_grad()
     def _update(self) -> None:
         remembered = self._remembered()
         for _ in range(self.num_updates):

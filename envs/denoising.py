@@ -21,7 +21,7 @@ from sft_rl.policy import DenoisingPolicy
 OBSERVATIONS = ("dict", "flat")
 ARRAYS = ("numpy", "torch")
 ACTION_BOUNDS = {"next_latent": 100.0, "noise": 10.0, "epsilon": 100.0}
-"""Finite bounds, as many libraries want them; beyond anything a sampler does."""
+"""Finite, as many libraries want bounds; so wide that a library that clips to them cuts nothing."""
 LATENT_BOUND = 1e6
 """Latents have no bound; this one is finite, as many libraries want it."""
 
@@ -38,9 +38,15 @@ def observation_space(
     )
 
 
-def action_space(shape: tuple[int, ...], action: str) -> spaces.Box:
-    """Space of one action."""
-    bound = ACTION_BOUNDS[action]
+def action_space(shape: tuple[int, ...], action: str, bound: float | None) -> spaces.Box:
+    """Space of one action; without a `bound` its own wide one.
+
+    Raises:
+        UserError: If the bound is not a positive number.
+    """
+    bound = ACTION_BOUNDS[action] if bound is None else bound
+    if not 0 < bound < math.inf:
+        raise UserError(f"action_bound: must be a positive number, got {bound}")
     return spaces.Box(-bound, bound, shape, np.float32)
 
 
@@ -48,7 +54,9 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
     """Denoise one sample, step by step.
 
     ## Action space
-    ``Box(shape)``, by ``action``:
+    ``Box(-action_bound, action_bound, shape)``. The env takes any finite action; the bound is for
+    libraries that clip or rescale to it, and so wide by default that clipping cuts nothing. By
+    ``action``:
 
     * ``next_latent``: the next latent x_{k+1}, in model units (std 1); the paper's choice.
     * ``noise``: a in x_{k+1} = mu_pretrained(x_k) + sigma_k * a, unitless: the standard normal
@@ -80,6 +88,7 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
         shape: tuple[int, ...],
         reward: RewardFunction | None = None,
         action: str = "next_latent",
+        action_bound: float | None = None,
         observation: str = "dict",
         policy: DenoisingPolicy | None = None,
         render_mode: str | None = None,
@@ -96,8 +105,7 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
         self.observation = observation
         self.render_mode = render_mode
         self.observation_space = observation_space(num_steps, shape, observation)
-        self.action_space = action_space(shape, action)
-        self._running = False
+        self.action_space = action_space(shape, action, action_bound)
         self._seeded = False
 
     def reset(
@@ -111,7 +119,6 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
             self.process.seed(torch.from_numpy(self.np_random.integers(2**62, size=1)))
         self._seeded = True
         self.process.restart()
-        self._running = True
         return self._observe(), {}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -120,12 +127,9 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
         Raises:
             UserError: If the episode has ended, or the action's shape or numbers are wrong.
         """
-        if not self._running:
-            raise UserError("step: the episode has ended or was not started, call reset()")
-        x = torch.as_tensor(np.asarray(action, dtype=np.float32))[None]
-        check_actions(x, (1, *self.process.shape))
-        done = self.process.advance(x)
-        self._running = not done
+        x = torch.as_tensor(np.asarray(action, dtype=np.float32))
+        check_actions(x, self.process.shape)
+        done = self.process.advance(x[None])
         reward = float(self.process.score()) if done else 0.0
         return self._observe(), reward, done, False, {}
 
@@ -155,6 +159,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         shape: Shape of one sample.
         reward: Scores final samples (B, *shape); None pays 0.
         action: ``"next_latent"``, ``"noise"`` or ``"epsilon"``.
+        action_bound: Bound of the declared action space; None takes a wide one.
         observation: ``"dict"`` or ``"flat"``.
         policy: The pretrained sampler, for the last two actions.
         array: ``"numpy"``, or ``"torch"`` for tensors that are neither copied nor moved.
@@ -176,6 +181,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         shape: tuple[int, ...],
         reward: RewardFunction | None = None,
         action: str = "next_latent",
+        action_bound: float | None = None,
         observation: str = "dict",
         policy: DenoisingPolicy | None = None,
         array: str = "numpy",
@@ -200,10 +206,9 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             device=device,
         )
         self.single_observation_space = observation_space(num_steps, shape, observation)
-        self.single_action_space = action_space(shape, action)
+        self.single_action_space = action_space(shape, action, action_bound)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._no = torch.zeros(num_envs, dtype=torch.bool, device=device)
         self._seeded = False
 
     def reset(
@@ -223,20 +228,18 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         """Take the actions (B, *shape) of all rows.
 
         Raises:
-            UserError: If the actions' shape or numbers are wrong.
+            UserError: If the env was not reset, or the actions' shape or numbers are wrong.
         """
         x = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
         check_actions(x, (self.num_envs, *self.process.shape))
         done = self.process.advance(x.to(self.process.latents.device, torch.float32))
-        no, yes = self._out(self._no), self._out(~self._no)
-        if not done:
-            rewards = self.process.latents.new_zeros(self.num_envs)
-            return self._observe(), self._out(rewards), no, no.copy() if self._numpy else no, {}
-        rewards = self.process.score()
-        infos = {"final_obs": self._observe(), "_final_obs": yes}
-        infos |= {"final_info": {}, "_final_info": yes}
-        self.process.restart()
-        return self._observe(), self._out(rewards), yes, no, infos
+        rewards = self.process.score() if done else self.process.latents.new_zeros(self.num_envs)
+        infos: dict[str, Any] = {}
+        if done:
+            infos = {"final_obs": self._observe(), "_final_obs": self._all(True)}
+            infos |= {"final_info": {}, "_final_info": self._all(True)}
+            self.process.restart()
+        return self._observe(), self._out(rewards), self._all(done), self._all(False), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Draw all samples into one picture, uint8, shape (height, width, 3)."""
@@ -244,21 +247,22 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             return None
         return (draw_latents(self.process.latents),)
 
-    @property
-    def _numpy(self) -> bool:
-        return self.array == "numpy"
-
     def _observe(self) -> Any:
         latents, k = self.process.latents, self.process.step_index
         if self.observation == "flat":
             progress = latents.new_full((self.num_envs, 1), k / self.process.num_steps)
             return self._out(torch.cat([latents.flatten(1), progress], dim=1))
-        index = torch.full_like(self._no, k, dtype=torch.int64)
-        return {"latent": self._out(latents), "step_index": self._out(index)}
+        return {"latent": self._out(latents), "step_index": self._all(k)}
+
+    def _all(self, value: bool | int) -> Any:
+        """The same value for every row."""
+        if self.array == "numpy":
+            return np.full(self.num_envs, value)
+        return torch.full((self.num_envs,), value, device=self.process.latents.device)
 
     def _out(self, tensor: Tensor) -> Any:
         """Hand out a tensor; as numpy it is a copy, which the receiver may keep and change."""
-        return tensor.numpy().copy() if self._numpy else tensor
+        return tensor.numpy().copy() if self.array == "numpy" else tensor
 
 
 def check_actions(actions: Tensor, expected: tuple[int, ...]) -> None:
@@ -269,7 +273,8 @@ def check_actions(actions: Tensor, expected: tuple[int, ...]) -> None:
     """
     if tuple(actions.shape) != expected:
         raise UserError(f"action: shape {tuple(actions.shape)} given, expected {expected}")
-    if not torch.isfinite(actions).all():
+    # A sum is many times faster than a look at every number; one bad number makes it bad.
+    if not torch.isfinite(actions.sum()) and not torch.isfinite(actions).all():
         raise UserError("action: holds numbers that are not finite")
 
 

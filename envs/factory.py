@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Tensor
 from envs.adversarial import AdversarialReward
 from envs.denoising import DenoisingEnv, DenoisingVectorEnv
 from sft_rl.config import Config
-from sft_rl.critics import build_critic
+from sft_rl.critics import Critic, build_critic
 from sft_rl.data import Dataset, load_dataset
-from sft_rl.errors import UserError
+from sft_rl.errors import UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.presets import load_config
 from sft_rl.pretraining import pretrained_network
@@ -22,6 +23,7 @@ from sft_rl.seeding import derive_seed
 
 Reward = str | Callable[[Tensor], Tensor] | None
 REWARDS = ("critic", "adversarial")
+OPTIONS_OF_ADVERSARIAL = tuple(inspect.signature(AdversarialReward).parameters)[2:]
 
 
 def make_env(**options: Any) -> DenoisingEnv:
@@ -47,6 +49,7 @@ def env_arguments(
     reward: Reward = None,
     reward_options: dict[str, Any] | None = None,
     action: str = "next_latent",
+    action_bound: float | None = None,
     observation: str = "dict",
     device: torch.device | None = None,
 ) -> dict[str, Any]:
@@ -60,8 +63,10 @@ def env_arguments(
         settings: ``key=value`` settings, for a preset.
         reward: ``"critic"`` (a run's, frozen), ``"adversarial"`` (trained by the env), a function
             from samples (B, *shape) to scores (B,), or None to pay nothing.
-        reward_options: Options of :class:`envs.AdversarialReward`.
+        reward_options: Options of :class:`envs.AdversarialReward`; what is not given, and the
+            critic with its regulariser, come from the settings.
         action: See :class:`envs.DenoisingEnv`.
+        action_bound: See :class:`envs.DenoisingEnv`.
         observation: See :class:`envs.DenoisingEnv`.
         device: Where networks and latents live.
 
@@ -86,6 +91,7 @@ def env_arguments(
         "shape": policy.shape,
         "policy": policy,
         "action": action,
+        "action_bound": action_bound,
         "observation": observation,
         "reward": _reward(reward, reward_options or {}, config, data, critic_state, device),
     }
@@ -124,24 +130,44 @@ def _reward(
     critic_state: dict[str, Tensor] | None,
     device: torch.device,
 ) -> Callable[[Tensor], Tensor] | None:
+    if options and reward != "adversarial":
+        raise UserError("reward_options: are for reward='adversarial'")
     if reward is None or callable(reward):
         return reward
     if reward not in REWARDS:
         raise UserError(f"reward: {reward!r} is unknown, use critic, adversarial or a callable")
     if config is None or data is None:
         raise UserError(f"reward: {reward!r} needs a preset's or a run's data and critic")
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
-        critic = build_critic(config, data.shape).to(device)
     if reward == "adversarial":
-        defaults = {
-            "learning_rate": config.critic.learning_rate,
-            "adam_betas": config.critic.adam_betas,
-            "seed": config.seed,
-        }
-        return AdversarialReward(critic, data, **{**defaults, **options})
+        return _adversarial_reward(config, data, options, device)
     if critic_state is None:
         raise UserError("reward: 'critic' is a trained one, give run=FOLDER to take it from")
+    critic = _new_critic(config, data, device)
     critic.load_state_dict(critic_state)
     frozen = critic.requires_grad_(False).eval()
     return lambda samples: frozen(samples)
+
+
+def _adversarial_reward(
+    config: Config, data: Dataset, options: dict[str, Any], device: torch.device
+) -> AdversarialReward:
+    known = OPTIONS_OF_ADVERSARIAL
+    for name in options:
+        if name not in known:
+            raise UserError(f"reward_options: {name!r} is unknown; {did_you_mean(name, known)}")
+    size = options.get("batch_size", config.training.batch_size)
+    training = config.training.model_copy(update={"batch_size": size})
+    critic = _new_critic(config.model_copy(update={"training": training}), data, device)
+    defaults = {
+        "learning_rate": config.critic.learning_rate,
+        "adam_betas": config.critic.adam_betas,
+        "batch_size": size,
+        "seed": config.seed,
+    }
+    return AdversarialReward(critic, data, **{**defaults, **options})
+
+
+def _new_critic(config: Config, data: Dataset, device: torch.device) -> Critic:
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
+        return build_critic(config, data.shape).to(device)

@@ -35,7 +35,7 @@ class DenoisingProcess:
         device: Where the latents live.
 
     Raises:
-        UserError: For an unknown action mode, or one that lacks its sampler.
+        UserError: For an unknown action mode, or one that lacks its sampler, or noise in it.
     """
 
     def __init__(
@@ -53,6 +53,11 @@ class DenoisingProcess:
             raise UserError(f"action: {action!r} is unknown; {did_you_mean(action, ACTIONS)}")
         if action != "next_latent" and policy is None:
             raise UserError(f"action: {action!r} moves a pretrained sampler; give preset or policy")
+        if action == "noise" and policy is not None and not (policy.base_std > 0).any():
+            raise UserError(
+                "action: 'noise' moves nothing in a deterministic sampler; set sampler.eta or "
+                "sampler.final_std above 0, or use 'next_latent' or 'epsilon'"
+            )
         self.num_rows = num_rows
         self.num_steps = num_steps
         self.shape = shape
@@ -76,8 +81,13 @@ class DenoisingProcess:
         self.latents = self._noise(0)
 
     def advance(self, actions: Tensor) -> bool:
-        """Take one denoising step; return whether the episodes ended."""
-        assert self.step_index < self.num_steps, "the episodes have ended"
+        """Take one denoising step; return whether the episodes ended.
+
+        Raises:
+            UserError: If they had ended before, or were not started.
+        """
+        if self._episode < 0 or self.step_index == self.num_steps:
+            raise UserError("step: the episode has ended or was not started, call reset()")
         self.latents = self._next_latents(actions)
         self.step_index += 1
         return self.step_index == self.num_steps

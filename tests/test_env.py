@@ -98,31 +98,55 @@ def test_autoreset_is_declared():
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
 
 
-@pytest.mark.parametrize("options", [{}, {"action": "noise", "observation": "flat"}])
-def test_gymnasium_makes_it_and_its_checker_passes(tiny_settings: Any, options: dict[str, Any]):
-    """One recommendation is not followed: actions are in units of the noise, not in [-1, 1]."""
-    env = gymnasium.make(
-        "envs:sft_rl/Denoising-v0",
-        preset="swiss_roll",
-        num_steps=3,
-        settings=tiny_settings,
-        render_mode="rgb_array",
-        **options,
-    )
+@pytest.fixture
+def make_options(tiny_settings: tuple[str, ...]) -> dict[str, Any]:
+    """What `gymnasium.make` and `make_vec` get for the tiny swiss roll."""
+    return {"id": "envs:sft_rl/Denoising-v0", "preset": "swiss_roll", "settings": tiny_settings}
+
+
+@pytest.mark.parametrize("action", ["next_latent", "noise", "epsilon"])
+@pytest.mark.parametrize("observation", ["dict", "flat"])
+def test_gymnasiums_checker_has_nothing_to_say(
+    make_options: dict[str, Any], action: str, observation: str
+):
+    """But that it would rather have actions in [-1, 1], unless they are declared to be."""
+    options = {"action": action, "observation": observation, "render_mode": "rgb_array"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*we recommend using a symmetric and normal")
-        check_env(env.unwrapped)
-    vector = gymnasium.make_vec(
-        "envs:sft_rl/Denoising-v0",
-        num_envs=6,
-        preset="swiss_roll",
-        settings=tiny_settings,
-        **options,
-    )
+        declared = gymnasium.make(**make_options, **options, action_bound=1.0)
+        check_env(declared.unwrapped)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(gymnasium.make(**make_options, **options).unwrapped)
+    assert {"recommend using a symmetric" in str(warning.message) for warning in caught} == {True}
+
+
+def test_gymnasium_makes_one_batched_env(make_options: dict[str, Any]):
+    vector = gymnasium.make_vec(**make_options, num_envs=6, num_steps=3)
     assert isinstance(vector.unwrapped, envs.DenoisingVectorEnv)
     seen, _ = vector.reset(seed=0)
     assert seen in vector.observation_space
+    for step in range(1, 7):
+        seen, rewards, ended, truncated, infos = vector.step(vector.action_space.sample())
+        assert seen in vector.observation_space
+        assert rewards.shape == ended.shape == truncated.shape == (6,)
+        assert ended.all() == ("final_obs" in infos) == (step % 3 == 0)
+        assert not truncated.any()
+
+
+def test_seeding_is_exact(make_options: dict[str, Any]):
+    """Same seed, same episodes, over resets too; without one they differ from env to env."""
+
+    def episodes(seed: int | None) -> np.ndarray:
+        env = gymnasium.make_vec(**make_options, num_envs=3, num_steps=2, action="epsilon")
+        starts = [env.reset(seed=seed)[0]["latent"]]
+        starts += [env.step(np.zeros((3, 2)))[0]["latent"] for _ in range(4)]
+        return np.stack([*starts, env.reset()[0]["latent"]])
+
+    assert np.array_equal(episodes(5), episodes(5))
+    assert not np.array_equal(episodes(5), episodes(6))
+    assert not np.array_equal(episodes(None), episodes(None))
+    assert len(np.unique(episodes(5))) == episodes(5).size
 
 
 def test_the_adversarial_reward_learns_and_goes_on_after_a_checkpoint(tiny_config: Any):
@@ -144,6 +168,57 @@ def test_the_adversarial_reward_learns_and_goes_on_after_a_checkpoint(tiny_confi
     assert torch.equal(reward(fake), resumed(fake))
 
 
+def test_the_adversarial_reward_learns_in_whatever_mode_the_env_is_stepped(tiny_config: Any):
+    config = tiny_config()
+    samples = torch.randn(64, 2)
+    rewards = []
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        torch.manual_seed(0)
+        reward = AdversarialReward(build_critic(config, (2,)), load_dataset(config.data))
+        with mode():
+            rewards.append([reward(samples) for _ in range(8)][-1].clone())
+    assert not torch.equal(rewards[0], reward(samples))
+    for other in rewards[1:]:
+        assert torch.equal(rewards[0], other)
+
+
+@pytest.mark.parametrize(
+    ("setting", "options", "norm"),
+    [
+        ("critic.regulariser=spectral_norm", {}, True),
+        ("critic.regulariser=weight_clip", {"batch_size": 16, "update_every": 5}, False),
+        ("critic.objective=mmd", {"batch_size": 16, "update_every": 5}, False),
+    ],
+)
+def test_critic_and_rates_of_the_adversarial_reward_are_settings(
+    make_options: dict[str, Any], setting: str, options: dict[str, Any], norm: bool
+):
+    make_options["settings"] = (*make_options["settings"], setting)
+
+    def make() -> AdversarialReward:
+        env = gymnasium.make_vec(
+            **make_options, num_envs=5, reward="adversarial", reward_options=options
+        )
+        reward = env.unwrapped.process.reward  # type: ignore[attr-defined]
+        assert isinstance(reward, AdversarialReward)
+        return reward
+
+    reward, resumed = make(), make()
+    assert reward.batch_size == options.get("batch_size", 32)  # 32 is the tiny training.batch_size
+    before = {name: value.clone() for name, value in reward.critic.state_dict().items()}
+    samples = torch.randn(5, 2)
+    for _ in range(3):
+        reward(samples)
+    changed = any(not torch.equal(before[k], v) for k, v in reward.critic.state_dict().items())
+    assert changed is (options != {} or norm)
+    assert any("parametrizations" in name for name in before) is norm
+    if "weight_clip" in setting:
+        bound = max(p.abs().max().item() for p in reward.critic.parameters())
+        assert bound <= 0.05 + 1e-7
+    resumed.load_state(reward.state())
+    assert torch.equal(reward(samples), resumed(samples))
+
+
 @pytest.mark.parametrize("rendered", [np.zeros((5, 2)), np.zeros((5, 3, 8, 8))])
 def test_pictures(rendered: np.ndarray):
     env = DenoisingVectorEnv(
@@ -156,29 +231,80 @@ def test_pictures(rendered: np.ndarray):
     assert picture.std() > 0
 
 
-def test_bad_input_is_named(policy: DenoisingPolicy, tmp_path: Path):
+def test_bad_input_is_named(policy: DenoisingPolicy):
     env = DenoisingEnv(num_steps=1, shape=(2,))
     with pytest.raises(UserError, match=r"call reset\(\)"):
         env.step(np.zeros(2))
     env.reset(seed=0)
-    with pytest.raises(UserError, match=r"shape \(1, 3\) given, expected \(1, 2\)"):
+    with pytest.raises(UserError, match=r"shape \(3,\) given, expected \(2,\)"):
         env.step(np.zeros(3))
     with pytest.raises(UserError, match="not finite"):
         env.step(np.array([0.0, np.nan]))
     env.step(np.zeros(2))
     with pytest.raises(UserError, match="ended"):
         env.step(np.zeros(2))
-    with pytest.raises(UserError, match="did you mean 'noise'"):
-        DenoisingEnv(num_steps=1, shape=(2,), action="noisy")
-    with pytest.raises(UserError, match="moves a pretrained sampler"):
-        DenoisingEnv(num_steps=1, shape=(2,), action="noise")
-    with pytest.raises(UserError, match="exactly one of preset, run or policy"):
-        envs.factory.env_arguments(preset="swiss_roll", policy=policy)
-    with pytest.raises(UserError, match="'adversary' is unknown"):
-        envs.factory.env_arguments(policy=policy, reward="adversary")
-    with pytest.raises(UserError, match="holds no run"):
-        envs.factory.env_arguments(run=tmp_path)
-    bad = DenoisingEnv(num_steps=1, shape=(2,), reward=lambda x: x)
-    bad.reset(seed=0)
-    with pytest.raises(UserError, match="reward: returned shape"):
-        bad.step(np.zeros(2))
+    vector = DenoisingVectorEnv(num_envs=3, num_steps=1, shape=(2,))
+    with pytest.raises(UserError, match=r"call reset\(\)"):
+        vector.step(np.zeros((3, 2)))
+    vector.reset(seed=0)
+    with pytest.raises(UserError, match=r"shape \(2,\) given, expected \(3, 2\)"):
+        vector.step(np.zeros(2))
+    for bad in (np.nan, np.inf, -np.inf):
+        with pytest.raises(UserError, match="not finite"):
+            vector.step(np.full((3, 2), bad))
+    vector.step(np.full((3, 2), 3e38))  # finite, though their sum is not
+    for options, message in (
+        ({"action": "noisy"}, "did you mean 'noise'"),
+        ({"action": "noise"}, "moves a pretrained sampler"),
+        ({"observation": "flatt"}, "did you mean 'flat'"),
+        ({"action_bound": 0.0}, "action_bound: must be a positive number, got 0.0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            DenoisingEnv(num_steps=1, shape=(2,), **options)
+    with pytest.raises(UserError, match="device: array='numpy' lives on the cpu"):
+        DenoisingVectorEnv(num_envs=1, num_steps=1, shape=(2,), device="cuda")
+
+
+def test_noise_cannot_move_a_deterministic_sampler(make_options: dict[str, Any]):
+    settings = (*make_options.pop("settings"), "sampler.eta=0", "sampler.final_std=0")
+    with pytest.raises(UserError, match=r"sampler.eta.* or use 'next_latent'"):
+        gymnasium.make_vec(**make_options, settings=settings, action="noise")
+
+
+def test_sources_that_do_not_fit_are_named(
+    policy: DenoisingPolicy, tiny_settings: tuple[str, ...], tmp_path: Path
+):
+    preset = {"preset": "swiss_roll", "settings": tiny_settings}
+    own_reward = (*tiny_settings, f"reward={__name__}:score")
+    for options, message in (
+        ({"preset": "swiss_roll", "policy": policy}, "exactly one of preset, run or policy"),
+        ({"policy": policy, "reward": "adversary"}, "'adversary' is unknown"),
+        ({"policy": policy, "reward": "adversarial"}, "needs a preset's or a run's data"),
+        ({"run": tmp_path}, "holds no run"),
+        ({"run": tmp_path, "num_steps": 3}, "go with a preset"),
+        ({**preset, "reward": "critic"}, "give run=FOLDER"),
+        ({**preset, "reward": "adversarial", "settings": own_reward}, "this one is a function"),
+        ({**preset, "reward_options": {"batch_size": 4}}, "are for reward='adversarial'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            envs.factory.env_arguments(**options)
+    for options, message in (
+        ({"batch": 4}, "'batch' is unknown; did you mean 'batch_size'"),
+        ({"update_every": 0}, "reward_options.update_every: must be positive, got 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            envs.factory.env_arguments(**preset, reward="adversarial", reward_options=options)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [(lambda x: x, "reward: returned shape"), (lambda x: x[:, 0] / 0.0, "not finite")],
+)
+def test_a_callable_reward_is_checked(reward: Any, message: str):
+    for env in (
+        DenoisingEnv(num_steps=1, shape=(2,), reward=reward),
+        DenoisingVectorEnv(num_envs=1, num_steps=1, shape=(2,), reward=reward),
+    ):
+        env.reset(seed=0)
+        with pytest.raises(UserError, match=message):
+            env.step(np.ones(env.action_space.shape))
