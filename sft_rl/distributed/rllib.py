@@ -1,0 +1,79 @@
+"""The env and the pretrained sampler for RLlib's new API stack.
+
+RLlib's default module wants a Box to look at and starts anywhere; :class:`SamplerModule` is the
+sampler itself as RLlib's policy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.distribution.torch.torch_distribution import TorchDiagGaussian
+from ray.rllib.core.rl_module.apis import ValueFunctionAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
+
+from envs.wrappers import NextStepAutoreset
+from sft_rl.data import load_dataset
+from sft_rl.networks import value_network
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.presets import load_config
+from sft_rl.pretraining import pretrained_network
+
+
+def make_env(context: dict[str, Any]) -> gymnasium.Env[Any, Any] | NextStepAutoreset:
+    """Make the env as an RLlib env creator: ``ray.tune.register_env("denoising", make_env)``.
+
+    With ``env_runners(gym_env_vectorize_mode="vector_entry_point")`` RLlib asks for all envs of a
+    runner at once and gets the batched one, in the autoreset mode it expects; else it gets scalar
+    ones. An adversarial critic lives in its env: use one runner, or each plays against its own.
+
+    Args:
+        context: RLlib's ``env_config``: options of ``gymnasium.make``, as ``preset``.
+    """
+    options = dict(context)
+    num_envs = options.pop("num_envs", None)
+    name = "envs:sft_rl/Denoising-v0"
+    if num_envs is None:
+        return gymnasium.make(name, **options)
+    return NextStepAutoreset(gymnasium.make_vec(name, num_envs=num_envs, **options))
+
+
+class SamplerModule(TorchRLModule, ValueFunctionAPI):
+    """The pretrained few-step sampler as a policy, for ``action="next_latent"`` and Dict observations.
+
+    The distribution of the next latent is N(mu_theta, sigma_k^2), so before training RLlib's
+    rollouts *are* the pretrained sampler. Its network is trained further; the value is the
+    project's baseline network.
+
+    ``model_config`` holds ``preset`` and ``settings``, as for the env.
+    """
+
+    def setup(self) -> None:
+        """Build sampler and value network; the sampler's weights come from the cache."""
+        config = load_config(self.model_config["preset"], self.model_config.get("settings", ()))
+        data = load_dataset(config.data)
+        network, _ = pretrained_network(
+            config, data, device=torch.device("cpu"), progress=lambda done, total, metrics: None
+        )
+        self.policy = DenoisingPolicy.from_config(config, network, data.shape)
+        self.value = value_network(config, data.shape)
+        self.action_dist_cls = TorchDiagGaussian
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        latents, step_index = _state(batch)
+        mean = self.policy.mean(latents, step_index)
+        log_std = self.policy.step_std(step_index).log().expand_as(mean)
+        return {Columns.ACTION_DIST_INPUTS: torch.cat([mean, log_std], dim=-1)}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
+        """V of a batch's states, shape (B,)."""
+        return self.value(*_state(batch)).squeeze(-1)  # type: ignore[no-any-return]
+
+
+def _state(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    observations = batch[Columns.OBS]
+    return observations["latent"], observations["step_index"].long()
