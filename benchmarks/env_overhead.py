@@ -13,9 +13,9 @@ Both sides draw the same kind of noise and start every episode from fresh noise;
 (a critic's cost is the same on both sides). So the overhead is: checking actions, observations,
 flags, the start of episodes from one seed a row, and copies where the env hands out numpy.
 
-Points: 4,096 in two dimensions, the network of the preset ``swiss_roll``. Images: 64 of 3 x 32 x 32,
-a plain network of three residual 3 x 3 convolutions with 64 channels, far smaller than a real
-U-Net, which makes the env's share look larger than it would be.
+Points: 4,096 in two dimensions, the network of the preset ``swiss_roll``. Images: 64 of 3 x 32 x
+32, a plain network of two residual 3 x 3 convolutions with 32 channels, far smaller than a real
+U-Net, which makes the env's share larger than it will be.
 
 Env and bare take turns, so that both meet the same machine; the overhead is the median of the
 ratios of neighbours, minus 1. Prints a table and writes ``benchmarks/results/env_overhead.json``.
@@ -48,7 +48,7 @@ NUM_STEPS = 10
 class PlainConvNet(nn.Module):
     """Predicts the noise of images by residual 3 x 3 convolutions; the time shifts the channels."""
 
-    def __init__(self, channels: int = 3, width: int = 64, depth: int = 3) -> None:
+    def __init__(self, channels: int = 3, width: int = 32, depth: int = 2) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))

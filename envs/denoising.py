@@ -15,7 +15,7 @@ from torch import Tensor
 
 from envs.process import DenoisingProcess, RewardFunction
 from envs.rendering import draw_latents
-from sft_rl.errors import UserError, did_you_mean
+from sft_rl.errors import NotFiniteError, UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
 
 OBSERVATIONS = ("dict", "flat")
@@ -193,6 +193,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         if array == "numpy" and torch.device(device).type != "cpu":
             raise UserError(f"device: array='numpy' lives on the cpu, got {device}; use 'torch'")
         self.num_envs = num_envs
+        self.autoreset_mode = self.metadata["autoreset_mode"]  # as Gymnasium's own have it
         self.array = array
         self.observation = observation
         self.render_mode = render_mode
@@ -270,12 +271,13 @@ def check_actions(actions: Tensor, expected: tuple[int, ...]) -> None:
 
     Raises:
         UserError: Naming what was given and what is expected.
+        NotFiniteError: If a number is not finite.
     """
     if tuple(actions.shape) != expected:
         raise UserError(f"action: shape {tuple(actions.shape)} given, expected {expected}")
     # A sum is many times faster than a look at every number; one bad number makes it bad.
     if not torch.isfinite(actions.sum()) and not torch.isfinite(actions).all():
-        raise UserError("action: holds numbers that are not finite")
+        raise NotFiniteError("action: holds numbers that are not finite")
 
 
 def _check_choice(field: str, given: str, allowed: tuple[str, ...]) -> None:

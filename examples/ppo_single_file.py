@@ -39,6 +39,8 @@ class Agent(nn.Module):
     sampler.
     """
 
+    frequencies: Tensor
+
     def __init__(self, observation_dim: int, action_dim: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", 2.0 ** torch.arange(6))
@@ -69,8 +71,8 @@ class Agent(nn.Module):
         return action, distribution.log_prob(action).sum(-1)  # type: ignore[no-untyped-call]
 
 
-def make_env(seed: int, settings: list[str]) -> tuple[Any, NormalizeObservation]:
-    """Make the batched env and put the usual wrappers around it; the outer one normalises."""
+def make_env(seed: int, settings: list[str]) -> Any:
+    """Make the batched env and put the usual wrappers around it."""
     env = gymnasium.make_vec(
         "envs:sft_rl/Denoising-v0",
         num_envs=NUM_ENVS,
@@ -81,8 +83,7 @@ def make_env(seed: int, settings: list[str]) -> tuple[Any, NormalizeObservation]
         observation="flat",
         reward="adversarial",
     )
-    wrapped = NormalizeObservation(ClipAction(RecordEpisodeStatistics(NextStepAutoreset(env))))
-    return env, wrapped
+    return NormalizeObservation(ClipAction(RecordEpisodeStatistics(NextStepAutoreset(env))))
 
 
 def collect(agent: Agent, envs: Any) -> tuple[dict[str, Tensor], float]:
@@ -129,8 +130,8 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, batch: dict[str, Tens
 def train(*, seed: int, iterations: int, settings: list[str]) -> dict[str, float]:
     """Fine-tune; return the distance before and after, and the seconds between."""
     torch.manual_seed(seed)
-    env, envs = make_env(seed, settings)
-    agent = Agent(envs.single_observation_space.shape[0], envs.single_action_space.shape[0])
+    envs = make_env(seed, settings)
+    agent = Agent(*(space.shape[-1] for space in (envs.observation_space, envs.action_space)))
     optimizer = torch.optim.Adam(agent.parameters(), lr=LEARNING_RATE, eps=1e-5)
 
     @torch.no_grad()

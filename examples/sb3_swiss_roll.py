@@ -9,8 +9,10 @@ About a minute on one core. Prints the sliced Wasserstein distance before and af
 """
 
 import argparse
+import copy
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import gymnasium
@@ -18,12 +20,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from envs.integrations.stable_baselines3 import StableBaselines3VecEnv
 from examples.measure import distance
 from sft_rl.networks.mlp import FourierFeatures
+from sft_rl.optim import update_average
 
 NUM_STEPS = 10
 NUM_ENVS = 512
@@ -41,14 +45,29 @@ class Features(BaseFeaturesExtractor):
         return self.fourier(observations)  # type: ignore[no-any-return]
 
 
-def make_model(seed: int, num_iterations: int) -> PPO:
+class Average(BaseCallback):
+    """Averages the policies of the newest rollouts: the game with the critic makes them swing."""
+
+    def __init__(self, model: PPO) -> None:
+        super().__init__()
+        self.policy = copy.deepcopy(model.policy)
+
+    def _on_rollout_end(self) -> None:
+        rollouts = self.num_timesteps // (NUM_STEPS * NUM_ENVS)
+        update_average(self.policy, self.model.policy, decay=0.99, num_updates=rollouts)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def make_model(seed: int, settings: Sequence[str] = ()) -> PPO:
     """Put PPO on the env; its policy is the pretrained sampler."""
     env = gymnasium.make_vec(
         "envs:sft_rl/Denoising-v0",
         num_envs=NUM_ENVS,
         preset="swiss_roll",
         num_steps=NUM_STEPS,
-        settings=[f"seed={seed}"],
+        settings=[*settings, f"seed={seed}"],
         action="noise",
         observation="flat",
         reward="adversarial",
@@ -73,6 +92,7 @@ def make_model(seed: int, num_iterations: int) -> PPO:
         seed=seed,
         device="cpu",
     )
+    assert isinstance(model.policy.action_net, nn.Linear)
     nn.init.zeros_(model.policy.action_net.weight)  # mean 0; its bias is 0 already
     return model
 
@@ -85,14 +105,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers into this file, too")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = make_model(args.seed, args.iterations)
+    model = make_model(args.seed)
+    average = Average(model)
 
     def act(observations: np.ndarray) -> np.ndarray:
-        return np.asarray(model.predict(observations)[0])
+        return np.asarray(average.policy.predict(observations)[0])
 
     before = distance(act, num_steps=NUM_STEPS)
     started = time.perf_counter()
-    model.learn(args.iterations * NUM_STEPS * NUM_ENVS)
+    model.learn(args.iterations * NUM_STEPS * NUM_ENVS, callback=average)
     seconds = time.perf_counter() - started
     result = {
         "seed": args.seed,

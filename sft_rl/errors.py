@@ -19,6 +19,10 @@ class RunFailed(UserError):
     exit_code = 1
 
 
+class NotFiniteError(UserError):
+    """Numbers have left the finite range: an outside policy's fault, or that of its training."""
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return the hint that ends an error about an unknown name: the nearest valid ones."""
     names = sorted(allowed)

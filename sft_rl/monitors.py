@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NoReturn
 
 import torch
 
@@ -21,10 +22,19 @@ class TrainingAlarm(UserError):
 
 
 class Alarm:
-    """Stops a run whose samples collapse or whose numbers leave the finite range."""
+    """Stops a run whose samples collapse or whose numbers leave the finite range.
+
+    While it waits for odd samples to recover nothing should be saved, so that the last checkpoint
+    is one from before.
+    """
 
     def __init__(self) -> None:
         self._num_odd = 0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the newest iteration's numbers were all in range."""
+        return self._num_odd == 0
 
     def check(self, row: Metrics) -> None:
         """Look at one iteration's numbers.
@@ -34,19 +44,24 @@ class Alarm:
         """
         for name, value in row.items():
             if not math.isfinite(value):
-                self._ring(f"{name} is {value} in iteration {row['iteration']:.0f}")
+                self.ring(f"{name} is {value} in iteration {row['iteration']:.0f}")
         low, high = SPREAD_RANGE
         odd = not low <= row["sample_spread"] <= high
         self._num_odd = self._num_odd + 1 if odd else 0
         if self._num_odd >= PATIENCE:
-            self._ring(
+            self.ring(
                 f"the samples' spread is {row['sample_spread']:.3g} (data: 1) since "
                 f"{PATIENCE} iterations"
             )
 
-    def _ring(self, what: str) -> None:
+    def ring(self, what: str) -> NoReturn:
+        """Stop the run.
+
+        Raises:
+            TrainingAlarm: Always.
+        """
         raise TrainingAlarm(
-            f"training stopped: {what}; the last checkpoint is kept; try a lower "
+            f"training stopped: {what}; checkpoints from before are kept; try a lower "
             "policy.learning_rate, a higher critic.penalty_weight or more training.n_critic"
         )
 

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Protocol
 
 from sft_rl.config import Config
+from sft_rl.errors import NotFiniteError
 from sft_rl.learner import Learner
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.monitors import MAX_RATIO_DEVIATION, Alarm, drift
@@ -81,20 +82,18 @@ class Trainer:
         """
         training = self.config.training
         self.notice.in_loop = True
+        if self.iteration == 0:  # the result is no worse than what training starts from
+            with num_threads(self.config.learner.num_threads):
+                self.learner.consider(self.evaluator.validate(self.learner.evaluated_policy))
         if training.max_offpolicy_steps:
             # What was on its way when the run was saved, or the first iteration of a new one.
             self._order(self.iteration, *self.learner.previous_weights())
         while self.iteration < training.num_iterations:
             with num_threads(self.config.learner.num_threads):
-                row = self._iterate()
-                self.alarm.check(row)
-                if self._evaluates():
-                    distance = self.evaluator.validate(self.learner.evaluated_policy)
-                    row["sliced_wasserstein"] = distance
-                    self.learner.consider(distance)
+                row = self._watched_iteration()
             self.store.log(row)
             stopping = self.notice.arrived
-            if self._is_due(training.checkpoint_every) or stopping:
+            if self._saves() or stopping:
                 self.store.save(self.learner, iteration=self.iteration)
             self.observer.progress(self.iteration, training.num_iterations, row)
             if stopping:
@@ -110,6 +109,23 @@ class Trainer:
 
     def _evaluates(self) -> bool:
         return self._is_due(self.config.training.eval_every)
+
+    def _saves(self) -> bool:
+        last = self.iteration == self.config.training.num_iterations
+        return last or (self._is_due(self.config.training.checkpoint_every) and self.alarm.is_quiet)
+
+    def _watched_iteration(self) -> Metrics:
+        """Run an iteration, evaluate if it is time; let the alarm look at the numbers."""
+        try:
+            row = self._iterate()
+        except NotFiniteError:  # the env refuses the policy's actions
+            self.alarm.ring(f"an action is not finite in iteration {self.iteration + 1}")
+        if self._evaluates():
+            distance = self.evaluator.validate(self.learner.evaluated_policy)
+            row["sliced_wasserstein"] = distance
+            self.learner.consider(distance)
+        self.alarm.check(row)
+        return row
 
     def _num_updates(self, iteration: int) -> int:
         """Critic steps of an iteration; the first has a warm-up."""
@@ -148,7 +164,7 @@ class Trainer:
         metrics |= learner.update_policy(trajectories, self.iteration)
         if not lead and metrics.get("first_ratio_deviation", 0.0) > MAX_RATIO_DEVIATION:
             self.observer.warn(
-                f"iteration {self.iteration}: the likelihood ratio is off 1 by "
+                f"iteration {self.iteration + 1}: the likelihood ratio is off 1 by "
                 f"{metrics['first_ratio_deviation']:.3g} on the first pass"
             )
         self.iteration += 1

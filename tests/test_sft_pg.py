@@ -24,17 +24,6 @@ def setup(config: Config) -> tuple[Networks, Trajectories, Dataset]:
     return networks, runner.collect(iteration=0, shard=0), data
 
 
-@pytest.mark.parametrize("algorithm", ["sft_pg", "ppo", "hybrid"])
-def test_the_first_ratio_is_one_at_every_step(tiny_config: Callable[..., Config], algorithm: str):
-    config = tiny_config(f"algorithm={algorithm}")
-    networks, trajectories, _ = setup(config)
-    update = build_algorithm(config)
-    prepared = update.prepare(trajectories, networks)
-    batch = next(update.batches(prepared, torch.Generator().manual_seed(0)))
-    ratio = update.loss(batch, networks).metrics["ratio"]
-    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=2e-3)
-
-
 def test_the_steps_of_an_iteration_take_disjoint_transitions(tiny_config: Callable[..., Config]):
     config = tiny_config("training.n_generator=4")
     networks, trajectories, _ = setup(config)

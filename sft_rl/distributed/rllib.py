@@ -1,8 +1,4 @@
-"""The env and the pretrained sampler for RLlib's new API stack.
-
-RLlib's default module wants a Box to look at and starts anywhere; :class:`SamplerModule` is the
-sampler itself as RLlib's policy.
-"""
+"""The env, and policies that start at the pretrained sampler, for RLlib's new API stack."""
 
 from __future__ import annotations
 
@@ -10,11 +6,12 @@ from typing import Any
 
 import gymnasium
 import torch
+from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchDiagGaussian
 from ray.rllib.core.rl_module.apis import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs.wrappers import NextStepAutoreset
 from sft_rl.data import load_dataset
@@ -42,8 +39,23 @@ def make_env(context: dict[str, Any]) -> gymnasium.Env[Any, Any] | NextStepAutor
     return NextStepAutoreset(gymnasium.make_vec(name, num_envs=num_envs, **options))
 
 
+class NoiseModule(DefaultPPOTorchRLModule):
+    """RLlib's default PPO module with mean 0 at the start, for ``action="noise"`` and a flat Box.
+
+    With ``free_log_std=True`` the standard deviation starts at 1, so that the policy starts as the
+    pretrained sampler.
+    """
+
+    def setup(self) -> None:
+        """Build the default networks; make the mean's last layer zero."""
+        super().setup()
+        last = self.pi.net.mlp[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+
 class SamplerModule(TorchRLModule, ValueFunctionAPI):
-    """The pretrained few-step sampler as a policy, for ``action="next_latent"`` and Dict observations.
+    """The pretrained sampler as a policy, for ``action="next_latent"`` and Dict observations.
 
     The distribution of the next latent is N(mu_theta, sigma_k^2), so before training RLlib's
     rollouts *are* the pretrained sampler. Its network is trained further; the value is the
@@ -64,16 +76,17 @@ class SamplerModule(TorchRLModule, ValueFunctionAPI):
         self.action_dist_cls = TorchDiagGaussian
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        latents, step_index = _state(batch)
+        latents, step_index = self._state(batch)
         mean = self.policy.mean(latents, step_index)
         log_std = self.policy.step_std(step_index).log().expand_as(mean)
         return {Columns.ACTION_DIST_INPUTS: torch.cat([mean, log_std], dim=-1)}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
         """V of a batch's states, shape (B,)."""
-        return self.value(*_state(batch)).squeeze(-1)  # type: ignore[no-any-return]
+        return self.value(*self._state(batch)).squeeze(-1)
 
-
-def _state(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    observations = batch[Columns.OBS]
-    return observations["latent"], observations["step_index"].long()
+    def _state(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        observations = batch[Columns.OBS]
+        # RLlib also asks about final observations, step index T, and masks what it gets.
+        last = self.policy.num_steps - 1
+        return observations["latent"], observations["step_index"].long().clamp_max(last)
