@@ -53,12 +53,14 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name in args.examples:
         group = [run for run in runs if run["example"] == name]
-        before, after = ([run[key] for run in group] for key in ("before", "after"))
+        before, after, seconds = (
+            [run[key] for run in group] for key in ("before", "after", "seconds")
+        )
         print(
             f"| {name} | {' / '.join(f'{d:.4f}' for d in before)} "
             f"| {' / '.join(f'{d:.4f}' for d in after)} "
             f"| {mean(after) / mean(before):.2f} "
-            f"| {' / '.join(f'{run["seconds"]:.0f}' for run in group)} |"
+            f"| {' / '.join(f'{s:.0f}' for s in seconds)} |"
         )
     RESULTS.mkdir(exist_ok=True)
     content = {"machine": {**machine(), **versions()}, "runs": runs}
