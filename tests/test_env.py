@@ -8,17 +8,19 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
 from envs import AdversarialReward, DenoisingEnv, DenoisingVectorEnv
 from sft_rl.build import build_networks
+from sft_rl.cli import main
 from sft_rl.critics import build_critic
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.store import RunFolder
 
 
 def score(samples: torch.Tensor) -> torch.Tensor:
@@ -69,6 +71,40 @@ def test_row_i_is_the_scalar_env(policy: DenoisingPolicy, action: str, observati
                 latent(infos["final_obs"]), np.stack([latent(s) for s in singles]), rtol=1e-4
             )
             singles = [env.reset()[0] for env in scalars]
+
+
+@pytest.mark.parametrize("observation", ["dict", "flat"])
+def test_it_is_gymnasiums_own_vector_env_of_scalar_ones(observation: str):
+    options: dict[str, Any] = {
+        "num_steps": 2,
+        "shape": (2,),
+        "reward": score,
+        "observation": observation,
+    }
+    ours = DenoisingVectorEnv(num_envs=3, **options)
+    theirs = SyncVectorEnv(
+        [lambda: DenoisingEnv(**options)] * 3, autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    for name in ("observation_space", "action_space", "single_observation_space"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    assert ours.autoreset_mode is theirs.autoreset_mode
+    assert data_equivalence(ours.reset(seed=5), theirs.reset(seed=5))
+    source = np.random.default_rng(0)
+    for step in range(1, 6):
+        actions = source.normal(size=(3, 2)).astype(np.float32)
+        *found, infos = ours.step(actions)
+        *expected, their_infos = theirs.step(actions)
+        assert data_equivalence(found[0], expected[0])
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+        assert np.array_equal(found[2], expected[2])
+        assert np.array_equal(found[3], expected[3])
+        assert infos.keys() == their_infos.keys()
+        if step % 2 == 0:
+            for i, final in enumerate(their_infos["final_obs"]):
+                row = infos["final_obs"][i] if observation == "flat" else None
+                assert data_equivalence(
+                    {k: v[i] for k, v in infos["final_obs"].items()} if row is None else row, final
+                )
 
 
 def test_the_pretrained_sampler_is_the_standard_normal_policy(policy: DenoisingPolicy):
@@ -219,6 +255,26 @@ def test_critic_and_rates_of_the_adversarial_reward_are_settings(
     assert torch.equal(reward(samples), resumed(samples))
 
 
+def test_a_runs_sampler_and_its_frozen_critic(tmp_path: Path, tiny_settings: tuple[str, ...]):
+    out = tmp_path / "run"
+    assert main(["train", "swiss_roll", *tiny_settings, "--out", str(out)]) == 0
+    env = gymnasium.make_vec(
+        "envs:sft_rl/Denoising-v0", num_envs=7, run=out, action="noise", reward="critic"
+    )
+    store = RunFolder.open(out)
+    policy, tensors = store.result((2,))
+    critic = build_critic(store.config, (2,))
+    critic.load_state_dict(tensors["critic"])
+    x = torch.from_numpy(env.reset(seed=0)[0]["latent"])
+    for k, noise in enumerate(torch.randn(4, 7, 2)):
+        x, _ = policy.act(x, torch.tensor(k), noise)
+        _, rewards, *_, infos = env.step(noise.numpy())
+    np.testing.assert_allclose(infos["final_obs"]["latent"], x.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rewards, critic(x).detach().numpy(), rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="num_steps and settings go with a preset"):
+        envs.factory.env_arguments(run=out, num_steps=3)
+
+
 @pytest.mark.parametrize("rendered", [np.zeros((5, 2)), np.zeros((5, 3, 8, 8))])
 def test_pictures(rendered: np.ndarray):
     env = DenoisingVectorEnv(
@@ -281,7 +337,6 @@ def test_sources_that_do_not_fit_are_named(
         ({"policy": policy, "reward": "adversary"}, "'adversary' is unknown"),
         ({"policy": policy, "reward": "adversarial"}, "needs a preset's or a run's data"),
         ({"run": tmp_path}, "holds no run"),
-        ({"run": tmp_path, "num_steps": 3}, "go with a preset"),
         ({**preset, "reward": "critic"}, "give run=FOLDER"),
         ({**preset, "reward": "adversarial", "settings": own_reward}, "this one is a function"),
         ({**preset, "reward_options": {"batch_size": 4}}, "are for reward='adversarial'"),
