@@ -90,7 +90,7 @@ class Trainer:
                 self.alarm.check(row)
                 if self._evaluates():
                     distance = self.evaluator.validate(self.learner.evaluated_policy)
-                    row["sliced_wasserstein"] = distance
+                    row[self.evaluator.name] = distance
                     self.learner.consider(distance)
             self.store.log(row)
             if self._is_due(training.checkpoint_every) or self.notice.arrived:
