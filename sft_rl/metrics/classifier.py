@@ -18,7 +18,7 @@ from sft_rl.seeding import derive_seed, generator
 Array = np.ndarray
 NUM_FEATURES = 32
 WIDTH = 24
-NUM_ITERATIONS = 800
+NUM_ITERATIONS = 500
 BATCH_SIZE = 128
 LEARNING_RATE = 3e-3
 COARSEST = 2

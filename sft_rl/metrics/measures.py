@@ -55,9 +55,9 @@ class SlicedWasserstein:
 
     def __init__(self, config: MetricsConfig) -> None:
         self.config = config
-        directions = {"num_projections": config.num_projections, "seed": config.seed}
-        self.distance = partial(sliced_wasserstein, **directions)
-        self.distance_to = partial(SlicedWassersteinTo, **directions)
+        num, seed = config.num_projections, config.seed
+        self.distance = partial(sliced_wasserstein, num_projections=num, seed=seed)
+        self.distance_to = partial(SlicedWassersteinTo, num_projections=num, seed=seed)
 
     def num_generated(self, reference: Array) -> int:
         """As many as there are real ones."""
