@@ -82,7 +82,7 @@ def time_to_quality(out: Path, begun: float) -> dict[str, float | None]:
 
     store = RunFolder.open(out)
     policy, data = load_policy(store)
-    evaluator = Evaluator(data, store.config.metrics)
+    evaluator = Evaluator(data, store.config)
     reached: dict[str, float | None] = {str(bar): None for bar in BARS}
     for folder in sorted((out / "checkpoints").iterdir()):
         policy.load_state_dict(load(folder).tensors["best"])

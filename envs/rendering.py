@@ -3,6 +3,8 @@
 import numpy as np
 from torch import Tensor
 
+from sft_rl.pictures import tile, to_rgb
+
 SIZE = 256
 RANGE = 3.0
 """Points are drawn within this many standard deviations of the data."""
@@ -37,13 +39,4 @@ def _draw_points(points: np.ndarray) -> np.ndarray:
 
 def _draw_images(images: np.ndarray) -> np.ndarray:
     shown = images[:64]
-    columns = int(np.ceil(np.sqrt(len(shown))))
-    rows = int(np.ceil(len(shown) / columns))
-    height, width = shown.shape[2:]
-    grid = np.zeros((rows * height, columns * width, 3), np.uint8)
-    pixels = (np.clip(shown / 2.0 + 0.5, 0.0, 1.0) * 255).astype(np.uint8)
-    pixels = np.broadcast_to(pixels[:, :3], (len(shown), 3, height, width))
-    for i, image in enumerate(pixels.transpose(0, 2, 3, 1)):
-        row, column = divmod(i, columns)
-        grid[row * height : (row + 1) * height, column * width : (column + 1) * width] = image
-    return grid
+    return tile(to_rgb(shown, -1.0, 1.0), columns=int(np.ceil(np.sqrt(len(shown)))))

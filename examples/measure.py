@@ -38,4 +38,4 @@ def distance(act: Act, *, num_steps: int, settings: Sequence[str] = ()) -> float
     while "final_obs" not in infos:
         observation, _, _, _, infos = env.step(act(observation))
     samples = torch.from_numpy(infos["final_obs"][:, :-1])
-    return Evaluator(data, config.metrics).distance(data.to_units(samples))
+    return Evaluator(data, config).distance(data.to_units(samples))

@@ -129,3 +129,15 @@ def check(config: Config) -> None:
         from sft_rl.distributed.session import check_local_resources
 
         check_local_resources(config.ray, config.rollout)
+
+
+def check_shape(config: Config, shape: tuple[int, ...]) -> None:
+    """Refuse networks that do not take samples of the data's shape.
+
+    Raises:
+        UserError: Naming the field and what goes with such samples.
+    """
+    with torch.device("meta"):
+        noise_network(config, shape)
+        build_critic(config, shape)
+        value_network(config, shape)

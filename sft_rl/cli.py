@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     sample = commands.add_parser("sample", help="draw samples from a run's sampler")
     sample.add_argument("folder", type=Path, metavar="RUN")
     sample.add_argument("--num", type=int, required=True, help="how many")
-    sample.add_argument("--out", type=Path, required=True, help="file to write, .npy or .csv")
+    sample.add_argument(
+        "--out", type=Path, required=True, help="file: .npy, or .csv of points, .png of images"
+    )
     sample.add_argument("--seed", type=int, default=0, help="seed of the samples")
     sample.set_defaults(run=_sample)
 
@@ -146,15 +148,15 @@ def _train(args: argparse.Namespace, started: float) -> None:
             return
     with ConsoleObserver() as observer:
         summary = train(config, out, observer=observer, started=started, resume=resume)
-    num = summary["num_steps"]
+    from sft_rl.config import DISTANCES
+
+    num, name = summary["num_steps"], config.distance
     observer.table(
-        f"{out}: sliced Wasserstein distance",
+        f"{out}: {DISTANCES[name]}",
         {
-            f"{num} steps, before": f"{summary['sliced_wasserstein_initial']:.4f}",
-            f"{num} steps, after": f"{summary['sliced_wasserstein_final']:.4f}",
-            f"{summary['full_step']['nfe']} steps": (
-                f"{summary['sliced_wasserstein_full_step']:.4f}"
-            ),
+            f"{num} steps, before": f"{summary[f'{name}_initial']:.4f}",
+            f"{num} steps, after": f"{summary[f'{name}_final']:.4f}",
+            f"{summary['full_step']['nfe']} steps": f"{summary[f'{name}_full_step']:.4f}",
             "noise floor": f"{summary['noise_floor']:.4f}",
             "seconds": f"{summary['wall_seconds']['total']:.1f}",
         },

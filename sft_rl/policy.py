@@ -13,6 +13,8 @@ from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.reverse import expand, gaussian_kl, gaussian_log_prob, reverse_mean
 from sft_rl.diffusion.schedule import StepSchedule, step_schedule
 
+POINTS_A_CHUNK, IMAGES_A_CHUNK = 2500, 250
+
 
 class DenoisingPolicy(nn.Module):
     r"""pi(a | s_k) = N(mu_theta(latents[k], timesteps[k]), sigma_k^2 I), a few-step sampler.
@@ -145,8 +147,9 @@ class DenoisingPolicy(nn.Module):
             yield latents
 
     @torch.inference_mode()
-    def sample(self, num: int, generator: torch.Generator, *, chunk_size: int = 2500) -> Tensor:
+    def sample(self, num: int, generator: torch.Generator) -> Tensor:
         """Draw final samples, shape (num, *shape), in chunks that stay in the CPU's cache."""
+        chunk_size = POINTS_A_CHUNK if len(self.shape) == 1 else IMAGES_A_CHUNK
         samples = torch.empty(num, *self.shape, device=self.device)
         for start in range(0, num, chunk_size):
             latents = _normal((min(chunk_size, num - start), *self.shape), generator)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
-import platformdirs
 import torch
 from torch import nn
 
 import sft_rl
+from sft_rl.cache import cache_folder
 from sft_rl.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 from sft_rl.config import Config
 from sft_rl.data import Dataset
@@ -25,12 +23,6 @@ from sft_rl.seeding import derive_seed, generator
 
 Progress = Callable[[int, int, dict[str, float]], None]
 REPORT_EVERY = 100
-
-
-def cache_folder() -> Path:
-    """Where pretrained models are kept: ``SFT_RL_CACHE``, or the user's cache folder."""
-    own = os.environ.get("SFT_RL_CACHE")
-    return Path(own) if own else platformdirs.user_cache_path("sft-rl")
 
 
 def cache_key(config: Config, data: Dataset) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sft_rl.config import DISTANCES
 from sft_rl.types import Metrics
 
 PLAIN_EVERY_S = 5.0
@@ -63,7 +64,8 @@ class ConsoleObserver:
 
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
         """Show how far the phase is; in a pipe at most one line in five seconds."""
-        self._distance = metrics.get("sliced_wasserstein", self._distance)
+        for name in DISTANCES:
+            self._distance = metrics.get(name, self._distance)
         numbers = self._numbers(metrics)
         if self._live:
             if self._task is None:

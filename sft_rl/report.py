@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -13,35 +15,85 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sft_rl.config import DISTANCES
+from sft_rl.data import Dataset
+from sft_rl.data.images import ImageDataset
+from sft_rl.pictures import tile, to_rgb
+
 Array = np.ndarray
 
 BLUE, ORANGE, GREY = "#2a6f97", "#d1495b", "#8d99ae"
 NUM_SHOWN = 4000
+NUM_IMAGES, NUM_STRIPS = 64, 8
 
 
-def write_plots(run: Path, *, real: Array, before: Array, after: Array, path: Array) -> None:
+@dataclass(frozen=True)
+class Samples:
+    """What a run's pictures show, all in the data's units; the same noise made the samples.
+
+    Attributes:
+        real: Held-out real samples, shape (N, *shape).
+        before: Samples of the pretrained few-step sampler.
+        after: Samples of the fine-tuned one.
+        path: Latents of some samples step by step, shape (T+1, num, *shape).
+        full_step: Samples of the full-step sampler, or None.
+    """
+
+    real: Array
+    before: Array
+    after: Array
+    path: Array
+    full_step: Array | None = None
+
+    def groups(self) -> dict[str, Array]:
+        """The samples by their titles."""
+        num_steps = len(self.path) - 1
+        groups = {
+            "data": self.real,
+            f"pretrained, {num_steps} steps": self.before,
+            f"fine-tuned, {num_steps} steps": self.after,
+        }
+        return groups if self.full_step is None else {**groups, "all steps": self.full_step}
+
+
+def write_plots(run: Path, samples: Samples, data: Dataset) -> None:
     """Draw all pictures of a run into its ``plots`` folder.
 
     Args:
         run: The run's folder; ``metrics.csv`` is read from it.
-        real: Held-out real samples, data units, shape (N, dim).
-        before: Samples of the pretrained few-step sampler.
-        after: Samples of the fine-tuned one.
-        path: Latents of some samples step by step, shape (T+1, num, dim).
+        samples: What to show.
+        data: Knows what the samples are.
     """
     plots = run / "plots"
     plots.mkdir(exist_ok=True)
-    num_steps = len(path) - 1
-    plot_samples(
-        plots / "samples.png",
-        {
-            "data": real,
-            f"pretrained, {num_steps} steps": before,
-            f"fine-tuned, {num_steps} steps": after,
-        },
-    )
-    plot_path(plots / "path.png", path, after)
+    if isinstance(data, ImageDataset):
+        plot_images(plots / "samples.png", samples.groups(), data.pixel_max)
+        plot_strips(plots / "path.png", samples.path, data.pixel_max)
+    else:
+        plot_samples(plots / "samples.png", samples.groups())
+        plot_path(plots / "path.png", samples.path, samples.after)
     plot_curves(plots / "curves.png", pd.read_csv(run / "metrics.csv"))
+
+
+def plot_images(file: Path, groups: dict[str, Array], pixel_max: int) -> None:
+    """Draw the first images of each group as a grid, groups side by side."""
+    figure, axes = plt.subplots(1, len(groups), figsize=(3.2 * len(groups), 3.5))
+    for axis, (title, images) in zip(np.atleast_1d(axes), groups.items(), strict=True):
+        shown = to_rgb(images[:NUM_IMAGES], 0, pixel_max)
+        _picture(axis, tile(shown, columns=math.isqrt(NUM_IMAGES)))
+        axis.set_title(title, fontsize=11)
+    _save(figure, file)
+
+
+def plot_strips(file: Path, path: Array, pixel_max: int) -> None:
+    """Draw how images emerge: one a row, from noise to the last step."""
+    shown = path[:, :NUM_STRIPS]
+    num_steps, num = len(shown) - 1, shown.shape[1]
+    rows = to_rgb(shown.swapaxes(0, 1).reshape(-1, *shown.shape[2:]), 0, pixel_max)
+    figure, axis = plt.subplots(figsize=(0.7 * (num_steps + 1), 0.7 * num + 0.4))
+    _picture(axis, tile(rows, columns=num_steps + 1))
+    axis.set_title(f"from noise through {num_steps} steps", fontsize=10)
+    _save(figure, file)
 
 
 def plot_samples(file: Path, groups: dict[str, Array]) -> None:
@@ -79,7 +131,7 @@ def plot_path(file: Path, path: Array, samples: Array) -> None:
 def plot_curves(file: Path, metrics: pd.DataFrame) -> None:
     """Draw how distance, critic gap, reward and policy ratio went over the iterations."""
     panels = {
-        "sliced_wasserstein": "sliced Wasserstein distance",
+        **DISTANCES,
         "critic_gap": "critic gap  E_real[f] - E_gen[f]",
         "critic_input_grad_norm": "critic gradient norm",
         "policy_grad_norm": "policy gradient norm",
@@ -90,13 +142,18 @@ def plot_curves(file: Path, metrics: pd.DataFrame) -> None:
         points = metrics[["iteration", name]].dropna()
         style = "o-" if len(points) < 50 else "-"
         axis.plot(points["iteration"], points[name], style, color=BLUE, lw=1.0, ms=3)
-        if name == "sliced_wasserstein" and (points[name] > 0).all():
+        if name in DISTANCES and (points[name] > 0).all():
             axis.set_yscale("log")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("iteration", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
     _save(figure, file)
+
+
+def _picture(axis: Axes, image: Array) -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.axis("off")
 
 
 def _scatter(axis: Axes, points: Array, colour: str) -> None:

@@ -10,13 +10,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import nn
 
 from sft_rl.algorithms import build_algorithm
-from sft_rl.build import build_collector, build_networks, resolve_device
+from sft_rl.build import build_collector, build_networks, check_shape, resolve_device
+from sft_rl.cache import cache_folder
 from sft_rl.checkpoint import Checkpoint
 from sft_rl.config import Config
 from sft_rl.data import Dataset, load_dataset
+from sft_rl.data.images import ImageDataset, write_images
 from sft_rl.data.points import write_points
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import own_steps
@@ -26,7 +29,7 @@ from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path, sample_in_units
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.preemption import PreemptionNotice
-from sft_rl.pretraining import cache_folder, cache_key, pretrained_network
+from sft_rl.pretraining import cache_key, pretrained_network
 from sft_rl.rollout import num_threads
 from sft_rl.store import RunFolder, parameters_sha256
 from sft_rl.trainer import Observer, Trainer
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from sft_rl.distributed.session import RaySession
 
 Summary = dict[str, Any]
+NUM_KEPT = 64
+"""Images of the full-step sampler that are kept for pictures."""
 
 
 class Clock:
@@ -75,10 +80,11 @@ def train(
         The content of summary.json.
     """
     data = load_dataset(config.data)
+    check_shape(config, data.shape)
+    evaluator = Evaluator(data, config)
     store = RunFolder.open(out) if resume else RunFolder.create(out, config)
     store.warn = observer.warn
     clock = Clock(started, observer)
-    evaluator = Evaluator(data, config.metrics)
     with ExitStack() as stack:
         stack.enter_context(store.lock())
         notice = stack.enter_context(PreemptionNotice())
@@ -179,18 +185,21 @@ def _conclude(
         final = evaluator.all_distances(after)
         path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
     with clock.phase("plots"):
-        from sft_rl.report import write_plots
+        from sft_rl.report import Samples, write_plots
 
+        samples = Samples(
+            evaluator.reference, before, after, path, full_step_samples(config, evaluator)
+        )
         with saving(store.path / "plots"):
-            write_plots(store.path, real=evaluator.reference, before=before, after=after, path=path)
+            write_plots(store.path, samples, data)
     summary = {
         "preset": config.preset,
         "algorithm": config.algorithm,
         "seed": config.seed,
         "num_steps": config.sampler.num_steps,
-        "sliced_wasserstein_initial": evaluator.distance(before),
-        "sliced_wasserstein_final": final["sliced_wasserstein"],
-        "sliced_wasserstein_full_step": full_step["sliced_wasserstein"],
+        f"{evaluator.name}_initial": evaluator.distance(before),
+        f"{evaluator.name}_final": final[evaluator.name],
+        f"{evaluator.name}_full_step": full_step[evaluator.name],
         "noise_floor": full_step["noise_floor"],
         "final": final,
         "full_step": full_step,
@@ -208,25 +217,38 @@ def full_step_metrics(config: Config, network: nn.Module, evaluator: Evaluator) 
 
     Kept in the cache, by the model and the measuring protocol.
     """
-    protocol = "-".join(str(v) for v in config.metrics.model_dump().values())
-    file = cache_folder() / "full_step" / f"{cache_key(config, evaluator.data)}-{protocol}.json"
+    file = _full_step_file(config, evaluator)
     if file.exists():
         return dict(json.loads(file.read_text()))
     noise = NoiseSchedule.from_config(config.noise)
     policy = DenoisingPolicy(network, own_steps(noise), shape=evaluator.data.shape)
     policy = policy.to(next(network.parameters()).device)
-    distances: Metrics = evaluator.all_distances(evaluator.samples(policy))
+    samples = evaluator.samples(policy)
+    distances: Metrics = evaluator.all_distances(samples)
     floors = evaluator.noise_floors()
     result: Summary = {
         **distances,
         "nfe": policy.num_steps,
-        "noise_floor": floors["sliced_wasserstein"],
+        "noise_floor": floors[evaluator.name],
         "noise_floors": floors,
     }
     with saving(file):
         file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(evaluator.data, ImageDataset):
+            np.save(file.with_suffix(".npy"), samples[:NUM_KEPT])
     replace_file(file, json.dumps(result).encode())
     return result
+
+
+def full_step_samples(config: Config, evaluator: Evaluator) -> Array | None:
+    """Some images of the full-step sampler, from the cache; None for points or if not there."""
+    file = _full_step_file(config, evaluator).with_suffix(".npy")
+    return np.load(file, allow_pickle=False) if file.exists() else None
+
+
+def _full_step_file(config: Config, evaluator: Evaluator) -> Path:
+    protocol = "-".join(str(v) for v in config.metrics.model_dump().values())
+    return cache_folder() / "full_step" / f"{cache_key(config, evaluator.data)}-{protocol}.json"
 
 
 def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
@@ -239,6 +261,7 @@ def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     """Train and cache the full-step model; return the rows of a table about it."""
     data = load_dataset(config.data)
+    check_shape(config, data.shape)
     device = resolve_device(config.device)
     begun = time.perf_counter()
     observer.phase("pretraining")
@@ -248,9 +271,9 @@ def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
         )
         seconds = time.perf_counter() - begun
         observer.phase("evaluation")
-        measured = full_step_metrics(config, network, Evaluator(data, config.metrics))
+        measured = full_step_metrics(config, network, Evaluator(data, config))
     return {
-        f"distance, {measured['nfe']} steps": f"{measured['sliced_wasserstein']:.4f}",
+        f"{config.distance}, {measured['nfe']} steps": f"{measured[config.distance]:.4f}",
         "noise floor": f"{measured['noise_floor']:.4f}",
         "pretraining": "found in the cache" if cached else f"{seconds:.1f} s",
     }
@@ -260,7 +283,7 @@ def evaluate(folder: Path) -> dict[str, str]:
     """Measure the sampler of a run again; return the rows of a table."""
     store = RunFolder.open(folder)
     policy, data = load_policy(store)
-    evaluator = Evaluator(data, store.config.metrics)
+    evaluator = Evaluator(data, store.config)
     distances = evaluator.all_distances(evaluator.samples(policy))
     floors = evaluator.noise_floors()
     return {
@@ -270,6 +293,14 @@ def evaluate(folder: Path) -> dict[str, str]:
 
 
 def write_samples(folder: Path, *, num: int, out: Path, seed: int) -> None:
-    """Draw samples from a run's sampler into a file, in the data's units."""
+    """Draw samples from a run's sampler into a file, in the data's units.
+
+    Raises:
+        UserError: If the file cannot be written, or its ending does not go with the samples.
+    """
     policy, data = load_policy(RunFolder.open(folder))
-    write_points(out, sample_in_units(policy, data, num, seed))
+    samples = sample_in_units(policy, data, num, seed)
+    if isinstance(data, ImageDataset):
+        write_images(out, samples, data.pixel_max)
+    else:
+        write_points(out, samples)

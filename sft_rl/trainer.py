@@ -122,7 +122,7 @@ class Trainer:
             self.alarm.ring(f"an action is not finite in iteration {self.iteration + 1}")
         if self._evaluates():
             distance = self.evaluator.validate(self.learner.evaluated_policy)
-            row["sliced_wasserstein"] = distance
+            row[self.evaluator.name] = distance
             self.learner.consider(distance)
         self.alarm.check(row)
         return row

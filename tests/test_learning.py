@@ -103,7 +103,7 @@ def fine_tune(config: Config, folder: Path) -> Learner:
     trainer = Trainer(
         learner,
         LocalCollector(runner, num_threads=1),
-        evaluator=Evaluator(data, config.metrics),
+        evaluator=Evaluator(data, config),
         store=RunFolder.create(folder, config),
         observer=Silent(),
         config=config,

@@ -148,7 +148,7 @@ def policy_sha256(config: Config, num_workers: int) -> str:
     )
     config = config.model_copy(update={"rollout": rollout})
     data = load_dataset(config.data)
-    evaluator = Evaluator(data, config.metrics)
+    evaluator = Evaluator(data, config)
     observer = ConsoleObserver()
     observer.phase = observer.progress = lambda *_: None  # type: ignore[method-assign]
     network, _ = pretrained_network(

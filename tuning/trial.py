@@ -41,7 +41,7 @@ def share_pretrained(config: Config, observer: Observer) -> Pretrained:
         network, _ = pretrained_network(
             config, data, device=resolve_device(config.device), progress=observer.progress
         )
-        full_step = run.full_step_metrics(config, network, Evaluator(data, config.metrics))
+        full_step = run.full_step_metrics(config, network, Evaluator(data, config))
     weights: Weights = to_arrays(network)
     return {"key": cache_key(config, data), "weights": weights, "full_step": full_step}
 
@@ -91,7 +91,7 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         config = search.config(given["trial"]["values"])
         store, start = _prepare(folder, config)
         data = load_dataset(config.data)
-        evaluator = Evaluator(data, config.metrics)
+        evaluator = Evaluator(data, config)
         network, full_step = _full_step_model(config, data, pretrained, evaluator, observer)
         run.fine_tune(
             network,

@@ -8,9 +8,10 @@ from pydantic import Field
 
 from sft_rl.config.algorithms import HybridConfig, PathwiseConfig, PPOConfig, SFTPGConfig
 from sft_rl.config.base import Section, Seed
-from sft_rl.config.model import DataConfig, ModelConfig, NoiseConfig, PretrainingConfig
+from sft_rl.config.model import LABELLED, DataConfig, ModelConfig, NoiseConfig, PretrainingConfig
 from sft_rl.config.networks import CriticConfig, PolicyConfig, SamplerConfig, ValueConfig
 from sft_rl.config.system import (
+    DISTANCES,
     LearnerConfig,
     MetricsConfig,
     RayConfig,
@@ -19,6 +20,7 @@ from sft_rl.config.system import (
 )
 
 __all__ = [
+    "DISTANCES",
     "Config",
     "CriticConfig",
     "DataConfig",
@@ -93,3 +95,10 @@ class Config(Section):
     """The Ray cluster."""
     metrics: MetricsConfig = MetricsConfig()
     """How samples are measured."""
+
+    @property
+    def distance(self) -> str:
+        """Name of the distance that leads: it chooses the result and stands in summary.json."""
+        if self.metrics.distance != "auto":
+            return self.metrics.distance
+        return "frechet" if self.data.name in LABELLED else "sliced_wasserstein"

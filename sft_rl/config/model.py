@@ -16,36 +16,56 @@ from sft_rl.config.base import (
     Seed,
 )
 
+IMAGES = ("digits", "cifar10", "images")
+LABELLED = ("digits", "cifar10")
+
 
 class DataConfig(Section):
     """The data to generate."""
 
-    name: Literal["swiss_roll", "two_moons", "file"] = "swiss_roll"
-    """Which data; setting `path` selects `file`."""
+    name: Literal["swiss_roll", "two_moons", "file", "digits", "cifar10", "images"] = "swiss_roll"
+    """Points: `swiss_roll`, `two_moons`, or a `file`, which a `path` selects. Images: the 8x8
+    `digits` in scikit-learn, `cifar10` in its binary format, or a user's `images`."""
     path: str | None = None
-    """A user's own points, one a row: .npy, .csv or .parquet."""
+    """A user's own points, one a row: .npy, .csv or .parquet; for `cifar10` the folder with
+    data_batch_1.bin; for `images` a folder of pictures, or .parquet or .arrow files of them."""
     num_points: Annotated[int, Field(ge=2)] = 200_000
     """Training points to draw from a synthetic source."""
     noise: NonNegative = 0.05
     """Noise of the synthetic sources, in scikit-learn's units."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Share of a file's rows that is held out as the reference of the metrics."""
+    """Share of a file's rows, or of the images, that is held out as the reference of the
+    metrics; CIFAR-10 brings its own."""
     standardise: bool = True
-    """Shift to mean 0 and scale to std 1 for the model; undone on output."""
+    """Shift points to mean 0 and scale to std 1 for the model; undone on output. Pixels go to
+    -1..1 always."""
+    image_size: Annotated[int, Field(ge=4)] = 32
+    """Height and width to which `images` are scaled."""
+    channels: Literal[1, 3] = 3
+    """Colours of `images`: 3, or 1 for grey."""
+    crop: tuple[int, int, int, int] | None = None
+    """Box cut out of every one of `images` first: left, top, right, bottom, pixels."""
+    flip: bool = False
+    """Mirror training images at random."""
     seed: Seed = 0
-    """Seed of synthetic points and of a file's split."""
+    """Seed of synthetic points and of the split."""
+
+    @property
+    def is_images(self) -> bool:
+        """Whether samples are images, of shape (channels, height, width)."""
+        return self.name in IMAGES
 
     @model_validator(mode="before")
     @classmethod
     def _path_means_file(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("path") is not None:
-            return {**values, "name": "file"}
+            return values if values.get("name") in IMAGES else {**values, "name": "file"}
         return values
 
     @model_validator(mode="after")
-    def _file_needs_path(self) -> DataConfig:
-        if self.name == "file" and self.path is None:
-            raise ValueError("data.path: name 'file' needs a path to .npy, .csv or .parquet")
+    def _needs_path(self) -> DataConfig:
+        if self.path is None and self.name in ("file", "cifar10", "images"):
+            raise ValueError(f"data.path: name {self.name!r} needs a path to the data")
         return self
 
 
@@ -65,8 +85,16 @@ class NoiseConfig(Section):
 class ModelConfig(Section):
     """The network that predicts the noise."""
 
-    kind: Literal["mlp", "paper_mlp"] = "mlp"
-    """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step."""
+    kind: Literal["mlp", "paper_mlp", "unet"] = "mlp"
+    """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step; `unet`:
+    the UNet2DModel of diffusers, for images."""
+    unet: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of UNet2DModel by their own names; size and channels come from the data."""
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    """What the U-Net predicts: the noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0
+    (Salimans and Ho, 2022), which is turned into the noise."""
+    channels_last: bool = False
+    """Keep the U-Net's images channel by channel in memory, which convolutions on GPUs like."""
     width: Count = 96
     """Units of a hidden layer."""
     depth: Count = 3

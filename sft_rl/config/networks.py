@@ -90,12 +90,15 @@ class CriticConfig(Section):
     """M of `n2ce`: how many generated samples it counts for each real one."""
     num_projections: Count = 64
     """Directions of `sliced_wasserstein`."""
-    regulariser: Literal["gradient_penalty", "spectral_norm", "weight_clip", "none"] = (
+    kind: Literal["mlp", "conv", "paper_conv"] = "mlp"
+    """Network: `mlp` for points; for images `conv`, residual and down to 4x4 pixels or less, or
+    `paper_conv`, the paper's four 4x4 convolutions."""
+    regulariser: Literal["gradient_penalty", "r1", "spectral_norm", "weight_clip", "none"] = (
         "gradient_penalty"
     )
-    """Lipschitz control; the penalty is one-sided."""
+    """Lipschitz control; the penalty is one-sided. `r1` is zero-centred, at real samples."""
     penalty_weight: NonNegative = 1.0
-    """Weight of the gradient penalty."""
+    """Weight of the gradient penalty or of R1."""
     penalty_target: NonNegative = 1.0
     """Norm up to which gradients are free; 0 is the zero-centred penalty."""
     drift_weight: NonNegative = 1e-3
@@ -103,9 +106,9 @@ class CriticConfig(Section):
     clip_value: Positive = 0.05
     """Bound of the weights under `weight_clip`."""
     width: Count = 128
-    """Units of a hidden layer."""
+    """Units of a hidden layer; channels of the first convolution."""
     depth: Count = 3
-    """Number of hidden layers."""
+    """Number of hidden layers of an `mlp`."""
     num_fourier: NonNegativeInt = 3
     """Fourier frequencies 1, 2, 4 … of the position."""
     activation: Literal["silu", "relu", "leaky_relu"] = "relu"
@@ -123,12 +126,15 @@ class CriticConfig(Section):
 class ValueConfig(Section):
     """The baseline V(s_k)."""
 
-    kind: Literal["mlp", "step_scaled"] = "mlp"
-    """`mlp`: embedding of the step; `step_scaled`: the paper's, one learned scale per step."""
+    kind: Literal["mlp", "step_scaled", "conv"] = "mlp"
+    """`mlp`: embedding of the step; `step_scaled`: the paper's, one learned scale per step;
+    `conv`: convolutions shifted by an embedding of the step, for images."""
     width: Count = 64
-    """Units of a hidden layer."""
+    """Units of a hidden layer; channels of the first convolution."""
     depth: Count = 2
-    """Number of hidden layers."""
+    """Number of hidden layers of an `mlp` or `step_scaled`."""
+    widths: tuple[Count, ...] | None = None
+    """Units of each hidden layer of `step_scaled`, in place of `width` and `depth`."""
     num_fourier: NonNegativeInt = 6
     """Fourier frequencies of the position."""
     learning_rate: Positive = 2e-3

@@ -72,11 +72,21 @@ class LearnerConfig(Section):
     """GPUs of the learner where Ray places it; may be fractional."""
 
 
+DISTANCES = {
+    "sliced_wasserstein": "sliced Wasserstein distance",
+    "frechet": "Fréchet distance in a classifier's features",
+}
+"""Distances that can lead a run: their names in its files, and in words."""
+
+
 class MetricsConfig(Section):
     """How samples are measured, always against held-out real data."""
 
+    distance: Literal["auto", "sliced_wasserstein", "frechet"] = "auto"
+    """The distance that leads: `frechet`, in the features of a small classifier trained on the
+    data's labels, or `sliced_wasserstein`. `auto` takes the first for `digits` and `cifar10`."""
     num_samples: Annotated[int, Field(ge=10)] = 10_000
-    """Samples on each side of the sliced Wasserstein distance."""
+    """Samples to measure; for the sliced Wasserstein distance as many real ones."""
     num_projections: Count = 100
     """Random directions of the sliced Wasserstein distance."""
     num_exact: Annotated[int, Field(ge=10)] = 2_000

@@ -55,10 +55,21 @@ def one_sided_gradient_penalty(
     num = min(len(real), len(generated))
     weight = torch.rand(num, generator=generator, device=real.device)
     weight = weight.reshape(-1, *[1] * (real.ndim - 1))
-    x = torch.lerp(real[:num], generated[:num], weight).requires_grad_()
-    (grad,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
-    norm = grad.flatten(1).norm(dim=1)
+    norm = _gradient(critic, torch.lerp(real[:num], generated[:num], weight)).norm(dim=1)
     return F.relu(norm - target).square().mean(), norm.detach().mean()
+
+
+def r1_penalty(critic: Callable[[Tensor], Tensor], real: Tensor) -> tuple[Tensor, Tensor]:
+    """E_real[|grad f|^2] (Mescheder et al., 2018); and the mean gradient norm, both scalar."""
+    grad = _gradient(critic, real)
+    return grad.square().sum(dim=1).mean(), grad.detach().norm(dim=1).mean()
+
+
+def _gradient(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The critic's gradient at samples (B, *shape), differentiable, shape (B, dim)."""
+    x = x.detach().requires_grad_()
+    (grad,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return grad.flatten(1)
 
 
 class NetworkCritic(Critic):
@@ -80,9 +91,13 @@ class NetworkCritic(Critic):
         value = self._objective(real_scores, generated_scores)
         value = value + self.config.drift_weight * scores.square().mean()
         metrics = {"critic_gap": (real_scores.mean() - generated_scores.mean()).detach()}
-        if self.config.regulariser == "gradient_penalty":
-            penalty, norm = one_sided_gradient_penalty(
-                self, real, generated, target=self.config.penalty_target, generator=generator
+        if self.config.regulariser in ("gradient_penalty", "r1"):
+            penalty, norm = (
+                r1_penalty(self, real)
+                if self.config.regulariser == "r1"
+                else one_sided_gradient_penalty(
+                    self, real, generated, target=self.config.penalty_target, generator=generator
+                )
             )
             value = value + self.config.penalty_weight * penalty
             metrics |= {"critic_penalty": penalty.detach(), "critic_input_grad_norm": norm}

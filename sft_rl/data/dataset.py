@@ -46,7 +46,11 @@ class Dataset:
     def batch(self, num: int, generator: torch.Generator) -> Tensor:
         """Draw training samples with replacement, model units, shape (num, *shape)."""
         index = torch.randint(len(self.train), (num,), generator=generator, device=generator.device)
-        return self.train[index]
+        return self.train[index.to(self.train.device)].to(generator.device)
+
+    def train_in_units(self, num: int) -> Array:
+        """Return the first `num` training samples in the data's own units."""
+        return self.to_units(self.train[:num])
 
     def to_units(self, samples: Tensor) -> Array:
         """Turn samples from model units into the data's own, float32."""
@@ -73,8 +77,12 @@ def load_dataset(config: DataConfig) -> Dataset:
     """Load or generate the data a configuration names.
 
     Raises:
-        UserError: If a file is missing or does not hold finite numbers of the right shape.
+        UserError: If a file is missing or does not hold what it should.
     """
+    if config.is_images:
+        from sft_rl.data.images import load_images
+
+        return load_images(config)
     if config.name == "file":
         assert config.path is not None
         points = read_points(config.path)

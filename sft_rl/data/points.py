@@ -1,6 +1,9 @@
 """Points: two synthetic sources from scikit-learn, and a user's own files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -80,12 +83,23 @@ def write_points(file: Path, points: Array) -> None:
         raise UserError(f"--out: {file} ends in {file.suffix!r}, expected .npy or .csv")
     import pandas as pd
 
+    with new_file(file) as stream:
+        if file.suffix == ".npy":
+            np.save(stream, points)
+        else:
+            pd.DataFrame(points).add_prefix("x").to_csv(stream, index=False)
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[BinaryIO]:
+    """Open a file of samples for writing, refusing to overwrite.
+
+    Raises:
+        UserError: If the file is there or cannot be written.
+    """
     try:
         with file.open("xb") as stream:
-            if file.suffix == ".npy":
-                np.save(stream, points)
-            else:
-                pd.DataFrame(points).add_prefix("x").to_csv(stream, index=False)
+            yield stream
     except FileExistsError as error:
         raise UserError(f"--out: {file} exists already, choose another name") from error
     except OSError as error:

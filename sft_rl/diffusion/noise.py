@@ -69,10 +69,22 @@ class NoiseSchedule:
             noise: Standard normal noise, shape (..., *shape).
             timesteps: Fractional timesteps, broadcastable to (...).
         """
+        bar = self._alpha_bar_for(timesteps, x_0)
+        return bar.sqrt() * x_0 + (1.0 - bar).sqrt() * noise
+
+    def noise_of(self, x_t: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
+        """Turn v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 into the noise in x_t.
+
+        Shapes as in :meth:`add_noise`.
+        """
+        bar = self._alpha_bar_for(timesteps, x_t)
+        return bar.sqrt() * velocity + (1.0 - bar).sqrt() * x_t
+
+    def _alpha_bar_for(self, timesteps: Tensor, x: Tensor) -> Tensor:
+        """alpha_bar at fractional timesteps, as `alpha_bar_at`, expanded to multiply x."""
         log_bar = torch.as_tensor(np.log(self.alphas_cumprod), dtype=torch.float32)
         log_bar = log_bar.to(timesteps.device)
         low = timesteps.floor().long().clamp(max=max(self.num_train_timesteps - 2, 0))
         high = (low + 1).clamp(max=self.num_train_timesteps - 1)
         bar = torch.lerp(log_bar[low], log_bar[high], timesteps - low).exp()
-        bar = bar.reshape(*bar.shape, *[1] * (x_0.ndim - bar.ndim))
-        return bar.sqrt() * x_0 + (1.0 - bar).sqrt() * noise
+        return bar.reshape(*bar.shape, *[1] * (x.ndim - bar.ndim))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 
-from sft_rl.config import MetricsConfig
+from sft_rl.config import Config
 from sft_rl.data import Dataset
-from sft_rl.metrics.distances import (
-    Array,
-    SlicedWassersteinTo,
-    earth_movers,
-    mmd,
-    noise_floor,
-    sliced_wasserstein,
-)
+from sft_rl.metrics.distances import Array
+from sft_rl.metrics.measures import build_measure
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator
 from sft_rl.types import Metrics
@@ -31,87 +26,69 @@ class Evaluator:
     two times, are compared on common random numbers.
     """
 
-    def __init__(self, data: Dataset, config: MetricsConfig) -> None:
+    def __init__(self, data: Dataset, config: Config) -> None:
         self.data = data
-        self.config = config
+        self.config = config.metrics
+        self.name = config.distance
+        self.measure = build_measure(config, data)
 
     @cached_property
     def reference(self) -> Array:
-        """Real points in the data's units, shape (num_samples, dim)."""
+        """Real samples in the data's units, at most `num_samples`."""
         return self.data.real(self.config.num_samples, self.config.seed, draw=0)
 
     @cached_property
-    def _validation(self) -> SlicedWassersteinTo:
-        """Distance to training data: nothing of what is reported is used to choose."""
-        real = self.data.train[: VALIDATION_FACTOR * self.config.num_samples]
-        return SlicedWassersteinTo(
-            self.data.to_units(real),
-            num_projections=self.config.num_projections,
-            seed=self.config.seed,
-        )
+    def _validation(self) -> tuple[int, Callable[[Array], float]]:
+        """How many samples to draw, and their distance to training data.
+
+        Nothing of what is reported is used to choose.
+        """
+        real = self.data.train_in_units(VALIDATION_FACTOR * self.config.num_samples)
+        return self.measure.num_generated(real), self.measure.distance_to(real)
 
     def samples(self, policy: DenoisingPolicy) -> Array:
-        """Draw as many samples as the reference has, in the data's units."""
-        return self._draw(policy, len(self.reference), "evaluation")
+        """Draw as many samples as the protocol wants, in the data's units."""
+        return self._draw(policy, self.measure.num_generated(self.reference), "evaluation")
 
     def _draw(self, policy: DenoisingPolicy, num: int, purpose: str) -> Array:
         source = generator(self.config.seed, purpose, device=policy.device)
         return self.data.to_units(policy.sample(num, source))
 
     def validate(self, policy: DenoisingPolicy) -> float:
-        """Sliced Wasserstein-2 distance to training data, with noise of its own.
+        """The leading distance to training data, with noise of its own.
 
         For looking at a run and choosing its best policy; results are reported against the
         reference.
         """
-        num = self._validation.real.shape[1]
-        return self._validation(self._draw(policy, num, "validation"))
+        num, distance = self._validation
+        return distance(self._draw(policy, num, "validation"))
 
     def distance(self, samples: Array) -> float:
-        """Sliced Wasserstein-2 distance of samples to the reference."""
-        return self._sliced(self.reference, samples)
+        """The leading distance of samples to the reference."""
+        return self.measure.distance(self.reference, samples)
 
     def all_distances(self, samples: Array) -> Metrics:
-        """Every metric of the same samples; the exact ones on their first `num_exact`."""
-        num = self.config.num_exact
-        real, few = self.reference[:num], samples[:num]
-        return {
-            "sliced_wasserstein": self.distance(samples),
-            "earth_movers": earth_movers(real, few),
-            "mmd": mmd(real, few),
-        }
+        """Every metric of the same samples."""
+        return self.measure.all_distances(self.reference, samples)
 
     def noise_floors(self) -> Metrics:
-        """Every metric between the reference and independent draws of real data."""
-        draws = [
-            self.data.real(self.config.num_samples, self.config.seed, draw)
-            for draw in range(1 + (NUM_FLOOR_DRAWS if self.data.held_out is None else 1))
-        ]
-        few = [draw[: self.config.num_exact] for draw in draws[:3]]
-        return {
-            "sliced_wasserstein": noise_floor(self._sliced, draws),
-            "earth_movers": noise_floor(earth_movers, few),
-            "mmd": noise_floor(mmd, few),
-        }
+        """Every metric between the reference and other real data."""
+        num_draws = 1 + (NUM_FLOOR_DRAWS if self.data.held_out is None else 1)
+        return self.measure.noise_floors(
+            [
+                self.data.real(self.config.num_samples, self.config.seed, draw)
+                for draw in range(num_draws)
+            ]
+        )
 
     @property
-    def protocol(self) -> dict[str, str | int]:
+    def protocol(self) -> dict[str, str | int | float]:
         """What a reader needs to know to repeat the numbers."""
         return {
-            "num_samples": len(self.reference),
-            "num_projections": self.config.num_projections,
-            "num_exact": min(self.config.num_exact, len(self.reference)),
+            **self.measure.protocol(self.reference),
             "reference": f"held-out {self.data.config.name}",
             "seed": self.config.seed,
         }
-
-    @property
-    def _sliced(self) -> partial[float]:
-        return partial(
-            sliced_wasserstein,
-            num_projections=self.config.num_projections,
-            seed=self.config.seed,
-        )
 
 
 def sample_in_units(policy: DenoisingPolicy, data: Dataset, num: int, seed: int) -> Array:

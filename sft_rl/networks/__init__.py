@@ -7,22 +7,36 @@ shape (T, 1).
 
 from __future__ import annotations
 
-from torch import nn
+import math
+
+from torch import Tensor, nn
 
 from sft_rl.config import Config
+from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.errors import UserError
 from sft_rl.networks.mlp import PlainMLP, StepScaledMLP, TimeMLP
 
 
 def noise_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
-    """Build the network that predicts the noise of latents of one shape."""
-    dim = _flat(shape)
+    """Build the network that predicts the noise of latents of one shape.
+
+    Raises:
+        UserError: If the configured kind does not take samples of this shape.
+    """
     model = config.model
+    if model.kind == "unet":
+        from sft_rl.networks.unet import UNet  # here, since diffusers is slow to import
+
+        unet = UNet(shape, model.unet, channels_last=model.channels_last)
+        if model.prediction == "v_prediction":
+            return NoiseFromVelocity(unet, NoiseSchedule.from_config(config.noise))
+        return unet
+    dim = _points("model.kind", shape, "unet")
     if model.kind == "paper_mlp":
         return StepScaledMLP(
             dim,
             dim,
-            width=model.width,
-            depth=model.depth,
+            widths=[model.width] * model.depth,
             num_steps=config.noise.num_train_timesteps,
             activation="softplus",
         )
@@ -37,42 +51,87 @@ def noise_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
 
 
 def critic_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
-    """Build the critic's network, which maps (B, *shape) to scores (B, 1)."""
+    """Build the critic's network, which maps (B, *shape) to scores (B, 1).
+
+    Raises:
+        UserError: If the configured kind does not take samples of this shape.
+    """
     critic = config.critic
+    spectral_norm = critic.regulariser == "spectral_norm"
+    if critic.kind != "mlp":
+        from sft_rl.networks.conv import ConvTower, PaperConvCritic
+
+        kind = ConvTower if critic.kind == "conv" else PaperConvCritic
+        return kind(shape, width=critic.width, spectral_norm=spectral_norm)
     return PlainMLP(
-        _flat(shape),
+        _points("critic.kind", shape, "conv or paper_conv"),
         1,
         width=critic.width,
         depth=critic.depth,
         activation=critic.activation,
         num_fourier=critic.num_fourier,
-        spectral_norm=critic.regulariser == "spectral_norm",
+        spectral_norm=spectral_norm,
     )
 
 
 def value_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
-    """Build the baseline's network, which maps latents and step index to values (..., 1)."""
-    value, dim = config.value, _flat(shape)
+    """Build the baseline's network, which maps latents and step index to values (..., 1).
+
+    Raises:
+        UserError: If the configured kind does not take samples of this shape.
+    """
+    value, num_steps = config.value, config.sampler.num_steps
+    if value.kind == "conv":
+        from sft_rl.networks.conv import ConvTower
+
+        return ConvTower(shape, width=value.width, num_steps=num_steps)
     if value.kind == "step_scaled":
-        return StepScaledMLP(
-            dim,
+        flat = StepScaledMLP(
+            math.prod(shape),
             1,
-            width=value.width,
-            depth=value.depth,
-            num_steps=config.sampler.num_steps,
+            widths=value.widths or [value.width] * value.depth,
+            num_steps=num_steps,
             activation="relu",
         )
+        return flat if len(shape) == 1 else _Flattened(flat, event_ndim=len(shape))
     return TimeMLP(
-        dim,
+        _points("value.kind", shape, "conv or step_scaled"),
         1,
         width=value.width,
         depth=value.depth,
         embedding_dim=32,
         num_fourier=value.num_fourier,
-        time_range=config.sampler.num_steps,
+        time_range=num_steps,
     )
 
 
-def _flat(shape: tuple[int, ...]) -> int:
-    assert len(shape) == 1, f"an MLP takes points, got samples of shape {shape}"
+class NoiseFromVelocity(nn.Module):
+    """Noise prediction by a network that predicts v; see `NoiseSchedule.noise_of`."""
+
+    def __init__(self, network: nn.Module, noise: NoiseSchedule) -> None:
+        super().__init__()
+        self.network = network
+        self.noise = noise
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Map latents x (..., *shape) at times t, broadcastable to (...), to the noise in them."""
+        return self.noise.noise_of(x, self.network(x, t), t)
+
+
+class _Flattened(nn.Module):
+    """A network of points that takes images as rows of pixels."""
+
+    def __init__(self, network: nn.Module, *, event_ndim: int) -> None:
+        super().__init__()
+        self.network = network
+        self.event_ndim = event_ndim
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.network(x.flatten(-self.event_ndim), t)  # type: ignore[no-any-return]
+
+
+def _points(field: str, shape: tuple[int, ...], others: str) -> int:
+    if len(shape) != 1:
+        size = "x".join(str(n) for n in shape)
+        raise UserError(f"{field}: an MLP takes points, the data are images {size}; use {others}")
     return shape[0]

@@ -1,6 +1,7 @@
 """Multilayer perceptrons for points."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -99,15 +100,21 @@ class StepScaledMLP(nn.Module):
     """
 
     def __init__(
-        self, in_dim: int, out_dim: int, *, width: int, depth: int, num_steps: int, activation: str
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        widths: Sequence[int],
+        num_steps: int,
+        activation: str,
     ) -> None:
         super().__init__()
-        sizes = [in_dim, *[width] * depth]
+        sizes = [in_dim, *widths]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.scales = nn.ModuleList(nn.Embedding(num_steps, width) for _ in range(depth))
+        self.scales = nn.ModuleList(nn.Embedding(num_steps, width) for width in widths)
         for scale in self.scales:
             nn.init.uniform_(scale.weight)  # type: ignore[arg-type]
-        self.output = nn.Linear(width, out_dim)
+        self.output = nn.Linear(sizes[-1], out_dim)
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

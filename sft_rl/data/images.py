@@ -1,0 +1,139 @@
+"""Images as training data: whole numbers in memory, -1..1 for the model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sft_rl.config import DataConfig
+from sft_rl.data.dataset import Dataset
+from sft_rl.data.image_files import LabelledImages, read_cifar10, read_images
+from sft_rl.data.points import new_file
+from sft_rl.errors import UserError
+from sft_rl.pictures import tile, to_rgb
+
+Array = np.ndarray
+DIGITS_MAX = 16
+PIXEL_MAX = 255
+MIN_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class ImageDataset(Dataset):
+    """Images in whole pixel values, which the model sees scaled to -1..1.
+
+    Attributes:
+        train: Training images in the data's own units, uint8, shape (N, C, H, W).
+        held_out: Real images for the metrics, uint8, shape (M, C, H, W).
+        labels: Classes of the training images, int64, shape (N,), or None.
+        held_out_labels: Classes of the others, shape (M,), or None.
+        pixel_max: Value of a white pixel.
+    """
+
+    labels: Tensor | None
+    held_out_labels: Tensor | None
+    pixel_max: int
+
+    def batch(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draw training images with replacement, mirrored by chance if `data.flip`; -1..1."""
+        device = generator.device
+        index = torch.randint(len(self.train), (num,), generator=generator, device=device)
+        images = self.to_model(self.train[index.to(self.train.device)].to(device))
+        if not self.config.flip:
+            return images
+        mirrored = torch.rand(num, generator=generator, device=device) < 0.5
+        return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+    def to_model(self, images: Tensor) -> Tensor:
+        """Scale pixel values to -1..1."""
+        half = self.pixel_max / 2
+        return (images.float() - half) / half
+
+    def train_in_units(self, num: int) -> Array:
+        """Return the first `num` training images in pixel values."""
+        return self.train[:num].numpy()
+
+    def to_units(self, samples: Tensor) -> Array:
+        """Turn samples from model units into pixel values, cut to their range, uint8."""
+        half = self.pixel_max / 2
+        pixels = (samples.cpu() * half + half).round().clamp(0, self.pixel_max)
+        return pixels.to(torch.uint8).numpy()
+
+    def real(self, num: int, seed: int, draw: int) -> Array:
+        """Return real images: the held-out ones (draw 0), the training ones (any other)."""
+        assert self.held_out is not None
+        return self.held_out[:num] if draw == 0 else self.train_in_units(num)
+
+
+def load_images(config: DataConfig) -> ImageDataset:
+    """Load the images a configuration names.
+
+    Raises:
+        UserError: Naming the file that is missing, unreadable or too small.
+    """
+    if config.name == "cifar10":
+        assert config.path is not None
+        train, held_out = read_cifar10(config.path)
+        return _dataset(train, held_out, config, pixel_max=PIXEL_MAX)
+    if config.name == "digits":
+        everything, pixel_max = _digits(), DIGITS_MAX
+    else:
+        everything, pixel_max = read_images(config), PIXEL_MAX
+    num = len(everything.images)
+    if num < MIN_IMAGES:
+        raise UserError(f"data.path: {config.path} has {num} images, needs at least {MIN_IMAGES}")
+    order = np.random.default_rng(config.seed).permutation(num)
+    num_test = max(int(num * config.test_fraction), 2)
+    held_out, train = everything[order[:num_test]], everything[order[num_test:]]
+    return _dataset(train, held_out, config, pixel_max=pixel_max)
+
+
+def _digits() -> LabelledImages:
+    """Load the 1,797 handwritten digits of 8x8 pixels, 0..16, that ship with scikit-learn."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return LabelledImages(digits.images.astype(np.uint8)[:, None], digits.target.astype(np.int64))
+
+
+def write_images(file: Path, images: Array, pixel_max: int) -> None:
+    """Write images (N, C, H, W), uint8, as .npy or as a .png of them all, refusing to overwrite.
+
+    Raises:
+        UserError: If the file is there, cannot be written, or has another ending.
+    """
+    if file.suffix not in (".npy", ".png"):
+        raise UserError(f"--out: {file} ends in {file.suffix!r}, expected .npy or .png")
+    from PIL import Image
+
+    with new_file(file) as stream:
+        if file.suffix == ".npy":
+            np.save(stream, images)
+        else:
+            picture = tile(to_rgb(images, 0, pixel_max), columns=math.ceil(math.sqrt(len(images))))
+            Image.fromarray(picture).save(stream, format="png")
+
+
+def _dataset(
+    train: LabelledImages, held_out: LabelledImages, config: DataConfig, *, pixel_max: int
+) -> ImageDataset:
+    half = torch.tensor(pixel_max / 2)
+    digest = hashlib.sha256(f"flip={config.flip}".encode())
+    digest.update(train.images.tobytes())
+    return ImageDataset(
+        train=torch.from_numpy(train.images),
+        held_out=held_out.images,
+        shift=half,
+        scale=half,
+        fingerprint=digest.hexdigest(),
+        config=config,
+        labels=None if train.labels is None else torch.from_numpy(train.labels),
+        held_out_labels=None if held_out.labels is None else torch.from_numpy(held_out.labels),
+        pixel_max=pixel_max,
+    )

@@ -1,0 +1,128 @@
+"""Convolutional critics and values for images."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as apply_spectral_norm
+
+from sft_rl.errors import UserError
+from sft_rl.networks.unet import image_shape
+
+SLOPE = 0.2
+COARSEST = 4
+MAX_WIDENING = 4
+
+
+class PaperConvCritic(nn.Module):
+    """The paper's: 4x4 convolutions of stride 2, 2, 2, 1, leaky ReLU, the mean of what is left."""
+
+    def __init__(self, shape: tuple[int, ...], *, width: int, spectral_norm: bool = False) -> None:
+        super().__init__()
+        channels, *size = image_shape("critic.kind: paper_conv", shape)
+        if min(size) < 16:
+            raise UserError(
+                f"critic.kind: paper_conv needs images of at least 16x16 pixels, got "
+                f"{size[0]}x{size[1]}; use conv"
+            )
+        widths = [channels, width, 2 * width, 4 * width, 1]
+        layers: list[nn.Module] = []
+        for i, stride in enumerate((2, 2, 2, 1)):
+            conv = nn.Conv2d(widths[i], widths[i + 1], kernel_size=4, stride=stride, padding=1)
+            layers += [_normed(conv, spectral_norm), nn.LeakyReLU(SLOPE)]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score images (B, C, H, W), shape (B, 1)."""
+        return self.layers(x).flatten(1).mean(1, keepdim=True)  # type: ignore[no-any-return]
+
+
+class ConvTower(nn.Module):
+    """Residual blocks that halve an image until it has 4x4 pixels or less, then one number.
+
+    Where `num_steps` is given, every block is shifted by an embedding of the step.
+
+    Args:
+        shape: Shape of one image.
+        width: Channels of the first block; they double at each halving, four times at most.
+        spectral_norm: Bound every layer's spectral norm by 1.
+        num_steps: Range of the step index, for a value network; none for a critic.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        width: int,
+        spectral_norm: bool = False,
+        num_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        channels, height, wide = image_shape("critic.kind and value.kind: conv", shape)
+        halvings = max(math.ceil(math.log2(max(height, wide) / COARSEST)), 0)
+        widths = [width * min(2**i, MAX_WIDENING) for i in range(halvings + 1)]
+        self.input = _normed(nn.Conv2d(channels, width, 3, padding=1), spectral_norm)
+        self.blocks = nn.ModuleList(
+            _Block(widths[max(i - 1, 0)], out, halve=i > 0, spectral_norm=spectral_norm)
+            for i, out in enumerate(widths)
+        )
+        for _ in range(halvings):
+            height, wide = (height + 1) // 2, (wide + 1) // 2
+        self.output = _normed(nn.Linear(widths[-1] * height * wide, 1), spectral_norm)
+        self.embedding = None
+        if num_steps is not None:
+            frequencies = torch.logspace(0.0, math.log10(50.0), 16) / num_steps
+            self.register_buffer("frequencies", frequencies, persistent=False)
+            self.embedding = nn.Sequential(
+                nn.Linear(32, width), nn.SiLU(), nn.Linear(width, sum(widths))
+            )
+        self.widths = widths
+
+    def forward(self, x: Tensor, step_index: Tensor | None = None) -> Tensor:
+        """Map images (..., C, H, W), at steps broadcastable to (...), to numbers (..., 1)."""
+        lead = x.shape[:-3]
+        h = self.input(x.reshape(-1, *x.shape[-3:]))
+        shifts: list[Tensor | None] = [None] * len(self.widths)
+        if self.embedding is not None:
+            assert step_index is not None, "a value network needs the step"
+            angles = step_index[..., None] * self.frequencies
+            embedded = self.embedding(torch.cat([angles.sin(), angles.cos()], dim=-1))
+            embedded = embedded.expand(*lead, -1).reshape(len(h), -1, 1, 1)
+            shifts = list(embedded.split(self.widths, dim=1))
+        for block, shift in zip(self.blocks, shifts, strict=True):
+            h = block(h, shift)
+        score = self.output(F.leaky_relu(h, SLOPE).flatten(1))
+        return score.reshape(*lead, 1)  # type: ignore[no-any-return]
+
+
+class _Block(nn.Module):
+    """leaky ReLU, convolution, twice, beside a linear path; then the mean of 2x2 pixels."""
+
+    def __init__(self, fan_in: int, fan_out: int, *, halve: bool, spectral_norm: bool) -> None:
+        super().__init__()
+        self.halve = halve
+        self.first = _normed(nn.Conv2d(fan_in, fan_out, 3, padding=1), spectral_norm)
+        self.second = _normed(nn.Conv2d(fan_out, fan_out, 3, padding=1), spectral_norm)
+        self.skip = (
+            nn.Identity()
+            if fan_in == fan_out
+            else _normed(nn.Conv2d(fan_in, fan_out, 1, bias=False), spectral_norm)
+        )
+
+    def forward(self, x: Tensor, shift: Tensor | None) -> Tensor:
+        if self.halve:
+            x = F.avg_pool2d(x, 2, ceil_mode=True)
+        h = self.first(F.leaky_relu(x, SLOPE))
+        if shift is not None:
+            h = h + shift
+        h = self.second(F.leaky_relu(h, SLOPE))
+        return (self.skip(x) + h) / math.sqrt(2.0)  # type: ignore[no-any-return]
+
+
+def _normed(layer: nn.Module, spectral_norm: bool) -> nn.Module:
+    return apply_spectral_norm(layer) if spectral_norm else layer

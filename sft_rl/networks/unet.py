@@ -1,0 +1,82 @@
+"""The U-Net of diffusers behind our call, for images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from sft_rl.errors import UserError
+
+DDPM_UNET: dict[str, Any] = {
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "norm_eps": 1e-6,
+}
+"""How the U-Net of Ho et al. (2020) differs from the defaults of diffusers."""
+
+
+class UNet(nn.Module):
+    """Noise prediction by ``diffusers.UNet2DModel``.
+
+    Args:
+        shape: Shape of one image, (channels, height, width).
+        options: Arguments of UNet2DModel; those not given are DDPM's.
+        channels_last: Keep images channel by channel in memory.
+
+    Raises:
+        UserError: If the options do not make a U-Net for such images.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], options: dict[str, Any], *, channels_last: bool = False
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape("model.kind: unet", shape)
+        sizes = {
+            "sample_size": height if height == width else (height, width),
+            "in_channels": channels,
+            "out_channels": channels,
+        }
+        for name, size in sizes.items():
+            if options.get(name, size) != size:
+                raise UserError(
+                    f"model.unet: {name} is {options[name]}, but the data's images are "
+                    f"{channels}x{height}x{width}"
+                )
+        try:
+            self.unet = UNet2DModel(**{**DDPM_UNET, **options, **sizes})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.unet: {str(error).splitlines()[0]}") from error
+        halvings = len(self.unet.config.block_out_channels) - 1
+        if height % 2**halvings or width % 2**halvings:
+            raise UserError(
+                f"model.unet: {halvings + 1} levels halve the images {halvings} times, which "
+                f"{height}x{width} pixels do not allow"
+            )
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.unet.to(memory_format=self.memory_format)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Map latents x (..., C, H, W) at times t, broadcastable to (...), to the noise in them.
+
+        Times are in training steps and may be fractional.
+        """
+        lead = x.shape[:-3]
+        flat = x.reshape(-1, *x.shape[-3:]).contiguous(memory_format=self.memory_format)
+        times = t.to(x.dtype).expand(lead).reshape(-1)
+        return self.unet(flat, times).sample.reshape(x.shape)  # type: ignore[no-any-return]
+
+
+def image_shape(field: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return channels, height and width.
+
+    Raises:
+        UserError: If samples are points.
+    """
+    if len(shape) != 3:
+        raise UserError(f"{field} takes images, the data are points of {shape[0]} dimensions")
+    return shape[0], shape[1], shape[2]

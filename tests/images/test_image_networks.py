@@ -1,0 +1,130 @@
+"""Image networks: grids of steps go through in one call, and closed forms."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from sft_rl.config import Config
+from sft_rl.critics.network import r1_penalty
+from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.errors import UserError
+from sft_rl.networks import NoiseFromVelocity, critic_network, noise_network, value_network
+from sft_rl.networks.mlp import num_parameters
+
+DIGITS = (1, 8, 8)
+STEPS = torch.arange(3.0)[:, None]
+
+
+def config(**sections: dict[str, object]) -> Config:
+    return Config.model_validate(sections)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_a_grid_of_fractional_times_equals_single_calls_of_diffusers(tiny_unet):
+    network = noise_network(config(model={"kind": "unet", "unet": tiny_unet}), DIGITS)
+    x, times = torch.randn(3, 2, *DIGITS), torch.tensor([10.25, 5.5, 0.0])
+    grid = network(x, times[:, None])
+    assert grid.shape == x.shape
+    for k, time in enumerate(times):
+        torch.testing.assert_close(grid[k], network.unet(x[k], time).sample)
+    assert not torch.allclose(network(x, times[:, None] + 0.5), grid)
+
+
+def test_channels_last_changes_nothing_but_the_memory(tiny_unet):
+    options = {"kind": "unet", "unet": tiny_unet}
+    plain = noise_network(config(model=options), DIGITS)
+    last = noise_network(config(model={**options, "channels_last": True}), DIGITS)
+    last.load_state_dict(plain.state_dict())
+    x = torch.randn(4, *DIGITS)
+    torch.testing.assert_close(last(x, torch.tensor(3.0)), plain(x, torch.tensor(3.0)))
+
+
+def test_noise_from_velocity_undoes_the_definition_of_v():
+    noise = NoiseSchedule.from_config(Config().noise)
+    x_0, eps = torch.randn(5, *DIGITS), torch.randn(5, *DIGITS)
+    t = torch.tensor([0.0, 10.0, 200.0, 500.0, 999.0])
+    bar = torch.tensor(noise.alphas_cumprod[t.long().numpy()]).float().reshape(-1, 1, 1, 1)
+    x_t = noise.add_noise(x_0, eps, t)
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        return bar.sqrt() * eps - (1 - bar).sqrt() * x_0
+
+    network = NoiseFromVelocity(torch.nn.Identity(), noise)
+    network.network.forward = velocity
+    torch.testing.assert_close(network(x_t, t), eps, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "words"),
+    [
+        ((2,), {}, ["model.kind", "points of 2"]),
+        ((1, 7, 7), {}, ["2 levels", "7x7"]),
+        ((1, 8, 8), {"in_channels": 3}, ["in_channels is 3", "1x8x8"]),
+        ((1, 8, 8), {"sample_size": 32}, ["sample_size is 32", "1x8x8"]),
+        ((1, 8, 8), {"layers": 2}, ["model.unet", "layers"]),
+        ((1, 8, 8), {"norm_num_groups": 3}, ["model.unet", "divisible"]),
+    ],
+)
+def test_a_unet_that_does_not_fit_is_refused(tiny_unet, shape, changes, words):
+    with pytest.raises(UserError) as error:
+        noise_network(config(model={"kind": "unet", "unet": {**tiny_unet, **changes}}), shape)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_an_mlp_does_not_take_images_and_a_convolution_no_points():
+    for build, section in ((critic_network, "critic"), (value_network, "value")):
+        with pytest.raises(UserError, match=f"{section}.kind: an MLP takes points"):
+            build(config(), DIGITS)
+        with pytest.raises(UserError, match="takes images"):
+            build(config(**{section: {"kind": "conv"}}), (2,))
+    with pytest.raises(UserError, match="at least 16x16"):
+        critic_network(config(critic={"kind": "paper_conv"}), DIGITS)
+
+
+def test_the_papers_critic_has_its_layers():
+    critic = critic_network(config(critic={"kind": "paper_conv", "width": 128}), (3, 32, 32))
+    widths = [3, 128, 256, 512, 1]
+    expected = sum(16 * a * b + b for a, b in pairwise(widths))
+    assert num_parameters(critic) == expected
+    assert critic(torch.randn(5, 3, 32, 32)).shape == (5, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 10, 6)])
+@pytest.mark.parametrize("regulariser", ["gradient_penalty", "spectral_norm"])
+def test_the_convolutional_critic_scores_images_of_any_size(shape, regulariser):
+    options = {"kind": "conv", "width": 8, "regulariser": regulariser}
+    critic = critic_network(config(critic=options), shape)
+    assert critic(torch.randn(5, *shape)).shape == (5, 1)
+
+
+@pytest.mark.parametrize("value", [{"kind": "conv", "width": 8}, {"kind": "step_scaled"}])
+def test_a_value_network_takes_a_grid_of_steps(value):
+    network = value_network(config(value=value), DIGITS)
+    x = torch.randn(3, 2, *DIGITS)
+    grid = network(x, STEPS)
+    assert grid.shape == (3, 2, 1)
+    for k in range(3):
+        torch.testing.assert_close(grid[k], network(x[k], torch.tensor(float(k))))
+    assert not torch.allclose(network(x, STEPS + 1), grid)
+
+
+def test_the_papers_value_has_its_layers():
+    value = {"kind": "step_scaled", "widths": [1024, 1024, 256]}
+    network = value_network(config(value=value), (3, 32, 32))
+    sizes = [3072, 1024, 1024, 256]
+    layers = sum(a * b + b for a, b in pairwise(sizes))
+    scales = 10 * sum(sizes[1:])
+    assert num_parameters(network) == layers + scales + 256 + 1
+
+
+def test_r1_is_the_squared_gradient_at_real_samples():
+    weight = torch.randn(*DIGITS)
+    penalty, norm = r1_penalty(lambda x: (x * weight).sum((1, 2, 3)), torch.randn(6, *DIGITS))
+    assert penalty.item() == pytest.approx(weight.square().sum().item(), rel=1e-5)
+    assert norm.item() == pytest.approx(weight.norm().item(), rel=1e-5)

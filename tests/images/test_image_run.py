@@ -1,0 +1,80 @@
+"""A whole run on images, from the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sft_rl.cli import main
+
+
+def test_a_run_on_digits_leaves_everything(digits_run: Path):
+    summary = json.loads((digits_run / "summary.json").read_text())
+    for part in ("initial", "final", "full_step"):
+        assert np.isfinite(summary[f"frechet_{part}"])
+    assert summary["final"].keys() == {"frechet", "kernel", "nearest_training"}
+    assert summary["protocol"]["num_samples"] == 60
+    assert summary["protocol"]["reference"] == "held-out digits"
+    metrics = pd.read_csv(digits_run / "metrics.csv")
+    assert metrics["frechet"].notna().tolist() == [False, True, True]
+    plots = digits_run / "plots"
+    assert {p.name for p in plots.iterdir()} == {"curves.png", "path.png", "samples.png"}
+    # four panels: data, before, after, all steps
+    assert Image.open(plots / "samples.png").width > 3.5 * Image.open(plots / "samples.png").height
+
+
+def test_samples_are_whole_pixels_and_repeatable(digits_run: Path, tmp_path: Path):
+    for name in ("a.npy", "b.npy", "grid.png"):
+        out = str(tmp_path / name)
+        assert main(["sample", str(digits_run), "--num", "9", "--out", out]) == 0
+    samples = np.load(tmp_path / "a.npy")
+    assert samples.shape == (9, 1, 8, 8)
+    assert samples.dtype == np.uint8
+    assert samples.max() <= 16
+    assert np.array_equal(samples, np.load(tmp_path / "b.npy"))
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (24, 24, 3)
+    assert grid[:8, :8, 0].tolist() == (samples[0, 0].astype(int) * 255 // 16).tolist()
+
+
+@pytest.mark.parametrize("algorithm", ["sft_pg", "ppo", "hybrid"])
+def test_every_algorithm_runs_on_images(
+    tmp_path: Path, tiny_digits: tuple[str, ...], algorithm: str
+):
+    settings = [f"algorithm={algorithm}", "training.num_iterations=1"]
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["train", "digits", *tiny_digits, *settings, *out]) == 0
+
+
+def test_evaluate_repeats_the_summary(digits_run: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["evaluate", str(digits_run)]) == 0
+    final = json.loads((digits_run / "summary.json").read_text())["frechet_final"]
+    assert f"{final:.5f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["critic.kind=mlp"], "critic.kind: an MLP takes points"),
+        (["model.kind=mlp"], "model.kind: an MLP takes points"),
+        (["value.kind=mlp", "algorithm=sft_pg"], "value.kind: an MLP takes points"),
+        (["data.name=images"], "data.path"),
+        (["data.name=cifar10", "data.path=nowhere"], "data_batch_1.bin"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_before_anything_starts(
+    settings: list[str],
+    words: str,
+    tiny_digits: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", *tiny_digits, *settings, "--out", "run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert list(tmp_path.iterdir()) == []
