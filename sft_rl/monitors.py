@@ -83,3 +83,20 @@ def drift(trajectories: Trajectories, networks: Networks) -> Metrics:
         kl = policy.kl(networks.pretrained, latents[:-1][stochastic], steps[stochastic])
         metrics["kl_to_pretrained"] = kl.mean().item()
     return metrics
+
+
+@torch.enable_grad()
+def critic_slope(trajectories: Trajectories, networks: Networks) -> Metrics:
+    """How steep the critic is where the samples are: the mean norm of its gradient.
+
+    Whatever keeps the critic Lipschitz. Looks at the first 256 final samples; a user's function
+    without a gradient has no slope.
+    """
+    samples = trajectories.final[:NUM_WATCHED].detach().clone().requires_grad_()
+    critic = networks.critic.eval()  # looking must not go on with spectral norm's iteration
+    scores = critic(samples)
+    critic.train()
+    if not scores.requires_grad:
+        return {}
+    (slope,) = torch.autograd.grad(scores.sum(), samples)
+    return {"critic_slope": slope.flatten(1).norm(dim=1).mean().item()}

@@ -10,7 +10,7 @@ from sft_rl.config import Config
 from sft_rl.errors import NotFiniteError
 from sft_rl.learner import Learner
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.monitors import MAX_RATIO_DEVIATION, Alarm, drift
+from sft_rl.monitors import MAX_RATIO_DEVIATION, Alarm, critic_slope, drift
 from sft_rl.preemption import Preempted, PreemptionNotice
 from sft_rl.rollout import Collector, Request, Weights, num_threads
 from sft_rl.types import Metrics, Trajectories
@@ -170,6 +170,7 @@ class Trainer:
         self.iteration += 1
         if self._evaluates():
             metrics |= drift(trajectories, learner.networks)
+            metrics |= critic_slope(trajectories, learner.networks)
         seconds = time.perf_counter() - started
         return {
             "iteration": self.iteration,

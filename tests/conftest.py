@@ -1,6 +1,7 @@
 """What every test gets: one CPU thread, a cache of its own, and tiny configurations."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -67,3 +68,9 @@ def tiny_settings() -> tuple[str, ...]:
 def tiny_config() -> Callable[..., Config]:
     """Build the tiny configuration, with ``key=value`` settings on top."""
     return lambda *settings: load_config("swiss_roll", [*TINY, *settings])
+
+
+@pytest.fixture
+def make_options(tiny_settings: tuple[str, ...]) -> dict[str, Any]:
+    """What `gymnasium.make` and `make_vec` get for the tiny swiss roll."""
+    return {"id": "envs:sft_rl/Denoising-v0", "preset": "swiss_roll", "settings": tiny_settings}

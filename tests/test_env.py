@@ -12,15 +12,11 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
-from envs import AdversarialReward, DenoisingEnv, DenoisingVectorEnv
+from envs import DenoisingEnv, DenoisingVectorEnv
 from sft_rl.build import build_networks
-from sft_rl.cli import main
-from sft_rl.critics import build_critic
-from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.store import RunFolder
 
 
 def score(samples: torch.Tensor) -> torch.Tensor:
@@ -134,12 +130,6 @@ def test_autoreset_is_declared():
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
 
 
-@pytest.fixture
-def make_options(tiny_settings: tuple[str, ...]) -> dict[str, Any]:
-    """What `gymnasium.make` and `make_vec` get for the tiny swiss roll."""
-    return {"id": "envs:sft_rl/Denoising-v0", "preset": "swiss_roll", "settings": tiny_settings}
-
-
 @pytest.mark.parametrize("action", ["next_latent", "noise", "epsilon"])
 @pytest.mark.parametrize("observation", ["dict", "flat"])
 def test_gymnasiums_checker_has_nothing_to_say(
@@ -183,96 +173,6 @@ def test_seeding_is_exact(make_options: dict[str, Any]):
     assert not np.array_equal(episodes(5), episodes(6))
     assert not np.array_equal(episodes(None), episodes(None))
     assert len(np.unique(episodes(5))) == episodes(5).size
-
-
-def test_the_adversarial_reward_learns_and_goes_on_after_a_checkpoint(tiny_config: Any):
-    config = tiny_config()
-    data = load_dataset(config.data)
-    fake = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) + 3.0
-
-    def make() -> AdversarialReward:
-        torch.manual_seed(0)
-        return AdversarialReward(build_critic(config, (2,)), data, batch_size=32, update_every=64)
-
-    reward, resumed = make(), make()
-    for _ in range(20):
-        reward(fake)
-    with torch.no_grad():
-        gap = reward.critic(data.train[:500]).mean() - reward.critic(fake).mean()
-    assert gap > 0
-    resumed.load_state(reward.state())
-    assert torch.equal(reward(fake), resumed(fake))
-
-
-def test_the_adversarial_reward_learns_in_whatever_mode_the_env_is_stepped(tiny_config: Any):
-    config = tiny_config()
-    samples = torch.randn(64, 2)
-    rewards = []
-    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
-        torch.manual_seed(0)
-        reward = AdversarialReward(build_critic(config, (2,)), load_dataset(config.data))
-        with mode():
-            rewards.append([reward(samples) for _ in range(8)][-1].clone())
-    assert not torch.equal(rewards[0], reward(samples))
-    for other in rewards[1:]:
-        assert torch.equal(rewards[0], other)
-
-
-@pytest.mark.parametrize(
-    ("setting", "options", "norm"),
-    [
-        ("critic.regulariser=spectral_norm", {}, True),
-        ("critic.regulariser=weight_clip", {"batch_size": 16, "update_every": 5}, False),
-        ("critic.objective=mmd", {"batch_size": 16, "update_every": 5}, False),
-    ],
-)
-def test_critic_and_rates_of_the_adversarial_reward_are_settings(
-    make_options: dict[str, Any], setting: str, options: dict[str, Any], norm: bool
-):
-    make_options["settings"] = (*make_options["settings"], setting)
-
-    def make() -> AdversarialReward:
-        env = gymnasium.make_vec(
-            **make_options, num_envs=5, reward="adversarial", reward_options=options
-        )
-        reward = env.unwrapped.process.reward  # type: ignore[attr-defined]
-        assert isinstance(reward, AdversarialReward)
-        return reward
-
-    reward, resumed = make(), make()
-    assert reward.batch_size == options.get("batch_size", 32)  # 32 is the tiny training.batch_size
-    before = {name: value.clone() for name, value in reward.critic.state_dict().items()}
-    samples = torch.randn(5, 2)
-    for _ in range(3):
-        reward(samples)
-    changed = any(not torch.equal(before[k], v) for k, v in reward.critic.state_dict().items())
-    assert changed is (options != {} or norm)
-    assert any("parametrizations" in name for name in before) is norm
-    if "weight_clip" in setting:
-        bound = max(p.abs().max().item() for p in reward.critic.parameters())
-        assert bound <= 0.05 + 1e-7
-    resumed.load_state(reward.state())
-    assert torch.equal(reward(samples), resumed(samples))
-
-
-def test_a_runs_sampler_and_its_frozen_critic(tmp_path: Path, tiny_settings: tuple[str, ...]):
-    out = tmp_path / "run"
-    assert main(["train", "swiss_roll", *tiny_settings, "--out", str(out)]) == 0
-    env = gymnasium.make_vec(
-        "envs:sft_rl/Denoising-v0", num_envs=7, run=out, action="noise", reward="critic"
-    )
-    store = RunFolder.open(out)
-    policy, tensors = store.result((2,))
-    critic = build_critic(store.config, (2,))
-    critic.load_state_dict(tensors["critic"])
-    x = torch.from_numpy(env.reset(seed=0)[0]["latent"])
-    for k, noise in enumerate(torch.randn(4, 7, 2)):
-        x, _ = policy.act(x, torch.tensor(k), noise)
-        _, rewards, *_, infos = env.step(noise.numpy())
-    np.testing.assert_allclose(infos["final_obs"]["latent"], x.numpy(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(rewards, critic(x).detach().numpy(), rtol=1e-4, atol=1e-6)
-    with pytest.raises(UserError, match="num_steps and settings go with a preset"):
-        envs.factory.env_arguments(run=out, num_steps=3)
 
 
 @pytest.mark.parametrize("rendered", [np.zeros((5, 2)), np.zeros((5, 3, 8, 8))])
@@ -349,17 +249,3 @@ def test_sources_that_do_not_fit_are_named(
     ):
         with pytest.raises(UserError, match=message):
             envs.factory.env_arguments(**preset, reward="adversarial", reward_options=options)
-
-
-@pytest.mark.parametrize(
-    ("reward", "message"),
-    [(lambda x: x, "reward: returned shape"), (lambda x: x[:, 0] / 0.0, "not finite")],
-)
-def test_a_callable_reward_is_checked(reward: Any, message: str):
-    for env in (
-        DenoisingEnv(num_steps=1, shape=(2,), reward=reward),
-        DenoisingVectorEnv(num_envs=1, num_steps=1, shape=(2,), reward=reward),
-    ):
-        env.reset(seed=0)
-        with pytest.raises(UserError, match=message):
-            env.step(np.ones(env.action_space.shape))

@@ -1,6 +1,7 @@
 """Monitors: what they measure, in closed form; that the alarm saves a run's last good state."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +14,10 @@ from sft_rl.build import build_networks, build_runner
 from sft_rl.checkpoint import load
 from sft_rl.cli import main
 from sft_rl.config import Config
+from sft_rl.critics import Critic
+from sft_rl.critics.function import FunctionCritic
 from sft_rl.diffusion.reverse import gaussian_kl
-from sft_rl.monitors import PATIENCE, Alarm, TrainingAlarm, drift
+from sft_rl.monitors import PATIENCE, Alarm, TrainingAlarm, critic_slope, drift
 from sft_rl.networks import noise_network
 from sft_rl.policy import to_arrays
 from sft_rl.types import Loss, Trajectories, Transitions
@@ -75,6 +78,21 @@ def test_drift_and_kl_in_closed_form(tiny_config: Callable[..., Config]):
 
 def _columns(std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return std[:, None], torch.zeros(len(std), 2), std[:, None]
+
+
+class Inclined(Critic):
+    """f(x) = 3 x + 4 y has gradient norm 5 everywhere."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ torch.tensor([3.0, 4.0])
+
+
+def test_the_critics_slope_in_closed_form(tiny_config: Callable[..., Config]):
+    networks, trajectories = setup(tiny_config())
+    inclined = replace(networks, critic=Inclined())
+    assert critic_slope(trajectories, inclined) == {"critic_slope": pytest.approx(5.0)}
+    flat = replace(networks, critic=FunctionCritic(lambda x: x.detach().square().sum(1)))
+    assert critic_slope(trajectories, flat) == {}
 
 
 def test_the_alarm_has_patience_with_odd_samples_and_none_with_odd_numbers():
@@ -186,7 +204,11 @@ def test_every_number_of_the_glossary_is_logged(tmp_path: Path, tiny_settings: t
     rows = pd.read_csv(out / "metrics.csv")
     always = ["critic_gap", "critic_input_grad_norm", "reward_mean", "reward_std", "sample_spread"]
     assert rows[[*always, "first_ratio_deviation"]].notna().all().all()
-    at_evaluations = ["kl_to_pretrained", *(f"log_prob_drift_{k}" for k in range(4))]
+    at_evaluations = [
+        "critic_slope",
+        "kl_to_pretrained",
+        *(f"log_prob_drift_{k}" for k in range(4)),
+    ]
     assert rows[at_evaluations].notna().all(axis=1).tolist() == [False, True, True]
     text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
     for column in rows.columns:
