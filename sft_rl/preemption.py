@@ -55,5 +55,6 @@ class PreemptionNotice:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.arrived = True
+        signal.alarm(0)  # Ray's handler, where it is still in front, would abort in 3 s
         if not self.in_loop:
             raise Preempted("stopped by SIGTERM before fine-tuning began")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -32,6 +34,7 @@ class RaySession:
         self.rollout = rollout
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
         self._ready: Future[None] | None = None
+        self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
 
     def __enter__(self) -> RaySession:
         self._ready = self._executor.submit(self._start)
@@ -45,6 +48,9 @@ class RaySession:
         """
         assert self._ready is not None, "use the session in a with block"
         self._ready.result()
+        if threading.current_thread() is threading.main_thread():
+            # Ray puts its own handler in front, which aborts the process 3 s after the signal.
+            signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def __exit__(
         self,
