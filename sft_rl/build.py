@@ -6,6 +6,7 @@ A rollout worker imports this module, so it stays light.
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -47,6 +48,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def choose_kernels(config: Config) -> None:
+    """Let torch use kernels that give the same bits every time, or whichever is fastest."""
+    if config.training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    torch.use_deterministic_algorithms(config.training.deterministic)
+
+
 def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -> Networks:
     """Build policy, critic and value; the last two start from the run's seed."""
     with torch.random.fork_rng():
@@ -64,6 +72,7 @@ def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -
 
 def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
     """Build what a rollout worker runs; its weights come with the first request."""
+    choose_kernels(config)
     on_gpu = config.rollout.num_gpus_per_worker > 0
     device = torch.device("cuda" if on_gpu else "cpu")
     policy = DenoisingPolicy.from_config(config, noise_network(config, shape), shape).to(device)
@@ -125,10 +134,15 @@ def check(config: Config) -> None:
         raise UserError(
             f"rollout.shards_per_batch: must divide training.batch_size {batch}, got {parts}"
         )
-    if config.rollout.num_workers > 0:
+    if config.learner.num_workers > 1 and config.learner.launcher == "local":
+        raise UserError(
+            f"learner.num_workers: {config.learner.num_workers} learners need "
+            "learner.launcher=ray_train, got 'local'"
+        )
+    if config.uses_ray:
         from sft_rl.distributed.session import check_local_resources
 
-        check_local_resources(config.ray, config.rollout)
+        check_local_resources(config)
 
 
 def check_shape(config: Config, shape: tuple[int, ...]) -> None:

@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("preset", nargs="?", help="a name from `sft-rl presets`")
     train.add_argument("settings", nargs="*", metavar="key=value", help="settings to change")
     train.add_argument("--config", metavar="FILE", help="a config.yaml instead of a preset")
-    train.add_argument("--out", type=Path, help="run folder (default: a new one under runs/)")
+    train.add_argument(
+        "--out", type=_place, help="run folder, a path or URL (default: a new one under runs/)"
+    )
     train.add_argument(
         "--resume",
         nargs="?",
@@ -73,11 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="measure the sampler of a run again")
-    evaluate.add_argument("folder", type=Path, metavar="RUN")
+    evaluate.add_argument("folder", type=_place, metavar="RUN")
     evaluate.set_defaults(run=_evaluate)
 
     sample = commands.add_parser("sample", help="draw samples from a run's sampler")
-    sample.add_argument("folder", type=Path, metavar="RUN")
+    sample.add_argument("folder", type=_place, metavar="RUN")
     sample.add_argument("--num", type=int, required=True, help="how many")
     sample.add_argument(
         "--out", type=Path, required=True, help="file: .npy, or .csv of points, .png of images"
@@ -91,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     add_tune_command(commands)
     add_cluster_commands(commands)
     return parser
+
+
+def _place(text: str) -> Path | str:
+    """A path, or a URL as it is."""
+    return text if "://" in text else Path(text)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +129,8 @@ def _pretrain(args: argparse.Namespace, started: float) -> None:
 
 def _train(args: argparse.Namespace, started: float) -> None:
     from sft_rl.presets import load_config, load_config_file
-    from sft_rl.store import RunFolder, free_run_path
+    from sft_rl.storage import holds_run, open_run
+    from sft_rl.store import free_run_path
 
     if args.config is not None:  # the first word is a setting, then
         settings = [args.preset, *args.settings] if args.preset else []
@@ -139,9 +147,9 @@ def _train(args: argparse.Namespace, started: float) -> None:
     from sft_rl.run import train
 
     check(config)
-    resume = args.resume == "always" or (args.resume == "auto" and RunFolder.holds_run(out))
+    resume = args.resume == "always" or (args.resume == "auto" and holds_run(out))
     if resume:
-        store = RunFolder.open(out)
+        store = open_run(out)
         store.check_settings(config)
         if store.is_finished(config):
             sys.stdout.write(f"{out} is finished, nothing to do\n")

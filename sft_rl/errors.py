@@ -28,3 +28,8 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
+
+
+def last_line(error: BaseException) -> str:
+    """Return the end of an error's text, where Ray's long ones say what it was."""
+    return (str(error).strip().splitlines() or [""])[-1]

@@ -16,11 +16,11 @@ class SaveError(RunFailed):
 
 
 @contextmanager
-def saving(path: Path, num_bytes: int | None = None) -> Iterator[None]:
+def saving(path: Path | str, num_bytes: int | None = None) -> Iterator[None]:
     """Say which path could not be written, and how much room it needed.
 
     Args:
-        path: What is being written.
+        path: What is being written, a URL if it is a string.
         num_bytes: Its size, if it is known.
 
     Raises:
@@ -29,9 +29,10 @@ def saving(path: Path, num_bytes: int | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        room = "" if num_bytes is None else f" ({num_bytes} bytes needed, {_free(path)} free)"
+        room = "" if num_bytes is None else f" ({num_bytes} bytes needed{_free(path)})"
+        why = error.strerror or str(error).splitlines()[0]
         raise SaveError(
-            f"cannot save {path}: {error.strerror}{room}; what was saved before is kept"
+            f"cannot save {path}: {why}{room}; what was saved before is kept"
         ) from error
 
 
@@ -69,7 +70,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _free(path: Path) -> int:
-    """Bytes free where a path is, or would be."""
+def _free(path: Path | str) -> str:
+    """How many bytes are free where a path is, or would be."""
+    if isinstance(path, str):
+        return ""
     there = next(folder for folder in path.absolute().parents if folder.exists())
-    return shutil.disk_usage(there).free
+    return f", {shutil.disk_usage(there).free} free"

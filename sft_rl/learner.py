@@ -26,6 +26,7 @@ from sft_rl.optim import (
 from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.rollout import Weights
 from sft_rl.seeding import generator
+from sft_rl.team import Team
 from sft_rl.types import Metrics, Trajectories
 
 
@@ -37,11 +38,19 @@ class Learner:
         algorithm: How the policy learns.
         data: Real samples for the critic.
         config: Learning rates, batch sizes and the rest.
+        team: The learners that share the work; by default this one alone.
     """
 
     def __init__(
-        self, networks: Networks, algorithm: Algorithm, *, data: Dataset, config: Config
+        self,
+        networks: Networks,
+        algorithm: Algorithm,
+        *,
+        data: Dataset,
+        config: Config,
+        team: Team | None = None,
     ) -> None:
+        self.team = team or Team()
         self.networks = networks
         self.algorithm = algorithm
         self.data = data
@@ -121,7 +130,7 @@ class Learner:
         critic = self.networks.critic
         loss = critic.loss(real, generated, source)
         if loss.value.requires_grad:
-            _step(self.optimizers["critic"], loss.value)
+            self._step("critic", critic, loss.value)
             critic.after_step()
         with torch.no_grad():
             scores = critic(generated)
@@ -137,7 +146,7 @@ class Learner:
         steps = torch.arange(trajectories.num_steps, device=self.device)[:, None]
         values = self.networks.value(trajectories.latents[:-1], steps).squeeze(-1)
         loss = F.mse_loss(values, scores.detach().expand_as(values))
-        _step(self.optimizers["value"], loss)
+        self._step("value", self.networks.value, loss)
         return {"value_loss": loss.item()}
 
     def update_policy(self, trajectories: Trajectories, iteration: int) -> Metrics:
@@ -156,6 +165,7 @@ class Learner:
                     metrics["first_ratio_deviation"] = (ratio - 1.0).abs().max().item()
                 self.optimizers["policy"].zero_grad(set_to_none=True)
                 loss.value.backward()  # type: ignore[no-untyped-call]
+                self.team.sum_gradients(policy.parameters())
                 norm = nn.utils.clip_grad_norm_(
                     policy.parameters(), self.config.policy.max_grad_norm
                 )
@@ -169,6 +179,14 @@ class Learner:
         )
         self.version += 1
         return metrics
+
+    def _step(self, name: str, module: nn.Module, loss: Tensor) -> None:
+        """Take one optimiser step on a loss."""
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.team.sum_gradients(module.parameters())
+        optimizer.step()
 
     def _policy_optimizer(self) -> Adam:
         policy, options = self.networks.policy, self.config.policy
@@ -217,9 +235,3 @@ def _frozen(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module.requires_grad_(True)
-
-
-def _step(optimizer: Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()

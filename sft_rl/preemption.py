@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Protocol
 
 from sft_rl.errors import UserError
 
@@ -13,6 +14,17 @@ class Preempted(UserError):
     """The process was asked to stop; exits with 128 + 15, as shells expect."""
 
     exit_code = 143
+
+
+class Notice(Protocol):
+    """What a training loop asks after every iteration."""
+
+    in_loop: bool
+    """Whether the loop is running, and so will ask."""
+
+    @property
+    def arrived(self) -> bool:
+        """Whether to save and leave."""
 
 
 class PreemptionNotice:
@@ -43,5 +55,6 @@ class PreemptionNotice:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.arrived = True
+        signal.alarm(0)  # Ray's handler, where it is still in front, would abort in 3 s
         if not self.in_loop:
             raise Preempted("stopped by SIGTERM before fine-tuning began")

@@ -9,11 +9,12 @@ import math
 import os
 import shutil
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from torch import nn
 
@@ -44,9 +45,16 @@ class RunFolder:
         self, path: Path, config: Config, *, warn: Callable[[str], None] = warnings.warn
     ) -> None:
         self.path = path
+        self.place = str(path)  # for people
+        self.lock_folder = path
         self.config = config
         self.warn = warn
         self._metrics = MetricsLog(path / "metrics.csv", sparse=self._sparse_columns())
+
+    @property
+    def absolute_place(self) -> str:
+        """The path or URL by which other processes find the folder."""
+        return str(self.path.resolve())
 
     @staticmethod
     def holds_run(path: Path) -> bool:
@@ -61,22 +69,26 @@ class RunFolder:
             UserError: If it holds a run already or cannot be written.
         """
         store = RunFolder(path, config)
-        store._refuse_a_run()
-        try:
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            (path / "plots").mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out: cannot write to {path}: {error.strerror}") from error
-        with store.lock():
-            store._refuse_a_run()  # another process may have been faster
-            store._write_config()
+        store.begin()
         return store
+
+    def begin(self) -> None:
+        """Make the folder of a new run; see :meth:`create`."""
+        self._refuse_a_run()
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (self.path / "plots").mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out: cannot write to {self.place}: {error.strerror}") from error
+        with self.lock():
+            self._refuse_a_run()  # another process may have been faster
+            self._write_config()
 
     def _refuse_a_run(self) -> None:
         if self.holds_run(self.path):
             raise UserError(
-                f"--out: {self.path} already holds a run; add --resume to go on with it, choose "
-                f"another folder, or remove it first (rm -r {self.path}) to replace it"
+                f"--out: {self.place} already holds a run; add --resume to go on with it, choose "
+                f"another folder, or remove it first (rm -r {self.place}) to replace it"
             )
 
     def _write_config(self) -> None:
@@ -94,23 +106,27 @@ class RunFolder:
         return RunFolder(path, load_config_file(str(path / "config.yaml")))
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, name: str = ".lock", *, patience_s: float = 0.0) -> Iterator[None]:
         """Keep other processes out of the folder; a dead process leaves no lock behind.
+
+        Args:
+            name: File of the lock.
+            patience_s: How long to wait for a process that is about to die.
 
         Raises:
             UserError: Naming the process that works on the run.
         """
         try:
-            stream = (self.path / ".lock").open("a+")
+            stream = (self.lock_folder / name).open("a+")
         except OSError as error:
-            raise UserError(f"--out: cannot write to {self.path}: {error.strerror}") from error
+            raise UserError(f"--out: cannot write to {self.place}: {error.strerror}") from error
         with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                stream.seek(0)
-                owner = stream.read().strip()
-                raise UserError(f"--out: {self.path} is in use by {owner}") from error
+            deadline = time.monotonic() + patience_s
+            while not _locked(stream):
+                if time.monotonic() >= deadline:
+                    stream.seek(0)
+                    raise UserError(f"--out: {self.place} is in use by {stream.read().strip()}")
+                time.sleep(0.1)
             stream.truncate(0)
             stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             stream.flush()
@@ -156,7 +172,7 @@ class RunFolder:
         newest = self.latest() if self._checkpoints() else None
         if newest and newest.meta["sft_rl"] != sft_rl.__version__:
             raise UserError(
-                f"--resume: {self.path} was made by sft-rl {newest.meta['sft_rl']}, this is "
+                f"--resume: {self.place} was made by sft-rl {newest.meta['sft_rl']}, this is "
                 f"{sft_rl.__version__}, which may compute differently; use that version"
             )
         self.config = config
@@ -176,7 +192,7 @@ class RunFolder:
         changed = _changes(self.config.model_dump(), config.model_dump())
         if changed:
             raise UserError(
-                f"--resume: {self.path} was started with other settings: {'; '.join(changed)}"
+                f"--resume: {self.place} was started with other settings: {'; '.join(changed)}"
             )
 
     def is_finished(self, config: Config) -> bool:
@@ -207,7 +223,7 @@ class RunFolder:
             return loaded
         if damages:
             raise DamagedCheckpoint(f"run: no whole checkpoint is left: {damages[0]}")
-        raise UserError(f"run: {self.path} has no checkpoint yet")
+        raise UserError(f"run: {self.place} has no checkpoint yet")
 
     def _check_same_model(self, loaded: Checkpoint, folder: Path) -> None:
         theirs, ours = loaded.meta["config"], self.config.model_dump(mode="json")
@@ -226,13 +242,39 @@ class RunFolder:
         policy.load_state_dict(tensors["best" if config.training.select_best else averaged])
         return policy.requires_grad_(False), tensors
 
+    def read_summary(self) -> dict[str, Any]:
+        """Read summary.json back."""
+        return dict(json.loads((self.path / "summary.json").read_text()))
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which scripts read."""
         replace_file(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 
 
+class NoStore:
+    """For learners of a team that do not lead."""
+
+    def log(self, row: Metrics) -> None:
+        """Leave it to the leader."""
+
+    def save(self, learner: Learner, *, iteration: int) -> None:
+        """Leave it to the leader."""
+
+
+def _locked(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 FREE_TO_CHANGE = (
     "description",
+    "learner.launcher",
+    "learner.max_failures",
+    "learner.num_cpus",
+    "learner.num_gpus",
     "ray.",
     "rollout.num_workers",
     "rollout.num_cpus_per_worker",

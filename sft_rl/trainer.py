@@ -11,7 +11,7 @@ from sft_rl.errors import NotFiniteError
 from sft_rl.learner import Learner
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.monitors import MAX_RATIO_DEVIATION, Alarm, critic_slope, drift
-from sft_rl.preemption import Preempted, PreemptionNotice
+from sft_rl.preemption import Notice, Preempted, PreemptionNotice
 from sft_rl.rollout import Collector, Request, Weights, num_threads
 from sft_rl.types import Metrics, Trajectories
 
@@ -61,7 +61,7 @@ class Trainer:
         store: RunStore,
         observer: Observer,
         config: Config,
-        notice: PreemptionNotice | None = None,
+        notice: Notice | None = None,
     ) -> None:
         self.learner = learner
         self.collector = collector
@@ -69,7 +69,7 @@ class Trainer:
         self.store = store
         self.observer = observer
         self.config = config
-        self.notice = notice or PreemptionNotice()
+        self.notice: Notice = notice or PreemptionNotice()
         self.alarm = Alarm()
         self.iteration = 0
 

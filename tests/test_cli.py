@@ -162,6 +162,14 @@ def test_a_users_own_points(
         (["train", "swiss_roll", "sampler.eta=0"], ["sampler.eta", "pathwise"]),
         (["train", "swiss_roll", "device=cuda:9"], ["device", "cuda:9"]),
         (["train", "swiss_roll", "rollout.num_workers=999"], ["rollout.num_workers", "999"]),
+        (
+            ["train", "swiss_roll", "learner.num_workers=2"],
+            ["learner.launcher=ray_train", "'local'"],
+        ),
+        (
+            ["train", "swiss_roll", "learner.launcher=ray_train", "learner.num_cpus=999"],
+            ["learner.num_workers", "999"],
+        ),
         (["train", "swiss_roll", "critic.objective=foo"], ["critic.objective", "foo", "hinge"]),
         (["train", "swiss_roll", "reward=foo"], ["reward", "foo", "module:function"]),
         (["evaluate", "nowhere"], ["nowhere", "holds no run"]),

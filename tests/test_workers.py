@@ -25,12 +25,12 @@ def scenarios(
 
 
 def test_any_number_of_workers_gives_the_same_policy(scenarios: dict[str, Any]):
-    assert len({scenarios[f"sha256 {num}"] for num in (0, 1, 2, 4)}) == 1
+    assert len({scenarios[f"sha256 {num}"] for num in (0, 2, 4)}) == 1
 
 
 def test_shards_may_come_back_in_any_order(scenarios: dict[str, Any]):
-    assert scenarios["four unpunctual"]["same"] == [True] * 16
-    assert scenarios["four unpunctual"]["replaced"] == 0
+    assert scenarios["unpunctual"]["same"] == [True] * 16
+    assert scenarios["unpunctual"]["replaced"] == 0
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,11 @@ class Search:
             )
         on_cluster = RayConfig(address=address)
         base = self.config({})
+        if base.learner.launcher != "local":
+            raise UserError(
+                f"learner.launcher: got {base.learner.launcher!r}; a search places the learner of "
+                "every trial itself, leave it at 'local'"
+            )
         check(base.model_copy(update={"ray": on_cluster}))
         self._check_space(base)
         if self.scheduler == "pbt":

@@ -11,12 +11,15 @@ from typing import Any
 from ray import tune
 from torch import nn
 
-from sft_rl import checkpoint, run
+from sft_rl import checkpoint
 from sft_rl.build import resolve_device
 from sft_rl.checkpoint import Checkpoint
+from sft_rl.clock import Clock
 from sft_rl.config import Config
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError
+from sft_rl.fine_tuning import fine_tune
+from sft_rl.full_step import Summary, full_step_metrics
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks import noise_network
 from sft_rl.policy import load_arrays, to_arrays
@@ -41,7 +44,7 @@ def share_pretrained(config: Config, observer: Observer) -> Pretrained:
         network, _ = pretrained_network(
             config, data, device=resolve_device(config.device), progress=observer.progress
         )
-        full_step = run.full_step_metrics(config, network, Evaluator(data, config))
+        full_step = full_step_metrics(config, network, Evaluator(data, config))
     weights: Weights = to_arrays(network)
     return {"key": cache_key(config, data), "weights": weights, "full_step": full_step}
 
@@ -93,12 +96,12 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         data = load_dataset(config.data)
         evaluator = Evaluator(data, config)
         network, full_step = _full_step_model(config, data, pretrained, evaluator, observer)
-        run.fine_tune(
+        fine_tune(
             network,
             full_step,
             store=store,
             evaluator=evaluator,
-            clock=run.Clock(started, observer),
+            clock=Clock(started, observer),
             checkpoint=start,
         )
     except UserError as error:  # another attempt would end the same way
@@ -135,7 +138,7 @@ def _full_step_model(
     pretrained: Pretrained,
     evaluator: Evaluator,
     observer: TuneObserver,
-) -> tuple[nn.Module, run.Summary]:
+) -> tuple[nn.Module, Summary]:
     """Return the shared model, or one of the cache where the trial's own is another."""
     device = resolve_device(config.device)
     if cache_key(config, data) == pretrained["key"]:
@@ -144,4 +147,4 @@ def _full_step_model(
         return network.to(device), pretrained["full_step"]
     with num_threads(config.learner.num_threads):
         network, _ = pretrained_network(config, data, device=device, progress=observer.progress)
-        return network, run.full_step_metrics(config, network, evaluator)
+        return network, full_step_metrics(config, network, evaluator)

@@ -102,3 +102,8 @@ class Config(Section):
         if self.metrics.distance != "auto":
             return self.metrics.distance
         return "frechet" if self.data.name in LABELLED else "sliced_wasserstein"
+
+    @property
+    def uses_ray(self) -> bool:
+        """Whether anything of a run is placed by Ray."""
+        return self.rollout.num_workers > 0 or self.learner.launcher == "ray_train"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sft_rl.config.base import Count, NonNegative, Positive, Section
+from sft_rl.config.base import Count, NonNegative, NonNegativeInt, Positive, Section
 
 
 class TrainingConfig(Section):
@@ -27,6 +27,9 @@ class TrainingConfig(Section):
     """How learning rates fall over the run, to `final_lr_factor` of their peak."""
     eval_every: Count = 25
     """Iterations between two evaluations against validation data."""
+    deterministic: bool = False
+    """Choose kernels that give the same bits every time, on a GPU too, and refuse those that
+    cannot. Results of a CPU are the same bits with and without."""
     select_best: bool = True
     """The result is the averaged policy that did best on validation data; else the last one."""
     checkpoint_every: Count = 50
@@ -64,6 +67,14 @@ class RayConfig(Section):
 class LearnerConfig(Section):
     """Where the networks are updated."""
 
+    launcher: Literal["local", "ray_train"] = "local"
+    """`local`: in this process; `ray_train`: in a worker of Ray Train, which is restarted when it
+    dies."""
+    num_workers: Count = 1
+    """Learners under `ray_train` that share the work on every batch; a result depends on it in
+    the last bits."""
+    max_failures: NonNegativeInt = 8
+    """How often Ray Train restarts the learners."""
     num_threads: Count = 1
     """CPU threads the learner computes with; a result depends on it in the last bits."""
     num_cpus: NonNegative = 1.0

@@ -15,7 +15,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.util import get_current_placement_group
 
 from sft_rl.config import RolloutConfig
-from sft_rl.errors import RunFailed, UserError
+from sft_rl.errors import RunFailed, UserError, last_line
 from sft_rl.rollout import Request, RolloutRunner, Weights
 from sft_rl.types import Trajectories
 
@@ -155,9 +155,10 @@ class RayCollector:
     def _receive(self, *, timeout: float) -> None:
         """Take the answers that are there within some seconds; find workers dead or hung."""
         calls = [call for slot in self._slots for call in slot.calls]
-        if calls:
-            ray.wait(calls, num_returns=1, timeout=timeout)
+        # All that are there: a worker whose answer waits for us is not hung.
         ready = ray.wait(calls, num_returns=len(calls), timeout=0.0)[0] if calls else []
+        if calls and not ready and timeout > 0.0:
+            ready, _ = ray.wait(calls, num_returns=1, timeout=timeout)
         for slot in self._slots:
             for call in ready:
                 if call in slot.calls:
@@ -173,7 +174,7 @@ class RayCollector:
             raise _own_error(error.cause) from error
         except (RayActorError, ObjectLostError) as error:
             if getattr(error, "actor_init_failed", False):
-                raise RunFailed(f"rollout: no worker could start: {_last_line(error)}") from error
+                raise RunFailed(f"rollout: no worker could start: {last_line(error)}") from error
             self._replace(slot, "died")
             return
         task = slot.calls.pop(call)
@@ -207,8 +208,4 @@ def _own_error(error: Exception) -> UserError:
     """What a worker's own code raised, as one line."""
     if isinstance(error, UserError):
         return error
-    return RunFailed(f"rollout: a worker failed: {type(error).__name__}: {_last_line(error)}")
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[-1]
+    return RunFailed(f"rollout: a worker failed: {type(error).__name__}: {last_line(error)}")

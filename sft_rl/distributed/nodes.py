@@ -53,6 +53,8 @@ def check_versions() -> None:
         try:
             theirs = ray.get(answer, timeout=ANSWER_S)
         except ray.exceptions.RayError as error:
+            if node["NodeID"] not in {alive["NodeID"] for alive in alive_nodes()}:
+                continue  # it was lost meanwhile
             reason = type(error).__name__
             raise UserError(f"ray.address: {name} cannot run the project: {reason}") from error
         for what, ours in own.items():

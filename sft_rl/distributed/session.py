@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from sft_rl.config import RayConfig, RolloutConfig
+from sft_rl.config import Config, RayConfig, RolloutConfig
 from sft_rl.errors import UserError
 
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -32,6 +34,7 @@ class RaySession:
         self.rollout = rollout
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
         self._ready: Future[None] | None = None
+        self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
 
     def __enter__(self) -> RaySession:
         self._ready = self._executor.submit(self._start)
@@ -45,6 +48,9 @@ class RaySession:
         """
         assert self._ready is not None, "use the session in a with block"
         self._ready.result()
+        if threading.current_thread() is threading.main_thread():
+            # Ray puts its own handler in front, which aborts the process 3 s after the signal.
+            signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def __exit__(
         self,
@@ -112,23 +118,36 @@ def _stop_ray() -> None:
     ray.shutdown()
 
 
-def check_local_resources(config: RayConfig, rollout: RolloutConfig) -> None:
+def check_local_resources(config: Config) -> None:
     """Refuse more than this machine has, before a local Ray starts.
 
     Raises:
         UserError: Naming what was asked and what there is.
     """
-    if config.address is not None or os.environ.get("RAY_ADDRESS"):
+    if config.ray.address is not None or os.environ.get("RAY_ADDRESS"):
         return
     import torch
 
+    rollout, learner = config.rollout, config.learner
     cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
     num = rollout.num_workers
-    if num * rollout.num_cpus_per_worker > cpus:
+    if learner.launcher == "ray_train":
+        cpus_left = cpus - learner.num_workers * learner.num_cpus
+        gpus -= int(learner.num_workers * learner.num_gpus)
+        if cpus_left < 0 or gpus < 0:
+            raise UserError(
+                f"learner.num_workers: {learner.num_workers} learners with {learner.num_cpus:g} "
+                f"CPUs and {learner.num_gpus:g} GPUs each need more than this machine has; set "
+                "fewer, or a smaller learner.num_cpus"
+            )
+    else:
+        cpus_left = cpus
+    if num * rollout.num_cpus_per_worker > cpus_left:
+        beside = "" if cpus_left == cpus else " beside the learners"
         raise UserError(
             f"rollout.num_workers: {num} workers with {rollout.num_cpus_per_worker:g} CPUs each "
-            f"need more than this machine's {cpus}; "
-            f"set rollout.num_cpus_per_worker={cpus / num:.2g} or fewer workers"
+            f"need more than this machine's {cpus}{beside}; "
+            f"set rollout.num_cpus_per_worker={cpus_left / num:.2g} or fewer workers"
         )
     if num * rollout.num_gpus_per_worker > gpus:
         raise UserError(

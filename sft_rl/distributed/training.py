@@ -1,0 +1,215 @@
+"""The learner under Ray Train: placed on a cluster, restarted when it dies, alone or in a team."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sft_rl.config import LearnerConfig
+from sft_rl.distributed.team import TorchTeam
+from sft_rl.errors import RunFailed, UserError, last_line
+from sft_rl.preemption import Notice
+from sft_rl.team import Team
+from sft_rl.trainer import Observer
+from sft_rl.types import Metrics
+
+POLL_S = 0.25
+
+Work = Callable[[Team, Observer, Notice], None]
+"""What every learner of a team runs."""
+
+
+class Board:
+    """Where the leading learner leaves news for the driver, and the driver the notice to stop."""
+
+    def __init__(self) -> None:
+        self._news: list[tuple[str, tuple[Any, ...]]] = []
+        self._stop = asyncio.Event()
+
+    async def tell(self, kind: str, *what: Any) -> None:
+        """Leave news; of progress only the newest counts."""
+        if kind == "progress" and self._news and self._news[-1][0] == kind:
+            self._news.pop()
+        self._news.append((kind, what))
+
+    async def news(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """Take what was left since the last call."""
+        news, self._news = self._news, []
+        return news
+
+    async def stop(self) -> None:
+        """Ask the learners to save and leave."""
+        self._stop.set()
+
+    async def stopped(self) -> None:
+        """Return when the learners are asked to leave."""
+        await self._stop.wait()
+
+
+class _BoardObserver:
+    """A run's observer in the leading learner."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def phase(self, name: str) -> None:
+        self._board.tell.remote("phase", name)
+
+    def warn(self, text: str) -> None:
+        self._board.tell.remote("warn", text)
+
+    def progress(self, done: int, total: int, metrics: Metrics) -> None:
+        self._board.tell.remote("progress", done, total, metrics)
+
+
+class _Silent:
+    """The observer of the other learners."""
+
+    def phase(self, name: str) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
+
+    def progress(self, done: int, total: int, metrics: Metrics) -> None:
+        """Say nothing."""
+
+
+class _BoardNotice:
+    """The driver's notice; all learners of a team see it after the same iteration."""
+
+    in_loop = False
+
+    def __init__(self, board: Any, team: Team) -> None:
+        self._stopped = board.stopped.remote()
+        self._team = team
+
+    @property
+    def arrived(self) -> bool:
+        return self._team.leaders(bool(ray.wait([self._stopped], timeout=0)[0]))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a Train worker gets.
+
+    Attributes:
+        work: What to run.
+        board: The driver's board.
+    """
+
+    work: Work
+    board: Any
+
+
+def run_on_train(
+    work: Work, config: LearnerConfig, *, storage: str, observer: Observer, notice: Notice
+) -> None:
+    """Run the learners under Ray Train, restarted when one dies; return when they are done.
+
+    Nothing is reported to Ray and none of its checkpoints is used: `work` goes on from the run's
+    own, so a restart loses what came after the newest of them, and a finished run ends at once.
+
+    Args:
+        work: What every learner runs. It must go on where it was interrupted.
+        config: How many learners, what each may use, how often they are restarted.
+        storage: Path or URL for Ray Train's own state, seen by all nodes.
+        observer: Is told what the leading learner tells.
+        notice: When it arrives, the learners save and leave.
+
+    Raises:
+        UserError: The learner's own, or because it died too often.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon deaths are seen
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths mean the driver's
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    resources = {"CPU": config.num_cpus, "GPU": config.num_gpus}
+    trainer = TorchTrainer(
+        _learn,
+        train_loop_config={"job": _Job(work, board)},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.num_gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.num_gpus > 0,
+            resources_per_worker={name: num for name, num in resources.items() if num},
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+    ended: Future[None] = Future()
+    # A thread of its own, so that Ctrl-C and SIGTERM stay the main thread's.
+    threading.Thread(target=_fit, args=(trainer, ended), daemon=True).start()
+    _follow(board, ended, observer, notice)
+    error = ended.exception() if ended.done() else None
+    if error is not None:
+        raise RunFailed(
+            f"learner: was lost more than learner.max_failures={config.max_failures} times, the "
+            f"last time: {last_line(error)}; what was saved is kept, go on with --resume"
+        ) from error
+
+
+def _follow(board: Any, ended: Future[None], observer: Observer, notice: Notice) -> None:
+    """Pass news on until the leading learner is done, or Ray Train gives up."""
+    while True:
+        given_up = ended.done()
+        if notice.arrived:
+            board.stop.remote()
+        for kind, what in ray.get(board.news.remote()):
+            if kind == "done":
+                return
+            if kind == "failed":
+                raise what[0]
+            if kind == "phase":  # else there is nothing to save, and SIGTERM ends the run at once
+                notice.in_loop = what == ("fine-tuning",)
+            getattr(observer, kind)(*what)
+        if given_up:
+            return
+        time.sleep(POLL_S)
+
+
+def _fit(trainer: TorchTrainer, ended: Future[None]) -> None:
+    try:
+        trainer.fit()
+        ended.set_result(None)
+    except Exception as error:  # goes on in the main thread
+        ended.set_exception(error)
+
+
+def _learn(given: dict[str, Any]) -> None:
+    """What a Train worker runs. Its own errors are told and end the run; deaths are restarted."""
+    job: _Job = given["job"]
+    alone = get_context().get_world_size() == 1
+    team = Team() if alone else TorchTeam()
+    observer = _BoardObserver(job.board) if team.leads else _Silent()
+    try:
+        job.work(team, observer, _BoardNotice(job.board, team))
+        if team.leads:
+            ray.get(job.board.tell.remote("done"))
+    except UserError as error:
+        if team.leads:
+            ray.get(job.board.tell.remote("failed", error))
+    except Exception as error:
+        if isinstance(error, RayError) or not alone:
+            raise  # it may be the echo of another process's death
+        traceback.print_exc()  # into the worker's log
+        why = f"{type(error).__name__}: {last_line(error)}"
+        ray.get(job.board.tell.remote("failed", RunFailed(f"learner: failed: {why}")))

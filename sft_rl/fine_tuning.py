@@ -1,0 +1,227 @@
+"""From a pretrained network to a few-step sampler, measured: here, or in workers of Ray Train."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from sft_rl.algorithms import build_algorithm
+from sft_rl.build import (
+    build_collector,
+    build_networks,
+    choose_kernels,
+    resolve_device,
+)
+from sft_rl.checkpoint import Checkpoint
+from sft_rl.clock import Clock
+from sft_rl.config import Config
+from sft_rl.data import load_dataset
+from sft_rl.files import saving
+from sft_rl.full_step import Summary, full_step_samples
+from sft_rl.learner import Learner
+from sft_rl.metrics.distances import Array
+from sft_rl.metrics.evaluation import Evaluator, denoising_path
+from sft_rl.networks import noise_network
+from sft_rl.policy import DenoisingPolicy, load_arrays, to_arrays
+from sft_rl.preemption import Notice, PreemptionNotice
+from sft_rl.rollout import Weights, num_threads
+from sft_rl.storage import open_run
+from sft_rl.store import NoStore, RunFolder, parameters_sha256
+from sft_rl.team import Team
+from sft_rl.trainer import Observer, Trainer
+
+if TYPE_CHECKING:
+    from sft_rl.distributed.session import RaySession
+
+PATIENCE_S = 60.0
+"""How long a learner waits for the one it replaces."""
+
+
+def fine_tune(
+    network: nn.Module,
+    full_step: Summary,
+    *,
+    store: RunFolder,
+    evaluator: Evaluator,
+    clock: Clock,
+    session: RaySession | None = None,
+    checkpoint: Checkpoint | None = None,
+    notice: Notice | None = None,
+    team: Team | None = None,
+) -> Summary:
+    """Fine-tune a pretrained network to few steps, evaluate, report.
+
+    Args:
+        network: The pretrained network, on the learner's device; it is trained further.
+        full_step: What :func:`~sft_rl.full_step.full_step_metrics` says of it.
+        store: The run's folder, which knows the configuration.
+        evaluator: Measures; knows the data.
+        clock: Takes the seconds of the phases and tells the observer of them.
+        session: The Ray to wait for before actors start; none if it is there already.
+        checkpoint: Where to go on; none starts from the pretrained network.
+        notice: Asked after every iteration whether to save and leave.
+        team: The learners that share the work; by default this process alone.
+
+    Returns:
+        The content of summary.json, which is written; nothing unless this learner leads.
+    """
+    config, data, team = store.config, evaluator.data, team or Team()
+    choose_kernels(config)
+    with clock.phase("first evaluation"), num_threads(config.learner.num_threads):
+        networks = build_networks(config, network, data.shape)
+        before = evaluator.samples(networks.policy)
+    learner = Learner(networks, build_algorithm(config), data=data, config=config, team=team)
+    with ExitStack() as stack:
+        with clock.phase("starting workers"):
+            warn = clock.observer.warn
+            collector = team.collector(
+                partial(build_collector, config, data.shape, session, warn=warn)
+            )
+            stack.callback(collector.close)
+        trainer = Trainer(
+            learner,
+            collector,
+            evaluator=evaluator,
+            store=store if team.leads else NoStore(),
+            observer=clock.observer,
+            config=config,
+            notice=notice,
+        )
+        if checkpoint is not None:
+            best = checkpoint.meta["best_distance"]
+            learner.load_state(checkpoint.tensors, version=checkpoint.meta["version"])
+            learner.best_distance = math.inf if best is None else best
+            trainer.iteration = checkpoint.meta["iteration"]
+        stack.enter_context(team.divide(networks.policy.network, networks.critic, networks.value))
+        with clock.phase("fine-tuning"):
+            trainer.train()
+    if not team.leads:
+        return {}
+    return _conclude(
+        learner.result, full_step, before=before, store=store, evaluator=evaluator, clock=clock
+    )
+
+
+def fine_tune_elsewhere(
+    network: nn.Module,
+    full_step: Summary,
+    *,
+    store: RunFolder,
+    clock: Clock,
+    notice: PreemptionNotice,
+) -> Summary:
+    """Fine-tune in workers of Ray Train; arguments as of :func:`fine_tune`."""
+    from sft_rl.distributed.training import run_on_train
+
+    work = partial(
+        _fine_tune_here,
+        config=store.config,
+        place=store.absolute_place,
+        weights=to_arrays(network),
+        full_step=full_step,
+        seconds=clock.total()["total"],
+    )
+    run_on_train(
+        work,
+        store.config.learner,
+        storage=f"{store.absolute_place}/ray",
+        observer=clock.observer,
+        notice=notice,
+    )
+    return store.read_summary()
+
+
+def _fine_tune_here(
+    team: Team,
+    observer: Observer,
+    notice: Notice,
+    *,
+    config: Config,
+    place: str,
+    weights: Weights,
+    full_step: Summary,
+    seconds: float,
+) -> None:
+    """Fine-tune as one learner under Ray Train, from where the run stands.
+
+    Args:
+        team: All learners.
+        observer: Is told of the progress.
+        notice: Asked after every iteration whether to save and leave.
+        config: The run's configuration.
+        place: Path or URL of the run's folder.
+        weights: Those of the pretrained network.
+        full_step: What :func:`~sft_rl.full_step.full_step_metrics` says of it.
+        seconds: How long the run has taken so far.
+    """
+    data = load_dataset(config.data)
+    network = noise_network(config, data.shape)
+    load_arrays(network, weights)
+    store = open_run(place) if team.leads else RunFolder(Path(place), config)
+    store.warn, checkpoint = observer.warn, None
+    with ExitStack() as stack:
+        if team.leads:
+            # A predecessor may still be dying, on this node or on another.
+            stack.enter_context(store.lock(".learner.lock", patience_s=PATIENCE_S))
+            checkpoint = store.resume(config)
+        fine_tune(
+            network.to(resolve_device(config.device)),
+            full_step,
+            store=store,
+            evaluator=Evaluator(data, config),
+            clock=Clock(time.perf_counter() - seconds, observer),
+            checkpoint=team.leaders(checkpoint),
+            notice=notice,
+            team=team,
+        )
+
+
+def _conclude(
+    policy: DenoisingPolicy,
+    full_step: Summary,
+    *,
+    before: Array,
+    store: RunFolder,
+    evaluator: Evaluator,
+    clock: Clock,
+) -> Summary:
+    """Measure the result against held-out data, draw the pictures, write the summary."""
+    config, data = store.config, evaluator.data
+    with clock.phase("last evaluation"), num_threads(config.learner.num_threads):
+        begun = time.perf_counter()
+        after = evaluator.samples(policy)
+        seconds_per_sample = (time.perf_counter() - begun) / len(after)
+        final = evaluator.all_distances(after)
+        path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
+    with clock.phase("plots"):
+        from sft_rl.report import Samples, write_plots
+
+        samples = Samples(
+            evaluator.reference, before, after, path, full_step_samples(config, evaluator)
+        )
+        with saving(store.path / "plots"):
+            write_plots(store.path, samples, data)
+    summary = {
+        "preset": config.preset,
+        "algorithm": config.algorithm,
+        "seed": config.seed,
+        "num_steps": config.sampler.num_steps,
+        f"{evaluator.name}_initial": evaluator.distance(before),
+        f"{evaluator.name}_final": final[evaluator.name],
+        f"{evaluator.name}_full_step": full_step[evaluator.name],
+        "noise_floor": full_step["noise_floor"],
+        "final": final,
+        "full_step": full_step,
+        "protocol": {**evaluator.protocol, "nfe": policy.num_steps},
+        "seconds_per_sample": seconds_per_sample,
+        "wall_seconds": clock.total(),
+        "policy_sha256": parameters_sha256(policy),
+    }
+    store.write_summary(summary)
+    return summary

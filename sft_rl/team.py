@@ -1,0 +1,42 @@
+"""The learners that train one model together, as the rest of the method sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from torch import nn
+
+from sft_rl.rollout import Collector
+
+T = TypeVar("T")
+
+
+class Team:
+    """One learner alone; ``sft_rl.distributed.team`` has several.
+
+    All learners of a team hold the same networks and see the same trajectories, draw the same
+    random numbers and compute the same losses. Only the passes through the networks, which cost
+    the time, are divided: each learner takes its own rows of a batch. So every number of a team
+    is that of one learner, up to the order of float additions.
+    """
+
+    leads = True
+    """Whether this learner asks for trajectories, writes files and speaks to people."""
+
+    @contextmanager
+    def divide(self, *modules: nn.Module) -> Iterator[None]:
+        """Divide the rows of every batch that goes through some modules, inside the block."""
+        yield
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Complete the gradients of divided modules, which so far know their own rows only."""
+
+    def collector(self, make: Callable[[], Collector]) -> Collector:
+        """Let the leader make a collector; all learners get what it collects."""
+        return make()
+
+    def leaders(self, value: T) -> T:
+        """The leader's value, for all learners."""
+        return value

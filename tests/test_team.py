@@ -1,0 +1,99 @@
+"""Several learners give the numbers of one."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from sft_rl.build import resolve_device
+from sft_rl.clock import Clock
+from sft_rl.config import Config
+from sft_rl.data import load_dataset
+from sft_rl.distributed.team import TorchTeam
+from sft_rl.fine_tuning import fine_tune
+from sft_rl.full_step import full_step_metrics
+from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.pretraining import pretrained_network
+from sft_rl.store import RunFolder
+from sft_rl.team import Team
+
+SIZE = 2
+TIMES = ["seconds", "seconds_waiting", "trajectories_per_second"]
+
+
+class Quiet:
+    def phase(self, name: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def progress(self, done: int, total: int, metrics: dict[str, float]) -> None: ...
+
+
+def learn(config: Config, out: Path, team: Team) -> None:
+    data = load_dataset(config.data)
+    evaluator = Evaluator(data, config)
+    network, _ = pretrained_network(
+        config, data, device=resolve_device("cpu"), progress=lambda *_: None
+    )
+    fine_tune(
+        network,
+        full_step_metrics(config, network, evaluator),
+        store=RunFolder.create(out, config) if team.leads else RunFolder(out, config),
+        evaluator=evaluator,
+        clock=Clock(time.perf_counter(), Quiet()),
+        team=team,
+    )
+
+
+def member(rank: int, folder: Path, configs: dict[str, Config]) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=SIZE)
+    for name, config in configs.items():
+        learn(config, folder / name, TorchTeam())
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., Config]
+) -> dict[str, tuple[Path, Path]]:
+    """Each algorithm's run by one learner, and by two; 33 rows cannot be halved."""
+    alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
+    odd, std = "training.batch_size=33", "sampler.learn_std=true"
+    configs = {
+        "sft_pg": tiny_config(odd, std),
+        "ppo": tiny_config(odd, "algorithm=ppo", "ppo.kl_weight=0.1"),
+        "pathwise": tiny_config(odd, "algorithm=pathwise", "pathwise.checkpoint_activations=true"),
+        "hybrid": tiny_config(odd, "algorithm=hybrid", "critic.objective=hinge"),
+    }
+    for name, config in configs.items():
+        learn(config, alone / name, Team())
+    mp.spawn(member, (together, configs), nprocs=SIZE)
+    return {name: (alone / name, together / name) for name in configs}
+
+
+@pytest.mark.parametrize("name", ["sft_pg", "ppo", "pathwise", "hybrid"])
+def test_two_learners_give_the_numbers_of_one(runs: dict[str, tuple[Path, Path]], name: str):
+    alone, together = (pd.read_csv(out / "metrics.csv").drop(columns=TIMES) for out in runs[name])
+    assert together["iteration"].tolist() == [1, 2, 3]
+    pd.testing.assert_frame_equal(together, alone, rtol=1e-3, atol=1e-4)
+    ours, theirs = (RunFolder.open(out).result((2,))[0] for out in runs[name])
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_deterministic_kernels_are_chosen_and_change_nothing_here(
+    tmp_path: Path, tiny_config: Callable[..., Config]
+):
+    for name in ("false", "true"):
+        learn(tiny_config(f"training.deterministic={name}"), tmp_path / name, Team())
+        assert torch.are_deterministic_algorithms_enabled() == (name == "true")
+    torch.use_deterministic_algorithms(False)
+    usual, chosen = (RunFolder.open(tmp_path / n).read_summary() for n in ("false", "true"))
+    assert usual["policy_sha256"] == chosen["policy_sha256"]
