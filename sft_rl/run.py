@@ -163,12 +163,12 @@ def fine_tune(
         with clock.phase("fine-tuning"):
             trainer.train()
     return _conclude(
-        learner.result, full_step, before=before, store=store, evaluator=evaluator, clock=clock
+        learner, full_step, before=before, store=store, evaluator=evaluator, clock=clock
     )
 
 
 def _conclude(
-    policy: DenoisingPolicy,
+    learner: Learner,
     full_step: Summary,
     *,
     before: Array,
@@ -177,7 +177,7 @@ def _conclude(
     clock: Clock,
 ) -> Summary:
     """Measure the result against held-out data, draw the pictures, write the summary."""
-    config, data = store.config, evaluator.data
+    config, data, policy = store.config, evaluator.data, learner.result
     with clock.phase("last evaluation"), num_threads(config.learner.num_threads):
         begun = time.perf_counter()
         after = evaluator.samples(policy)
@@ -206,6 +206,7 @@ def _conclude(
         "protocol": {**evaluator.protocol, "nfe": policy.num_steps},
         "seconds_per_sample": seconds_per_sample,
         "wall_seconds": clock.total(),
+        "base_sha256": parameters_sha256(learner.networks.pretrained.network),
         "policy_sha256": parameters_sha256(policy),
     }
     store.write_summary(summary)

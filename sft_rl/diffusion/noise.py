@@ -69,7 +69,7 @@ class NoiseSchedule:
             noise: Standard normal noise, shape (..., *shape).
             timesteps: Fractional timesteps, broadcastable to (...).
         """
-        bar = self._alpha_bar_for(timesteps, x_0)
+        bar = self.alpha_bar_for(timesteps, x_0)
         return bar.sqrt() * x_0 + (1.0 - bar).sqrt() * noise
 
     def noise_of(self, x_t: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
@@ -77,10 +77,10 @@ class NoiseSchedule:
 
         Shapes as in :meth:`add_noise`.
         """
-        bar = self._alpha_bar_for(timesteps, x_t)
+        bar = self.alpha_bar_for(timesteps, x_t)
         return bar.sqrt() * velocity + (1.0 - bar).sqrt() * x_t
 
-    def _alpha_bar_for(self, timesteps: Tensor, x: Tensor) -> Tensor:
+    def alpha_bar_for(self, timesteps: Tensor, x: Tensor) -> Tensor:
         """alpha_bar at fractional timesteps, as `alpha_bar_at`, expanded to multiply x."""
         log_bar = torch.as_tensor(np.log(self.alphas_cumprod), dtype=torch.float32)
         log_bar = log_bar.to(timesteps.device)
