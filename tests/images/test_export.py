@@ -94,7 +94,7 @@ def test_the_scheduler_refuses_a_foreign_time():
     scheduler = FewStepScheduler([5.5, 0.0], [1.0, 1.0], [0.0, 0.0], [0.1, 0.0])
     x = torch.zeros(1, 1, 2, 2)
     assert torch.equal(scheduler.step(x, 0.0, x, return_dict=False)[0], x)
-    with pytest.raises(ValueError, match="5 is none of"):
+    with pytest.raises(ValueError, match="none of"):
         scheduler.step(x, 5, x)
 
 
