@@ -28,12 +28,15 @@ class NoiseSchedule:
     def from_config(config: NoiseConfig) -> NoiseSchedule:
         """Build the betas named by a configuration.
 
-        ``linear`` is that of Ho et al. (2020), ``cosine`` of Nichol and Dhariwal (2021),
+        ``linear`` is that of Ho et al. (2020), ``scaled_linear`` that of Rombach et al. (2022),
+        ``cosine`` of Nichol and Dhariwal (2021),
         ``sigmoid`` that of the paper's toy: a sigmoid of -6..6 scaled to the range.
         """
         num, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
         if config.schedule == "linear":
             return NoiseSchedule(np.linspace(start, end, num))
+        if config.schedule == "scaled_linear":
+            return NoiseSchedule(np.linspace(np.sqrt(start), np.sqrt(end), num) ** 2)
         if config.schedule == "sigmoid":
             ramp = 1.0 / (1.0 + np.exp(-np.linspace(-6.0, 6.0, num)))
             return NoiseSchedule(start + (end - start) * ramp)
