@@ -87,6 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, help="seed of the samples")
     sample.set_defaults(run=_sample)
 
+    export = commands.add_parser("export", help="write a run's sampler as a diffusers pipeline")
+    export.add_argument("folder", type=Path, metavar="RUN")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    export.add_argument(
+        "--no-code",
+        action="store_true",
+        help="leave the scheduler's code out: loading then needs this package",
+    )
+    export.set_defaults(run=_export)
+
     from cluster.cli import add_cluster_commands
     from tuning.cli import add_tune_command
 
@@ -186,3 +196,10 @@ def _sample(args: argparse.Namespace, started: float) -> None:
 
     write_samples(args.folder, num=args.num, out=args.out, seed=args.seed)
     sys.stdout.write(f"{args.num} samples written to {args.out}\n")
+
+
+def _export(args: argparse.Namespace, started: float) -> None:
+    from sft_rl.export import export
+
+    export(args.folder, args.out, with_code=not args.no_code)
+    sys.stdout.write(f"pipeline written to {args.out}\n")

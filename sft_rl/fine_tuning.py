@@ -28,7 +28,7 @@ from sft_rl.learner import Learner
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path
 from sft_rl.networks import noise_network
-from sft_rl.policy import DenoisingPolicy, load_arrays, to_arrays
+from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.preemption import Notice, PreemptionNotice
 from sft_rl.rollout import Weights, num_threads
 from sft_rl.storage import open_run
@@ -104,7 +104,7 @@ def fine_tune(
     if not team.leads:
         return {}
     return _conclude(
-        learner.result, full_step, before=before, store=store, evaluator=evaluator, clock=clock
+        learner, full_step, before=before, store=store, evaluator=evaluator, clock=clock
     )
 
 
@@ -183,7 +183,7 @@ def _fine_tune_here(
 
 
 def _conclude(
-    policy: DenoisingPolicy,
+    learner: Learner,
     full_step: Summary,
     *,
     before: Array,
@@ -192,7 +192,7 @@ def _conclude(
     clock: Clock,
 ) -> Summary:
     """Measure the result against held-out data, draw the pictures, write the summary."""
-    config, data = store.config, evaluator.data
+    config, data, policy = store.config, evaluator.data, learner.result
     with clock.phase("last evaluation"), num_threads(config.learner.num_threads):
         begun = time.perf_counter()
         after = evaluator.samples(policy)
@@ -221,6 +221,7 @@ def _conclude(
         "protocol": {**evaluator.protocol, "nfe": policy.num_steps},
         "seconds_per_sample": seconds_per_sample,
         "wall_seconds": clock.total(),
+        "base_sha256": parameters_sha256(learner.networks.pretrained.network),
         "policy_sha256": parameters_sha256(policy),
     }
     store.write_summary(summary)

@@ -34,20 +34,29 @@ def cache_key(config: Config, data: Dataset) -> str:
         "pretraining": config.pretraining.model_dump(),
         "data": data.fingerprint,
     }
+    if config.pretrained.path is not None:
+        from sft_rl.pretrained import weights_digest
+
+        parts["pretraining"] = weights_digest(config)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def pretrained_network(
     config: Config, data: Dataset, *, device: torch.device, progress: Progress
 ) -> tuple[nn.Module, bool]:
-    """Return the pretrained network, from the cache or by training it now.
+    """Return the pretrained network: the one of `pretrained.path`, of the cache, or trained now.
 
     A damaged cache entry is trained again and replaced.
 
     Returns:
-        The network on `device`, and whether it came from the cache.
+        The network on `device`, and whether it was there already.
     """
     network = noise_network(config, data.shape).to(device)
+    if config.pretrained.path is not None:
+        from sft_rl.pretrained import load_pretrained  # here, since diffusers is slow to import
+
+        load_pretrained(network, config)
+        return network, True
     folder = cache_folder() / "pretrained" / cache_key(config, data)
     if folder.exists():
         try:

@@ -43,6 +43,7 @@ def train(
     Returns:
         The content of summary.json.
     """
+    config = with_pretrained(config)
     choose_kernels(config)
     data = load_dataset(config.data)
     check_shape(config, data.shape)
@@ -80,6 +81,15 @@ def train(
         )
 
 
+def with_pretrained(config: Config) -> Config:
+    """Fill in what a pretrained model of somebody else's says of itself, if there is one."""
+    if config.pretrained.path is None:
+        return config
+    from sft_rl.pretrained import resolve_pretrained  # here, since diffusers is slow to import
+
+    return resolve_pretrained(config)
+
+
 def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
     """Load the sampler that a run gave, and its data."""
     data = load_dataset(store.config.data)
@@ -89,6 +99,7 @@ def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     """Train and cache the full-step model; return the rows of a table about it."""
+    config = with_pretrained(config)
     data = load_dataset(config.data)
     check_shape(config, data.shape)
     device = resolve_device(config.device)

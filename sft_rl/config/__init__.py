@@ -8,7 +8,14 @@ from pydantic import Field
 
 from sft_rl.config.algorithms import HybridConfig, PathwiseConfig, PPOConfig, SFTPGConfig
 from sft_rl.config.base import Section, Seed
-from sft_rl.config.model import LABELLED, DataConfig, ModelConfig, NoiseConfig, PretrainingConfig
+from sft_rl.config.model import (
+    LABELLED,
+    DataConfig,
+    ModelConfig,
+    NoiseConfig,
+    PretrainedConfig,
+    PretrainingConfig,
+)
 from sft_rl.config.networks import CriticConfig, PolicyConfig, SamplerConfig, ValueConfig
 from sft_rl.config.system import (
     DISTANCES,
@@ -32,6 +39,7 @@ __all__ = [
     "PPOConfig",
     "PathwiseConfig",
     "PolicyConfig",
+    "PretrainedConfig",
     "PretrainingConfig",
     "RayConfig",
     "RolloutConfig",
@@ -65,6 +73,8 @@ class Config(Section):
     """The forward process."""
     model: ModelConfig = ModelConfig()
     """The network that predicts the noise."""
+    pretrained: PretrainedConfig = PretrainedConfig()
+    """A full-step model that is there already."""
     pretraining: PretrainingConfig = PretrainingConfig()
     """Training of the full-step model."""
     sampler: SamplerConfig = SamplerConfig()

@@ -72,8 +72,8 @@ class DataConfig(Section):
 class NoiseConfig(Section):
     """The forward process the model was trained with."""
 
-    schedule: Literal["linear", "sigmoid", "cosine"] = "linear"
-    """Shape of the betas."""
+    schedule: Literal["linear", "scaled_linear", "sigmoid", "cosine"] = "linear"
+    """Shape of the betas; `scaled_linear` is linear in their roots."""
     num_train_timesteps: Annotated[int, Field(ge=1, le=10_000)] = 1000
     """Number of training steps."""
     beta_start: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-4
@@ -103,6 +103,17 @@ class ModelConfig(Section):
     """Fourier frequencies of the position, which resolve fine structure."""
     embedding_dim: Annotated[int, Field(ge=2, multiple_of=2)] = 64
     """Sinusoidal features of the timestep."""
+
+
+class PretrainedConfig(Section):
+    """A full-step model that is there already, in place of training one."""
+
+    path: str | None = None
+    """An unconditional UNet2DModel: a folder of diffusers, a name on the Hugging Face hub, or the
+    file of an original PyTorch DDPM. It sets `model`, and a folder's scheduler `noise`, too."""
+    variant: str | None = None
+    """Which weights, where there are several: `ema` is `diffusion_pytorch_model.ema.safetensors`;
+    in an original file that holds several, `ema` takes the averaged ones."""
 
 
 class PretrainingConfig(Section):

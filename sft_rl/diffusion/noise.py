@@ -28,12 +28,15 @@ class NoiseSchedule:
     def from_config(config: NoiseConfig) -> NoiseSchedule:
         """Build the betas named by a configuration.
 
-        ``linear`` is that of Ho et al. (2020), ``cosine`` of Nichol and Dhariwal (2021),
+        ``linear`` is that of Ho et al. (2020), ``scaled_linear`` that of Rombach et al. (2022),
+        ``cosine`` of Nichol and Dhariwal (2021),
         ``sigmoid`` that of the paper's toy: a sigmoid of -6..6 scaled to the range.
         """
         num, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
         if config.schedule == "linear":
             return NoiseSchedule(np.linspace(start, end, num))
+        if config.schedule == "scaled_linear":
+            return NoiseSchedule(np.linspace(np.sqrt(start), np.sqrt(end), num) ** 2)
         if config.schedule == "sigmoid":
             ramp = 1.0 / (1.0 + np.exp(-np.linspace(-6.0, 6.0, num)))
             return NoiseSchedule(start + (end - start) * ramp)
@@ -69,7 +72,7 @@ class NoiseSchedule:
             noise: Standard normal noise, shape (..., *shape).
             timesteps: Fractional timesteps, broadcastable to (...).
         """
-        bar = self._alpha_bar_for(timesteps, x_0)
+        bar = self.alpha_bar_for(timesteps, x_0)
         return bar.sqrt() * x_0 + (1.0 - bar).sqrt() * noise
 
     def noise_of(self, x_t: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
@@ -77,10 +80,10 @@ class NoiseSchedule:
 
         Shapes as in :meth:`add_noise`.
         """
-        bar = self._alpha_bar_for(timesteps, x_t)
+        bar = self.alpha_bar_for(timesteps, x_t)
         return bar.sqrt() * velocity + (1.0 - bar).sqrt() * x_t
 
-    def _alpha_bar_for(self, timesteps: Tensor, x: Tensor) -> Tensor:
+    def alpha_bar_for(self, timesteps: Tensor, x: Tensor) -> Tensor:
         """alpha_bar at fractional timesteps, as `alpha_bar_at`, expanded to multiply x."""
         log_bar = torch.as_tensor(np.log(self.alphas_cumprod), dtype=torch.float32)
         log_bar = log_bar.to(timesteps.device)

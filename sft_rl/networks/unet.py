@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from sft_rl.errors import UserError
 
+SIZES = ("sample_size", "in_channels", "out_channels")
+"""Arguments that follow from the data."""
 DDPM_UNET: dict[str, Any] = {
     "downsample_padding": 0,
     "flip_sin_to_cos": False,
     "freq_shift": 1,
     "norm_eps": 1e-6,
+    "attention_head_dim": None,
 }
 """How the U-Net of Ho et al. (2020) differs from the defaults of diffusers."""
 
@@ -36,11 +39,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape("model.kind: unet", shape)
-        sizes = {
-            "sample_size": height if height == width else (height, width),
-            "in_channels": channels,
-            "out_channels": channels,
-        }
+        size = height if height == width else (height, width)
+        sizes = dict(zip(SIZES, (size, channels, channels), strict=True))
         for name, size in sizes.items():
             if options.get(name, size) != size:
                 raise UserError(

@@ -1,0 +1,149 @@
+"""A run's sampler as a pipeline of diffusers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers import UNet2DModel
+
+import sft_rl
+from sft_rl import few_step
+from sft_rl.config import DISTANCES
+from sft_rl.data import load_dataset
+from sft_rl.errors import UserError
+from sft_rl.few_step import FewStepScheduler
+from sft_rl.networks import NoiseFromVelocity
+from sft_rl.networks.unet import UNet
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.store import RunFolder, parameters_sha256
+
+CODE = Path(few_step.__file__)
+
+
+def export(run: Path, out: Path, *, with_code: bool) -> None:
+    """Write a run's sampler as a folder that diffusers loads.
+
+    Args:
+        run: The run's folder.
+        out: Folder to write, new.
+        with_code: Take the scheduler's code along, so that nobody needs this package.
+
+    Raises:
+        UserError: If the run's model is no U-Net, or the folder is there or cannot be written.
+    """
+    store = RunFolder.open(run)
+    config = store.config
+    if config.model.kind != "unet":
+        raise UserError(
+            f"run: {run} has a model of kind {config.model.kind!r}; only U-Nets can be exported"
+        )
+    policy, _ = store.result(load_dataset(config.data).shape)
+    unet, scheduler = to_diffusers(policy)
+    if out.exists():
+        raise UserError(f"--out: {out} exists already, choose another name")
+    try:
+        unet.save_pretrained(out / "unet", safe_serialization=True)
+        scheduler.save_pretrained(out / "scheduler")
+        if with_code:
+            shutil.copy(CODE, out / "scheduler")
+        (out / "model_index.json").write_text(_index(with_code))
+        (out / "README.md").write_text(_card(store, policy, with_code=with_code))
+    except OSError as error:
+        raise UserError(f"--out: cannot write to {out}: {error.strerror}") from error
+
+
+def to_diffusers(policy: DenoisingPolicy) -> tuple[UNet2DModel, FewStepScheduler]:
+    """Return the parts of a pipeline that draws the same samples as a policy.
+
+    Coefficients are kept in the policy's own precision, so on the CPU the samples are equal to
+    the last bit for the same noise.
+    """
+    network, bars, prediction = policy.network, None, "epsilon"
+    if isinstance(network, NoiseFromVelocity):
+        times = policy.timesteps
+        bars = network.noise.alpha_bar_for(times, times).tolist()
+        network, prediction = network.network, "v_prediction"
+    assert isinstance(network, UNet)
+    return network.unet, FewStepScheduler(
+        timesteps=policy.timesteps.tolist(),
+        coef_x=policy.coef_x.tolist(),
+        coef_eps=policy.coef_eps.tolist(),
+        std=policy.std.tolist(),
+        alpha_bars=bars,
+        prediction_type=prediction,
+    )
+
+
+def _index(with_code: bool) -> str:
+    module = CODE.stem if with_code else few_step.__name__
+    index = {
+        "_class_name": "DDPMPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "scheduler": [module, FewStepScheduler.__name__],
+        "unet": ["diffusers", UNet2DModel.__name__],
+    }
+    return json.dumps(index, indent=2) + "\n"
+
+
+def _card(store: RunFolder, policy: DenoisingPolicy, *, with_code: bool) -> str:
+    """Write the model card."""
+    config = store.config
+    load = (
+        'pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)'
+        if with_code
+        else "import sft_rl.few_step  # the scheduler\n\n"
+        'pipeline = DiffusionPipeline.from_pretrained("FOLDER")'
+    )
+    rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(store, policy).items())
+    return f"""---
+library_name: diffusers
+tags: [unconditional-image-generation, few-step]
+---
+
+# A {policy.num_steps}-step sampler of {config.data.name}
+
+Fine-tuned from a diffusion model of {config.noise.num_train_timesteps} steps by shortcut
+fine-tuning (Fan and Lee, ICML 2023) with sft-rl {sft_rl.__version__}.
+
+```python
+from diffusers import DiffusionPipeline
+{load}
+images = pipeline(batch_size=16).images
+```
+
+The number of steps is fixed. Pixels of -1..1 come out as 0..1.
+
+| | |
+|---|---|
+{rows}
+"""
+
+
+def _facts(store: RunFolder, policy: DenoisingPolicy) -> dict[str, Any]:
+    """What the card tells of the run; a run that has not finished has no measured numbers."""
+    config = store.config
+    facts: dict[str, Any] = {
+        "data": config.data.name,
+        "algorithm": config.algorithm,
+        "seed": config.seed,
+        "function evaluations a sample": policy.num_steps,
+        "timesteps": ", ".join(f"{t:g}" for t in policy.timesteps.tolist()),
+        "parameters of the sampler, SHA-256": parameters_sha256(policy),
+    }
+    file = store.path / "summary.json"
+    if not file.exists():
+        return facts
+    summary, name = json.loads(file.read_text()), config.distance
+    return {
+        **facts,
+        "base model, SHA-256": summary["base_sha256"],
+        f"{DISTANCES[name]}, {policy.num_steps} steps": f"{summary[f'{name}_final']:.4f}",
+        "before fine-tuning": f"{summary[f'{name}_initial']:.4f}",
+        f"{summary['full_step']['nfe']} steps": f"{summary[f'{name}_full_step']:.4f}",
+        "real against real": f"{summary['noise_floor']:.4f}",
+        "protocol": ", ".join(f"{k} {v}" for k, v in summary["protocol"].items()),
+    }

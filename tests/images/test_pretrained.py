@@ -1,0 +1,292 @@
+"""Models of others: diffusers' folders and original DDPM files give the outputs they should."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sft_rl.cli import main
+from sft_rl.config import Config
+from sft_rl.data.images import load_images
+from sft_rl.errors import UserError
+from sft_rl.networks import NoiseFromVelocity
+from sft_rl.presets import load_config
+from sft_rl.pretrained import resolve_pretrained
+from sft_rl.pretraining import pretrained_network
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class Block(nn.Module):
+    """A residual block of the original, with its names."""
+
+    def __init__(self, fan_in: int, fan_out: int, temb: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = group_norm(fan_in), group_norm(fan_out)
+        self.conv1 = nn.Conv2d(fan_in, fan_out, 3, padding=1)
+        self.conv2 = nn.Conv2d(fan_out, fan_out, 3, padding=1)
+        self.temb_proj = nn.Linear(temb, fan_out)
+        self.nin_shortcut = nn.Conv2d(fan_in, fan_out, 1) if fan_in != fan_out else None
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.temb_proj(F.silu(temb))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+
+
+class Attention(nn.Module):
+    """Attention over all pixels, one head, with the original's names."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (layer(h).flatten(2) for layer in (self.q, self.k, self.v))
+        weight = (q.transpose(1, 2) @ k / math.sqrt(x.shape[1])).softmax(-1)
+        return x + self.proj_out((v @ weight.transpose(1, 2)).reshape(x.shape))
+
+
+class Level(nn.Module):
+    def __init__(self, blocks: list[Block], attentions: list[Attention]) -> None:
+        super().__init__()
+        self.block, self.attn = nn.ModuleList(blocks), nn.ModuleList(attentions)
+
+
+class Resample(nn.Module):
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=0 if stride == 2 else 1)
+
+
+class OriginalUNet(nn.Module):
+    """The U-Net of the original PyTorch DDPM code: two levels, attention at the second."""
+
+    def __init__(self, width: int = 32, channels: int = 3) -> None:
+        super().__init__()
+        a, b, temb = width, 2 * width, 4 * width
+        self.width = width
+        self.temb = nn.Module()
+        self.temb.dense = nn.ModuleList([nn.Linear(width, temb), nn.Linear(temb, temb)])
+        self.conv_in = nn.Conv2d(channels, a, 3, padding=1)
+        self.down = nn.ModuleList(
+            [
+                Level([Block(a, a, temb), Block(a, a, temb)], []),
+                Level([Block(a, b, temb), Block(b, b, temb)], [Attention(b), Attention(b)]),
+            ]
+        )
+        self.down[0].downsample = Resample(a, stride=2)
+        self.mid = nn.Module()
+        self.mid.block_1, self.mid.attn_1 = Block(b, b, temb), Attention(b)
+        self.mid.block_2 = Block(b, b, temb)
+        # from the coarsest up: inputs are the last output and what the way down left
+        low = [Block(b + b, b, temb), Block(b + b, b, temb), Block(b + a, b, temb)]
+        high = [Block(b + a, a, temb), Block(a + a, a, temb), Block(a + a, a, temb)]
+        self.up = nn.ModuleList([Level(high, []), Level(low, [Attention(b) for _ in range(3)])])
+        self.up[1].upsample = Resample(b, stride=1)
+        self.norm_out = group_norm(a)
+        self.conv_out = nn.Conv2d(a, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        half = self.width // 2
+        rates = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))
+        angles = t[:, None] * rates[None]
+        temb = self.temb.dense[0](torch.cat([angles.sin(), angles.cos()], dim=1))
+        temb = self.temb.dense[1](F.silu(temb))
+        kept = [self.conv_in(x)]
+        for i, level in enumerate(self.down):
+            for j, block in enumerate(level.block):
+                h = block(kept[-1], temb)
+                kept.append(level.attn[j](h) if len(level.attn) else h)
+            if i == 0:
+                kept.append(level.downsample.conv(F.pad(kept[-1], (0, 1, 0, 1))))
+        h = self.mid.block_1(kept[-1], temb)
+        h = self.mid.block_2(self.mid.attn_1(h), temb)
+        for i in (1, 0):
+            for j, block in enumerate(self.up[i].block):
+                h = block(torch.cat([h, kept.pop()], dim=1), temb)
+                h = self.up[i].attn[j](h) if len(self.up[i].attn) else h
+            if i == 1:
+                h = self.up[i].upsample.conv(F.interpolate(h, scale_factor=2.0))
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+def config_of(path: Path, *settings: str) -> Config:
+    return resolve_pretrained(load_config("digits", [f"pretrained.path={path}", *settings]))
+
+
+def network_of(path: Path, *settings: str) -> nn.Module:
+    config = config_of(path, *settings)
+    network, there = pretrained_network(
+        config,
+        load_images(config.data),
+        device=torch.device("cpu"),
+        progress=lambda done, total, metrics: None,
+    )
+    assert there
+    return network
+
+
+@pytest.fixture
+def original() -> OriginalUNet:
+    torch.manual_seed(0)
+    return OriginalUNet(channels=1)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "data parallel", "list of states"])
+def test_an_original_ddpm_gives_equal_outputs(tmp_path: Path, original: OriginalUNet, kind: str):
+    state, settings = original.state_dict(), []
+    file = tmp_path / ("model.safetensors" if kind == "safetensors" else "model.ckpt")
+    if kind == "safetensors":
+        save_file(state, file)
+    elif kind == "pt":
+        torch.save(state, file)
+    elif kind == "data parallel":
+        torch.save({f"module.{name}": tensor for name, tensor in state.items()}, file)
+    else:
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+        torch.save([zeros, {"state": {}, "lr": 0.1}, 7, state], file)
+        settings = ["pretrained.variant=ema"]
+    network = network_of(file, *settings)
+    x, t = torch.randn(4, 1, 8, 8), torch.tensor([0.0, 3.0, 500.0, 999.0])
+    torch.testing.assert_close(network(x, t), original(x, t), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pickle_with_more_than_tensors_is_refused(tmp_path: Path):
+    torch.save({"conv_in.weight": Path("x")}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match="cannot read"):
+        config_of(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "cannot read"),
+        (b"no checkpoint", "cannot read"),
+        ({"weight": torch.zeros(2)}, "no original DDPM checkpoint"),
+        ({"epoch": 3}, "no state dict"),
+    ],
+)
+def test_a_bad_ddpm_file_is_named(tmp_path: Path, content: object, words: str):
+    file = tmp_path / "model.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(UserError, match=words) as error:
+        config_of(file)
+    assert "model.pt" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def write_pipeline(folder: Path, unet: dict[str, object], **scheduler: object) -> UNet2DModel:
+    torch.manual_seed(0)
+    model = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, **unet)
+    options = {"num_train_timesteps": 40, "beta_start": 0.001, "beta_end": 0.3, **scheduler}
+    DDPMPipeline(model, DDPMScheduler(**options)).save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_folder_of_diffusers_gives_its_model_and_noise(tmp_path, tiny_unet, prediction):
+    model = write_pipeline(tmp_path, tiny_unet, prediction_type=prediction)
+    config = config_of(tmp_path)
+    assert config.noise.model_dump() == {
+        "schedule": "linear",
+        "num_train_timesteps": 40,
+        "beta_start": 0.001,
+        "beta_end": 0.3,
+    }
+    network = network_of(tmp_path)
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([0.0, 7.0, 39.0])
+    output = model(x, t).sample
+    if prediction == "v_prediction":
+        assert isinstance(network, NoiseFromVelocity)
+        bar = DDPMScheduler.from_pretrained(tmp_path / "scheduler").alphas_cumprod[t.long()]
+        bar = bar[:, None, None, None]
+        output = bar.sqrt() * output + (1 - bar).sqrt() * x
+    torch.testing.assert_close(network(x, t), output, rtol=1e-4, atol=1e-5)
+
+
+def test_a_variant_is_named(tmp_path, tiny_unet):
+    model = write_pipeline(tmp_path, tiny_unet)
+    for p in model.parameters():
+        nn.init.ones_(p)
+    model.save_pretrained(tmp_path / "unet", variant="ema")
+    assert not all((p == 1).all() for p in network_of(tmp_path).parameters())
+    ema = network_of(tmp_path, "pretrained.variant=ema")
+    assert all((p == 1).all() for p in ema.parameters())
+    with pytest.raises(UserError, match=r"no diffusion_pytorch_model.fp16.safetensors"):
+        network_of(tmp_path, "pretrained.variant=fp16")
+
+
+def test_a_layout_without_folders_is_read_too(tmp_path, tiny_unet):
+    write_pipeline(tmp_path, tiny_unet)
+    for part in ("unet", "scheduler"):
+        for file in (tmp_path / part).iterdir():
+            file.rename(tmp_path / file.name)
+        (tmp_path / part).rmdir()
+    network_of(tmp_path)
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_what_is_not_supported_is_said_in_one_line(tmp_path, tiny_unet, monkeypatch):
+    def refused(folder: Path | str, *words: str) -> None:
+        with pytest.raises(UserError) as error:
+            network_of(folder)
+        assert str(error.value).startswith(("pretrained.path: ", "model.unet: "))
+        assert all(word in str(error.value) for word in words), error.value
+        assert "\n" not in str(error.value)
+
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "holds no U-Net")
+    refused(tmp_path / "nothing", "no folder or file")
+    (tmp_path / "a.txt").write_text("x")
+    refused(tmp_path / "a.txt", "'.txt'")
+    cases = [
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "text-to-image"),
+        ("unet/config.json", {"num_class_embeds": 10}, "conditional on a class"),
+        ("unet/config.json", {"in_channels": 3}, "in_channels is 3"),
+        ("unet/config.json", {"sample_size": 32}, "sample_size is 32"),
+        ("unet/config.json", {"layers_per_block": 2}, "do not fit its U-Net"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "'sample'"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "mine"}, "'mine'"),
+    ]
+    for i, (name, values, words) in enumerate(cases):
+        write_pipeline(tmp_path / str(i), tiny_unet)
+        change(tmp_path / str(i) / name, **values)
+        refused(tmp_path / str(i), words)
+    write_pipeline(tmp_path / "broken", tiny_unet)
+    weights = tmp_path / "broken" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    refused(tmp_path / "broken", "is damaged")
+    weights.unlink()
+    (weights.parent / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    refused(tmp_path / "broken", "safetensors only", "diffusion_pytorch_model.bin")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refused("nobody/nothing-at-all", "nobody/nothing-at-all", "network")
+
+
+def test_from_a_folder_of_diffusers_to_a_pipeline(tmp_path, tiny_unet, tiny_digits):
+    write_pipeline(tmp_path / "base", tiny_unet)
+    settings = [s for s in tiny_digits if not s.startswith(("model.", "noise."))]
+    path = f"pretrained.path={tmp_path / 'base'}"
+    run, out = str(tmp_path / "run"), str(tmp_path / "pipeline")
+    assert main(["train", "digits", *settings, path, "--out", run]) == 0
+    assert main(["evaluate", run]) == 0
+    assert main(["export", run, "--out", out, "--no-code"]) == 0
+    assert DDPMPipeline.from_pretrained(out)(2, output_type="np").images.shape == (2, 8, 8, 1)
