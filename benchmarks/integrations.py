@@ -5,7 +5,7 @@
 
 Each run is ``python -m examples.NAME --seed S`` in a process of its own, one thread, one after the
 other. Seconds are those of the training alone. Prints the table of docs/env.md and writes
-``benchmarks/results/integrations.json``.
+``benchmarks/results/integrations.json``, where other examples' numbers stay.
 """
 
 from __future__ import annotations
@@ -62,9 +62,18 @@ def main() -> None:
             f"| {mean(after) / mean(before):.2f} "
             f"| {' / '.join(f'{s:.0f}' for s in seconds)} |"
         )
+    keep(runs)
+
+
+def keep(runs: list[dict[str, Any]]) -> None:
+    """Write the numbers, beside those of examples that were not run this time."""
+    file = RESULTS / "integrations.json"
+    others = json.loads(file.read_text())["runs"] if file.exists() else []
+    names = {run["example"] for run in runs}
+    runs = [run for run in others if run["example"] not in names] + runs
     RESULTS.mkdir(exist_ok=True)
     content = {"machine": {**machine(), **versions()}, "runs": runs}
-    (RESULTS / "integrations.json").write_text(json.dumps(content, indent=1) + "\n")
+    file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
