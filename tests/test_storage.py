@@ -102,7 +102,7 @@ def test_urls_that_cannot_be_used(url: str, words: str):
 def test_a_killed_run_goes_on_from_its_url(tmp_path: Path, tiny_settings: tuple[str, ...]):
     folder = tmp_path / "store" / "run"
     command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *tiny_settings]
-    command += ["training.num_iterations=120", "training.eval_every=40"]
+    command += ["training.num_iterations=60", "training.eval_every=30"]
     command += ["training.checkpoint_every=7", "--resume", "auto", "--out"]
     process = subprocess.Popen([*command, folder.as_uri()], stdout=subprocess.DEVNULL)
     while process.poll() is None:
@@ -117,5 +117,5 @@ def test_a_killed_run_goes_on_from_its_url(tmp_path: Path, tiny_settings: tuple[
         assert done.returncode == 0, done.stderr
         path = folder if place.startswith("file:") else Path(place)
         hashes.append(json.loads((path / "summary.json").read_text())["policy_sha256"])
-        assert pd.read_csv(path / "metrics.csv")["iteration"].tolist() == list(range(1, 121))
+        assert pd.read_csv(path / "metrics.csv")["iteration"].tolist() == list(range(1, 61))
     assert hashes[0] == hashes[1]

@@ -69,7 +69,12 @@ def runs(
     configs = {
         "sft_pg": tiny_config(odd, std),
         "ppo": tiny_config(odd, "algorithm=ppo", "ppo.kl_weight=0.1"),
-        "pathwise": tiny_config(odd, "algorithm=pathwise", "pathwise.checkpoint_activations=true"),
+        "pathwise": tiny_config(
+            odd,
+            "algorithm=pathwise",
+            "pathwise.checkpoint_activations=true",
+            "policy.ema_decay=0",
+        ),
         "hybrid": tiny_config(odd, "algorithm=hybrid", "critic.objective=hinge"),
     }
     for name, config in configs.items():

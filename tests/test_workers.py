@@ -28,15 +28,10 @@ def test_any_number_of_workers_gives_the_same_policy(scenarios: dict[str, Any]):
     assert len({scenarios[f"sha256 {num}"] for num in (0, 2, 4)}) == 1
 
 
-def test_shards_may_come_back_in_any_order(scenarios: dict[str, Any]):
-    assert scenarios["unpunctual"]["same"] == [True] * 16
-    assert scenarios["unpunctual"]["replaced"] == 0
-
-
 @pytest.mark.parametrize(
     ("scenario", "word"), [("killed", "died"), ("hung", "has not answered for 6 s")]
 )
-def test_a_lost_worker_is_replaced_and_its_shards_are_the_same(
+def test_a_lost_worker_is_replaced_and_shards_in_any_order_are_the_same(
     scenarios: dict[str, Any], scenario: str, word: str
 ):
     result = scenarios[scenario]
@@ -52,7 +47,6 @@ def test_a_lost_worker_is_replaced_and_its_shards_are_the_same(
     [
         ("faulty", "a worker failed: ArithmeticError: is broken", 0),
         ("faulty start", "no worker could start: ArithmeticError: no such env", 0),
-        ("poisoned", "3 workers in a row were lost with the same shard, the last one died", 2),
         ("stillborn", "3 workers in a row were lost with the same shard, the last one died", 2),
         ("forgetful", "answered with weights 4, asked for 5; its trajectories are refused", 0),
     ],

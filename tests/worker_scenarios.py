@@ -54,15 +54,6 @@ class Faulty(RolloutRunner):
         raise ArithmeticError("the env\nis broken")
 
 
-class Poisoned(RolloutRunner):
-    """Dies of one shard, again and again."""
-
-    def collect(self, iteration: int, shard: int) -> Trajectories:
-        if shard == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().collect(iteration, shard)
-
-
 class Forgetful(RolloutRunner):
     """Answers with the version before."""
 
@@ -176,8 +167,7 @@ def main(out: str, settings: list[str]) -> None:
         for num in (0, 2, 4):
             results[f"sha256 {num}"] = policy_sha256(config, num)
         unpunctual = partial(make, Unpunctual, config)
-        results["unpunctual"] = collect(config, unpunctual, num_workers=2)
-        results["killed"] = collect(config, usual, num_workers=2, signal_number=signal.SIGKILL)
+        results["killed"] = collect(config, unpunctual, num_workers=2, signal_number=signal.SIGKILL)
         results["hung"] = collect(
             config,
             usual,
@@ -189,7 +179,6 @@ def main(out: str, settings: list[str]) -> None:
         for name, make_runner in (
             ("faulty", partial(make, Faulty, config)),
             ("faulty start", faulty_start),
-            ("poisoned", partial(make, Poisoned, config)),
             ("stillborn", stillborn),
             ("forgetful", partial(make, Forgetful, config)),
         ):

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import threading
-import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,15 +130,48 @@ def run_on_train(
     Raises:
         UserError: The learner's own, or because it died too often.
     """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon deaths are seen
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths mean the driver's
-    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    # A process of its own: Ctrl-C and SIGTERM stay ours, and it ends with us at any time.
+    fit = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+    given_up = fit.remote(_Job(work, board), config, storage)
+    if _follow(board, given_up, observer, notice):
+        return
+    try:
+        ray.get(given_up)
+    except RayError as error:
+        raise RunFailed(
+            f"learner: was lost more than learner.max_failures={config.max_failures} times, the "
+            f"last time: {last_line(error)}; what was saved is kept, go on with --resume"
+        ) from error
+
+
+def _follow(board: Any, given_up: Any, observer: Observer, notice: Notice) -> bool:
+    """Pass news on until the leading learner is done; return False if Ray Train gives up."""
+    while True:
+        ended = bool(ray.wait([given_up], timeout=POLL_S)[0])
+        if notice.arrived:
+            board.stop.remote()
+        for kind, what in ray.get(board.news.remote()):
+            if kind == "done":
+                return True
+            if kind == "failed":
+                raise what[0]
+            if kind == "phase":  # else there is nothing to save, and SIGTERM ends the run at once
+                notice.in_loop = what == ("fine-tuning",)
+            getattr(observer, kind)(*what)
+        if ended:
+            return False
+
+
+def _fit(job: _Job, config: LearnerConfig, storage: str) -> None:
+    """Run the learners until they are done or Ray Train gives up."""
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how soon deaths are seen
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the driver's
     resources = {"CPU": config.num_cpus, "GPU": config.num_gpus}
-    trainer = TorchTrainer(
+    TorchTrainer(
         _learn,
-        train_loop_config={"job": _Job(work, board)},
+        train_loop_config={"job": job},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.num_gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
@@ -154,44 +183,7 @@ def run_on_train(
             storage_path=storage,
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
-    )
-    ended: Future[None] = Future()
-    # A thread of its own, so that Ctrl-C and SIGTERM stay the main thread's.
-    threading.Thread(target=_fit, args=(trainer, ended), daemon=True).start()
-    _follow(board, ended, observer, notice)
-    error = ended.exception() if ended.done() else None
-    if error is not None:
-        raise RunFailed(
-            f"learner: was lost more than learner.max_failures={config.max_failures} times, the "
-            f"last time: {last_line(error)}; what was saved is kept, go on with --resume"
-        ) from error
-
-
-def _follow(board: Any, ended: Future[None], observer: Observer, notice: Notice) -> None:
-    """Pass news on until the leading learner is done, or Ray Train gives up."""
-    while True:
-        given_up = ended.done()
-        if notice.arrived:
-            board.stop.remote()
-        for kind, what in ray.get(board.news.remote()):
-            if kind == "done":
-                return
-            if kind == "failed":
-                raise what[0]
-            if kind == "phase":  # else there is nothing to save, and SIGTERM ends the run at once
-                notice.in_loop = what == ("fine-tuning",)
-            getattr(observer, kind)(*what)
-        if given_up:
-            return
-        time.sleep(POLL_S)
-
-
-def _fit(trainer: TorchTrainer, ended: Future[None]) -> None:
-    try:
-        trainer.fit()
-        ended.set_result(None)
-    except Exception as error:  # goes on in the main thread
-        ended.set_exception(error)
+    ).fit()
 
 
 def _learn(given: dict[str, Any]) -> None:
