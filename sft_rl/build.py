@@ -73,8 +73,10 @@ def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -
 def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
     """Build what a rollout worker runs; its weights come with the first request."""
     choose_kernels(config)
-    on_gpu = config.rollout.num_gpus_per_worker > 0
-    device = torch.device("cuda" if on_gpu else "cpu")
+    if config.rollout.num_workers == 0:  # this process, so the learner's device
+        device = resolve_device(config.device)
+    else:
+        device = torch.device("cuda" if config.rollout.num_gpus_per_worker > 0 else "cpu")
     policy = DenoisingPolicy.from_config(config, noise_network(config, shape), shape).to(device)
     env = DenoisingVectorEnv(
         num_envs=config.training.batch_size // config.rollout.shards_per_batch,
@@ -118,6 +120,8 @@ def check(config: Config) -> None:
         UserError: Naming the field, what was given and what is allowed.
     """
     resolve_device(config.device)
+    if config.data.path is None and config.data.name in ("cifar10", "images"):
+        raise UserError(f"data.path: data.name={config.data.name} needs the path to the images")
     algorithm = build_algorithm(config)
     critic_builder(config)
     noise = NoiseSchedule.from_config(config.noise)

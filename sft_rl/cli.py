@@ -7,9 +7,13 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sft_rl import __version__
 from sft_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from sft_rl.config import Config
 
 EPILOG = """examples:
   sft-rl train swiss_roll                        the main job
@@ -71,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         const="always",
         choices=["always", "auto"],
         help="go on with the interrupted run in --out; auto: or start it, if there is none yet",
+    )
+    train.add_argument(
+        "--dry-run", action="store_true", help="only say what the run will need, and stop"
     )
     train.set_defaults(run=_train)
 
@@ -149,6 +156,9 @@ def _train(args: argparse.Namespace, started: float) -> None:
         config = load_config(args.preset, args.settings)
     else:
         raise UserError("PRESET: is missing; name one from `sft-rl presets`, or give --config FILE")
+    if args.dry_run:
+        _dry_run(config)
+        return
     if args.resume and args.out is None:
         raise UserError("--resume: say which run, with --out FOLDER")
     out = args.out or free_run_path(config.preset, config.sampler.num_steps, config.seed)
@@ -179,6 +189,13 @@ def _train(args: argparse.Namespace, started: float) -> None:
             "seconds": f"{summary['wall_seconds']['total']:.1f}",
         },
     )
+
+
+def _dry_run(config: Config) -> None:
+    from sft_rl.dry_run import dry_run
+    from sft_rl.progress import ConsoleObserver
+
+    ConsoleObserver().table(f"{config.preset}: what a run needs", dry_run(config))
 
 
 def _evaluate(args: argparse.Namespace, started: float) -> None:

@@ -62,4 +62,5 @@ def full_step_samples(config: Config, evaluator: Evaluator) -> Array | None:
 
 def _full_step_file(config: Config, evaluator: Evaluator) -> Path:
     protocol = "-".join(str(v) for v in config.metrics.model_dump().values())
-    return cache_folder() / "full_step" / f"{cache_key(config, evaluator.data)}-{protocol}.json"
+    name = f"{cache_key(config, evaluator.data)}-{protocol}-{evaluator.measure.key}"
+    return cache_folder() / "full_step" / f"{name}.json"

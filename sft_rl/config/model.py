@@ -55,6 +55,12 @@ class DataConfig(Section):
         """Whether samples are images, of shape (channels, height, width)."""
         return self.name in IMAGES
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of images."""
+        known = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
+        return known.get(self.name, (self.channels, self.image_size, self.image_size))
+
     @model_validator(mode="before")
     @classmethod
     def _path_means_file(cls, values: Any) -> Any:
@@ -63,9 +69,9 @@ class DataConfig(Section):
         return values
 
     @model_validator(mode="after")
-    def _needs_path(self) -> DataConfig:
-        if self.path is None and self.name in ("file", "cifar10", "images"):
-            raise ValueError(f"data.path: name {self.name!r} needs a path to the data")
+    def _file_needs_path(self) -> DataConfig:
+        if self.name == "file" and self.path is None:
+            raise ValueError("data.path: name 'file' needs a path to .npy, .csv or .parquet")
         return self
 
 

@@ -78,7 +78,7 @@ def load_images(config: DataConfig) -> ImageDataset:
         UserError: Naming the file that is missing, unreadable or too small.
     """
     if config.name == "cifar10":
-        assert config.path is not None
+        assert config.path is not None, "build.check asks for it"
         train, held_out = read_cifar10(config.path)
         return _dataset(train, held_out, config, pixel_max=PIXEL_MAX)
     if config.name == "digits":

@@ -18,7 +18,7 @@ from sft_rl.seeding import derive_seed, generator
 Array = np.ndarray
 NUM_FEATURES = 32
 WIDTH = 24
-NUM_ITERATIONS = 500
+NUM_ITERATIONS = 800
 BATCH_SIZE = 128
 LEARNING_RATE = 3e-3
 COARSEST = 2
@@ -63,6 +63,17 @@ class Classifier(nn.Module):
         return (torch.cat(parts) / self.spread).double().numpy()
 
 
+def classifier_key(data: ImageDataset, seed: int = 0) -> str:
+    """Hash of all that determines the classifier of some data."""
+    parts = {
+        "format": FORMAT,
+        "data": data.fingerprint,
+        "seed": seed,
+        "sizes": [WIDTH, NUM_FEATURES, NUM_ITERATIONS, BATCH_SIZE, LEARNING_RATE],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
 def cached_classifier(data: ImageDataset, *, seed: int = 0) -> tuple[Classifier, float]:
     """Return the classifier of some data, from the cache or trained now.
 
@@ -72,14 +83,7 @@ def cached_classifier(data: ImageDataset, *, seed: int = 0) -> tuple[Classifier,
     assert data.held_out is not None
     assert data.labels is not None and data.held_out_labels is not None, "labels are needed"
     num_classes = int(data.labels.max()) + 1
-    parts = {
-        "format": FORMAT,
-        "data": data.fingerprint,
-        "seed": seed,
-        "sizes": [WIDTH, NUM_FEATURES, NUM_ITERATIONS, BATCH_SIZE, LEARNING_RATE],
-    }
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
-    folder = cache_folder() / "classifier" / key
+    folder = cache_folder() / "classifier" / classifier_key(data, seed)
     if folder.exists():
         try:
             saved = load(folder)

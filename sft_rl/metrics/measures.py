@@ -13,7 +13,7 @@ from sft_rl.config import Config, MetricsConfig
 from sft_rl.data import Dataset
 from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
-from sft_rl.metrics.classifier import NUM_FEATURES, Classifier, cached_classifier
+from sft_rl.metrics.classifier import NUM_FEATURES, Classifier, cached_classifier, classifier_key
 from sft_rl.metrics.distances import (
     Array,
     SlicedWassersteinTo,
@@ -28,6 +28,10 @@ from sft_rl.types import Metrics
 
 class Measure(Protocol):
     """A yardstick; the name of its leading distance is :attr:`sft_rl.config.Config.distance`."""
+
+    @property
+    def key(self) -> str:
+        """Changes with what its numbers depend on beside the metrics' settings."""
 
     def num_generated(self, reference: Array) -> int:
         """How many samples to draw against a reference."""
@@ -52,6 +56,7 @@ class SlicedWasserstein:
     """Sliced Wasserstein distance, beside it the earth mover's and MMD, of points or pixels."""
 
     name = "sliced_wasserstein"
+    key = name
 
     def __init__(self, config: MetricsConfig) -> None:
         self.config = config
@@ -106,6 +111,11 @@ class FeatureFrechet:
             )
         self.config = config
         self.data = data
+
+    @property
+    def key(self) -> str:
+        """Name and classifier."""
+        return f"{self.name}-{classifier_key(self.data)}"
 
     @cached_property
     def _trained(self) -> tuple[Classifier, float]:

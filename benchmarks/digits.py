@@ -1,0 +1,98 @@
+"""The digits as a user trains them: distance by steps, before, after and with all steps.
+
+    python -m benchmarks.digits               # seeds 0, 1, 2 at T = 10 and T = 4
+    python -m benchmarks.digits --seeds 10    # another seed
+
+Prints the table of the README, writes ``benchmarks/results/digits.json`` after every run, and
+puts the pictures of the first seed into ``docs/images``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.machine import RESULTS, machine
+from benchmarks.main_job import MemoryWatch
+
+PICTURES = Path(__file__).parent.parent / "docs" / "images"
+
+
+def run_once(num_steps: int, seed: int, *, keep_pictures: bool) -> dict[str, Any]:
+    """Run the command in a process of its own; return what is worth keeping of its summary."""
+    settings = [f"sampler.num_steps={num_steps}", f"seed={seed}"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = [sys.executable, "-m", "sft_rl", "train", "digits", *settings, "--out", str(out)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        with MemoryWatch(process.pid) as memory:
+            if process.wait() != 0:
+                raise SystemExit(f"the run failed: {' '.join(command)}")
+        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+        if keep_pictures:
+            for name in ("samples", "path"):
+                target = PICTURES / f"digits_{name}_T{num_steps}.png"
+                shutil.copy(out / "plots" / f"{name}.png", target)
+    return {
+        "num_steps": num_steps,
+        "seed": seed,
+        "initial": summary["frechet_initial"],
+        "final": summary["frechet_final"],
+        "full_step": summary["frechet_full_step"],
+        "noise_floor": summary["noise_floor"],
+        "nearest_training": summary["final"]["nearest_training"],
+        "protocol": summary["protocol"],
+        "seconds": summary["wall_seconds"],
+        "megabytes": round(memory.driver),
+    }
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Lay the runs out by steps, as Markdown."""
+    lines = [
+        "| steps | before | after, each seed | mean | nearest training | fine-tuning s | MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for num_steps in dict.fromkeys(run["num_steps"] for run in runs):
+        group = [run for run in runs if run["num_steps"] == num_steps]
+        finals = [run["final"] for run in group]
+        seconds = " / ".join(f"{run['seconds']['fine-tuning']:.0f}" for run in group)
+        lines.append(
+            f"| {num_steps} | {group[0]['initial']:.3f} "
+            f"| {' / '.join(f'{final:.3f}' for final in finals)} | {mean(finals):.3f} "
+            f"| {mean(run['nearest_training'] for run in group):.2f} | {seconds} "
+            f"| {max(run['megabytes'] for run in group)} |"
+        )
+    first = runs[0]
+    lines.append(f"\n1000 steps: {first['full_step']:.3f}; real: {first['noise_floor']:.3f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print the table, keep the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    runs: list[dict[str, Any]] = []
+    for seed in args.seeds:
+        for num_steps in args.steps:
+            runs.append(run_once(num_steps, seed, keep_pictures=seed == args.seeds[0]))
+            RESULTS.mkdir(exist_ok=True)
+            content = {"machine": machine(), "runs": runs}
+            (RESULTS / "digits.json").write_text(json.dumps(content, indent=1) + "\n")
+            print(f"{runs[-1]}\n", file=sys.stderr)
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The presets of the paper's images: their networks, their data, and a whole tiny run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from PIL import Image
+
+from sft_rl.cli import main
+from sft_rl.dry_run import activation_bytes, dry_run
+from sft_rl.networks import noise_network
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.presets import load_config
+
+TINY = (
+    "training.num_iterations=2",
+    "training.batch_size=4",
+    "training.n_critic=1",
+    "training.n_generator=1",
+    "training.eval_every=1",
+    "training.checkpoint_every=1",
+    "sampler.num_steps=3",
+    "metrics.num_samples=10",
+    "metrics.num_exact=10",
+    "critic.num_warmup_steps=0",
+    "critic.width=4",
+    "value.width=4",
+    "value.widths=[8]",
+    "sampler.start_time=30",
+)
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("cifar10_paper", 35_746_307), ("celeba64_paper", 78_700_803)]
+)
+def test_the_papers_networks_have_the_published_sizes(preset: str, parameters: int):
+    assert dry_run(load_config(preset))["parameters, policy"] == f"{parameters:,}"
+
+
+def test_an_iteration_of_cifar_size_fits_in_12_gib():
+    for preset in ("cifar10", "cifar10_paper"):
+        needed = dry_run(load_config(preset))["memory, all"]
+        assert float(needed.removesuffix(" GiB")) < 12
+
+
+def test_activations_are_counted_in_the_bytes_that_autograd_keeps(tiny_unet: dict[str, object]):
+    settings = ["model.kind=unet", "sampler.num_steps=2"]
+    config = load_config("digits", settings)
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"unet": tiny_unet})}
+    )
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    network = noise_network(config, (1, 8, 8))
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = network(torch.zeros(6, 1, 8, 8), torch.zeros(6))
+    assert output.requires_grad
+    with torch.device("meta"):
+        policy = DenoisingPolicy.from_config(config, noise_network(config, (1, 8, 8)), (1, 8, 8))
+    counted = activation_bytes(policy, 6)
+    assert counted == pytest.approx(sum(kept.values()), rel=0.1)
+
+
+def test_a_dry_run_says_what_is_needed_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "cifar10", "training.batch_size=64", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("3x32x32", "35,746,3", "2 x 64", "memory, all"):
+        assert words in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_model(folder: Path, size: int, unet: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = UNet2DModel(sample_size=size, in_channels=3, out_channels=3, **unet)
+    DDPMPipeline(model, DDPMScheduler(num_train_timesteps=60)).save_pretrained(folder)
+
+
+def write_images(folder: Path, preset: str) -> None:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    if preset.startswith("cifar10"):
+        for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+            table = rng.integers(0, 256, (12, 3073), dtype=np.uint8)
+            table[:, 0] %= 10
+            table.tofile(folder / name)
+    else:
+        for i in range(20):
+            pixels = rng.integers(0, 256, (218, 178, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.jpg")
+
+
+@pytest.mark.parametrize(
+    ("preset", "size"), [("cifar10", 32), ("cifar10_paper", 32), ("celeba64", 64)]
+)
+def test_from_a_model_and_images_to_a_pipeline(
+    preset: str, size: int, tmp_path: Path, tiny_unet: dict[str, object]
+):
+    write_model(tmp_path / "model", size, tiny_unet)
+    write_images(tmp_path / "images", preset)
+    settings = [
+        f"pretrained.path={tmp_path / 'model'}",
+        f"data.path={tmp_path / 'images'}",
+        # pixels in place of features: a classifier of noise says nothing
+        "metrics.distance=sliced_wasserstein",
+    ]
+    run, out = str(tmp_path / "run"), str(tmp_path / "pipeline")
+    assert main(["train", preset, *TINY, *settings, "--out", run]) == 0
+    assert main(["export", run, "--out", out, "--no-code"]) == 0
+    images = DDPMPipeline.from_pretrained(out)(2, output_type="np").images
+    assert images.shape == (2, size, size, 3)
+    assert np.isfinite(images).all()
