@@ -126,6 +126,6 @@ def check(config: Config) -> None:
             f"rollout.shards_per_batch: must divide training.batch_size {batch}, got {parts}"
         )
     if config.rollout.num_workers > 0:
-        from sft_rl.distributed.session import check_local_resources
+        from sft_rl.distributed.session import check_ray
 
-        check_local_resources(config.ray, config.rollout)
+        check_ray(config.ray, config.rollout)

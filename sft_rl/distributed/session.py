@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
+import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from sft_rl.config import RayConfig, RolloutConfig
+from sft_rl.distributed.placement import NOTHING, check_room, this_machine
 from sft_rl.errors import UserError
 
 OBJECT_STORE_BYTES = 256 * 2**20
+CONNECT_S = 5.0
 
 
 class RaySession:
@@ -80,6 +84,7 @@ class RaySession:
         )
 
     def _join(self, address: str) -> None:
+        use_own_token()
         import ray
 
         try:
@@ -88,9 +93,11 @@ class RaySession:
             raise UserError(
                 f"ray.address: cannot join {address}: {str(error).splitlines()[0]}"
             ) from error
-        from sft_rl.distributed.nodes import check_versions
+        from sft_rl.distributed.nodes import check_versions, is_fixed, room
 
         check_versions()
+        if is_fixed():
+            check_room(room(), NOTHING, self.rollout)
 
 
 def set_local_environment() -> None:
@@ -106,32 +113,46 @@ def set_local_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def use_own_token() -> None:
+    """Send this user's token to a cluster that is joined; Ray does not, unless it is told to."""
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+    if os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(os.path.expanduser(file)):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def _stop_ray() -> None:
     import ray
 
     ray.shutdown()
 
 
-def check_local_resources(config: RayConfig, rollout: RolloutConfig) -> None:
-    """Refuse more than this machine has, before a local Ray starts.
+def check_ray(config: RayConfig, rollout: RolloutConfig) -> None:
+    """Refuse an address that is none, or more than this machine has, before Ray starts.
 
     Raises:
-        UserError: Naming what was asked and what there is.
+        UserError: Naming what was asked and what is allowed, or what there is.
     """
-    if config.address is not None or os.environ.get("RAY_ADDRESS"):
-        return
-    import torch
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        check_room(this_machine(), NOTHING, rollout)
+    elif address != "auto" and not re.fullmatch(r"[^:/\s]+:\d{1,5}|\[[\w:]+\]:\d{1,5}", address):
+        raise UserError(
+            f"ray.address: got {address!r}; allowed: auto, or HOST:6379 of a cluster that this "
+            "machine is part of; `sft-rl submit` sends a job to a cluster from outside"
+        )
+    elif address != "auto":
+        _check_listens(address)
 
-    cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    num = rollout.num_workers
-    if num * rollout.num_cpus_per_worker > cpus:
-        raise UserError(
-            f"rollout.num_workers: {num} workers with {rollout.num_cpus_per_worker:g} CPUs each "
-            f"need more than this machine's {cpus}; "
-            f"set rollout.num_cpus_per_worker={cpus / num:.2g} or fewer workers"
-        )
-    if num * rollout.num_gpus_per_worker > gpus:
-        raise UserError(
-            f"rollout.num_gpus_per_worker: {num} workers with {rollout.num_gpus_per_worker:g} "
-            f"GPUs each asked for, this machine has {gpus}"
-        )
+
+def _check_listens(address: str) -> None:
+    """Refuse an address where nobody listens; Ray would try for a minute and more.
+
+    Raises:
+        UserError: With the reason that the system gives.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        reason = error.strerror or "no answer"
+        raise UserError(f"ray.address: no cluster at {address}: {reason}") from None
