@@ -2,6 +2,9 @@
 
     python -m benchmarks.scaling --workers 1 2 4 8 16 32 64 --nodes 4
 
+The last row lets the workers draw the next iteration while the learner updates on this one
+(`training.max_offpolicy_steps=1`).
+
 The real collector hands out shards, moves weights and gathers trajectories. Only the policy is
 simulated: it sleeps for the time that a rollout takes. Several Ray nodes run on this machine, so
 the loopback interface counts what would travel between machines.
@@ -62,6 +65,7 @@ class Row:
 
     Attributes:
         workers: How many; each draws one shard an iteration.
+        ahead: Whether the next iteration is drawn while the learner updates.
         efficiency: Ideal over measured seconds of an iteration.
         iteration_s: Median seconds of an iteration.
         learner_idle: Share of the time in which the learner waits for trajectories.
@@ -71,6 +75,7 @@ class Row:
     """
 
     workers: int
+    ahead: bool
     efficiency: float
     iteration_s: float
     learner_idle: float
@@ -98,7 +103,13 @@ def cluster(num_nodes: int) -> Iterator[None]:
 
 
 def measure(
-    workers: int, *, iterations: int, rollout_s: float, learner_s: float, weights: Weights
+    workers: int,
+    *,
+    ahead: bool,
+    iterations: int,
+    rollout_s: float,
+    learner_s: float,
+    weights: Weights,
 ) -> Row:
     """Run the loop of a learner that updates for `learner_s` after every batch."""
     import ray
@@ -109,16 +120,21 @@ def measure(
     make: Any = partial(SleepingRunner, rollout_s)
     collector = RayCollector(make, config)
     seconds, waited, sent = [], [], []
+    orders = (Request(i, i, weights, num_shards=workers) for i in range(iterations + 2))
+    collector.submit(next(orders))
     # Iteration 0 starts the workers and is not counted.
-    for iteration in range(iterations + 1):
+    for _ in range(iterations + 1):
         before, begun = _loopback_bytes(), time.perf_counter()
-        collector.submit(Request(iteration, iteration, weights, num_shards=workers))
         for _ in collector.results():
             pass
         waited.append(time.perf_counter() - begun)
-        sent.append(_loopback_bytes() - before)
+        if ahead:
+            collector.submit(next(orders))
         time.sleep(learner_s)
+        if not ahead:
+            collector.submit(next(orders))
         seconds.append(time.perf_counter() - begun)
+        sent.append(_loopback_bytes() - before)
     collector.close()
     reference = ray.put(weights)
     ray.get([_reader(node).remote([reference]) for node in ray.nodes() for _ in range(2)])
@@ -126,7 +142,8 @@ def measure(
     median = float(np.median(seconds[1:]))
     return Row(
         workers=workers,
-        efficiency=round((rollout_s + learner_s) / median, 4),
+        ahead=ahead,
+        efficiency=round((max if ahead else sum)((rollout_s, learner_s)) / median, 4),
         iteration_s=round(median, 4),
         learner_idle=round(sum(waited[1:]) / sum(seconds[1:]), 4),
         weight_copies=len(places["node_ids"]),
@@ -173,10 +190,11 @@ def main() -> None:
     weights = {"network": words.astype(np.float32)}
     rows = []
     with cluster(args.nodes):
-        print("workers  efficiency  seconds  learner idle  copies  sent / weights")
-        for workers in args.workers:
+        print("workers  ahead  efficiency  seconds  learner idle  copies  sent / weights")
+        for workers, ahead in [*((w, False) for w in args.workers), (args.workers[-1], True)]:
             row = measure(
                 workers,
+                ahead=ahead,
                 iterations=args.iterations,
                 rollout_s=args.rollout_s,
                 learner_s=args.learner_s,
@@ -184,7 +202,7 @@ def main() -> None:
             )
             rows.append(row)
             print(
-                f"{row.workers:7}  {row.efficiency:10.3f}  {row.iteration_s:7.3f}"
+                f"{row.workers:7}  {row.ahead!s:>5}  {row.efficiency:10.3f}  {row.iteration_s:7.3f}"
                 f"  {row.learner_idle:12.2f}  {row.weight_copies:6}"
                 f"  {row.weight_bytes_sent / row.weight_bytes:14.2f}",
                 flush=True,

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from cluster.storage import URLS
 from sft_rl.errors import UserError
 
 Subparsers = Any
@@ -72,7 +73,7 @@ def _add_submit(subparsers: Subparsers) -> None:
     follow.add_argument("--follow", action="store_true", help="print the job's log (default)")
     follow.add_argument("--detach", action="store_true", help="return at once, print the job's ID")
     submit.add_argument(
-        "--cpus", type=_amount, default=1.0, metavar="N", help="CPUs of the learner (default: 1)"
+        "--cpus", type=_amount, metavar="N", help="CPUs of the learner (default: 1)"
     )
     submit.add_argument(
         "--gpus",
@@ -84,9 +85,9 @@ def _add_submit(subparsers: Subparsers) -> None:
         "--storage",
         default="~/sft-rl-runs",
         type=_storage,
-        metavar="DIR",
-        help="folder on the cluster that gets the run folder; best on shared storage "
-        "(default: ~/sft-rl-runs)",
+        metavar="DIR|URL",
+        help="folder on the cluster that gets the run folder, best one that all nodes share, or "
+        "storage such as s3://bucket/runs (default: ~/sft-rl-runs)",
     )
     submit.add_argument(
         "--env",
@@ -138,8 +139,8 @@ def _add_doctor(subparsers: Subparsers) -> None:
     _add_address(doctor)
     doctor.add_argument(
         "--storage",
-        metavar="DIR",
-        help="folder for runs to write to and read back from (default: runs here, "
+        metavar="DIR|URL",
+        help="where runs go, to write to and read back from (default: runs here, "
         "~/sft-rl-runs on a cluster)",
     )
     doctor.set_defaults(run=_later("cluster.doctor", "run_doctor"))
@@ -198,6 +199,6 @@ _amount.__name__ = "amount"
 
 
 def _storage(text: str) -> str:
-    if not text.startswith(("/", "~/")):
-        raise argparse.ArgumentTypeError(f"got {text}; it must start with / or ~/")
+    if not text.startswith(("/", "~/", *URLS)):
+        raise argparse.ArgumentTypeError(f"got {text}; it must start with /, ~/, {', '.join(URLS)}")
     return text

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from sft_rl.distributed.placement import without_autoscaler
 from sft_rl.errors import UserError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -57,7 +58,8 @@ def connect(address: str | None) -> Client:
 
         client = JobSubmissionClient(url)
         version = str(client._do_request("GET", "/api/version").json()["ray_version"])
-    if not OLDEST_RAY <= tuple(int(part) for part in version.split(".")[:2]) < NEWEST_RAY:
+        number = tuple(int(part) for part in version.split(".")[:2])
+    if not OLDEST_RAY <= number < NEWEST_RAY:
         raise ClusterError(
             f"--address: the cluster at {url} runs Ray {version}; "
             "allowed: 2.60 or later, below 3 (docs/cluster.md renders an image that fits)"
@@ -118,13 +120,8 @@ def alive_nodes(client: Client) -> list[dict[str, Any]]:
 
 
 def is_fixed(client: Client) -> bool:
-    """Whether no autoscaler could add a node: what does not fit now never will.
-
-    Without a real autoscaler Ray reports every node under a type of its own, ``node_ID``.
-    """
+    """Whether no autoscaler could add a node; see :func:`without_autoscaler`."""
     with explained(client.get_address()):
         answer = client._do_request("GET", "/api/cluster_status").json()
-    report = (answer["data"].get("clusterStatus") or {}).get("autoscalerReport")
-    if not report:
-        return False  # nothing is known: rather wait than refuse
-    return all(name.startswith("node") for name in report.get("activeNodes") or ())
+    report = (answer["data"].get("clusterStatus") or {}).get("autoscalerReport") or {}
+    return without_autoscaler(report.get("activeNodes") or ())

@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.connection import Client, Job, connect, explained
 from cluster.fetch import fetch
 from cluster.follow import ended, follow
-from cluster.submit import OUT_KEY
+from cluster.submit import COMMAND_KEY
 from sft_rl.errors import UserError, did_you_mean
 
 
@@ -75,7 +75,6 @@ def _row(job: Job) -> tuple[str, ...]:
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime((job.start_time or 0) / 1000))
     end = job.end_time / 1000 if job.end_time else time.time()
     seconds = f"{end - (job.start_time or 0) / 1000:.0f}"
-    command = job.entrypoint.removeprefix("python -m sft_rl ")
-    if OUT_KEY in (job.metadata or {}):
-        command = f"sft-rl {command}"
+    own = (job.metadata or {}).get(COMMAND_KEY)
+    command = f"sft-rl {own}" if own else job.entrypoint
     return job.submission_id, str(job.status), began, seconds, " ".join(command.split())

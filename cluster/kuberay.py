@@ -27,6 +27,7 @@ def ray_job(settings: ClusterSettings) -> Manifest:
     Raises:
         UserError: the dashboard listens on loopback only, where the operator cannot reach it.
     """
+    kuberay = _section(settings)
     if ip_address(settings.dashboard_host).is_loopback:
         raise UserError(
             f"dashboard_host: got {settings.dashboard_host}; a kuberay-job is submitted by another "
@@ -41,7 +42,7 @@ def ray_job(settings: ClusterSettings) -> Manifest:
             "submissionMode": "K8sJobMode",
             "backoffLimit": 0,
             "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": 60 * _section(settings).keep_minutes,
+            "ttlSecondsAfterFinished": 60 * kuberay.keep_minutes,
             "rayClusterSpec": _cluster_spec(settings),
         },
     }

@@ -63,9 +63,9 @@ def check_size(sizes: dict[str, int]) -> None:
 def _extra(name: str) -> list[Path]:
     path = Path(name)
     if path.is_absolute() or ".." in path.parts:
-        raise UserError(f"--include: got {name}; allowed: a path inside the current directory")
+        raise UserError(f"{name}: cannot travel; allowed: a path inside the current directory")
     if not path.exists():
-        raise UserError(f"--include: {name} does not exist here")
+        raise UserError(f"{name}: does not exist here, and the job needs it")
     return list(_files(path)) if path.is_dir() else [path]
 
 

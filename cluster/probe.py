@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from sft_rl.distributed.nodes import alive_nodes, on_node, versions
+from cluster.storage import reach
+from sft_rl.distributed.nodes import alive_nodes, node_name, on_node, versions
 
 PREFIX = "sft-rl doctor: "
 BROADCAST_MIB = 64
@@ -26,14 +27,14 @@ Report = dict[str, Any]
 def probe(storage: str) -> Report:
     """Return what there is, under a Ray that runs: cluster, nodes, storage, bandwidth."""
     nodes = alive_nodes()
-    folder = Path(storage).expanduser()
     content = secrets.token_bytes(2**20)
-    written, problem = _write(folder, content)
-    looks = [on_node(look, node).remote(str(written)) for node in nodes]
+    file = f"{storage.rstrip('/')}/.doctor-{secrets.token_hex(4)}"
+    problem = _write(file, content)
+    looks = [on_node(look, node).remote(file) for node in nodes]
     digest = hashlib.sha256(content).hexdigest()
     reports = []
     for node, answer in zip(nodes, looks, strict=True):
-        report: Report = {"name": f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"}
+        report: Report = {"name": node_name(node)}
         report |= {"cpus": node["Resources"].get("CPU", 0), "gpus": node["Resources"].get("GPU", 0)}
         try:
             seen = ray.get(answer, timeout=120)
@@ -42,29 +43,30 @@ def probe(storage: str) -> Report:
             continue
         report |= {"skew": _skew(node), "reads": seen.pop("digest") == digest}
         reports.append(report | seen)
-    if written is not None:
-        written.unlink()
+    if problem is None:
+        filesystem, path = reach(file)
+        filesystem.delete_file(path)
     healthy = [n for n, report in zip(nodes, reports, strict=True) if "error" not in report]
     return {
         "versions": versions(),
-        "storage": {"folder": str(folder), "problem": problem},
+        "storage": {"folder": storage, "problem": problem},
         "free": {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")},
         "nodes": reports,
         "broadcast": {"MiB": BROADCAST_MIB, "seconds": _broadcast(healthy)},
     }
 
 
-def look(written: str) -> Report:
-    """Return what a node has and whether it reads the file that another one has written."""
+def look(file: str) -> Report:
+    """Return what a node has and the hash of the file that another one has written."""
     import torch
 
-    file = Path(written)
+    content = _read(file)
     return {
         "versions": versions(),
         "cuda": torch.version.cuda,
         "memory": _available_memory(),
         "shm": shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0,
-        "digest": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None,
+        "digest": None if content is None else hashlib.sha256(content).hexdigest(),
     }
 
 
@@ -78,18 +80,26 @@ def receive(array: np.ndarray) -> int:
     return array.nbytes
 
 
-def _write(folder: Path, content: bytes) -> tuple[Path | None, str | None]:
-    """Write a file and read it back; return it, or what went wrong."""
-    file = folder / f".doctor-{secrets.token_hex(4)}"
+def _write(file: str, content: bytes) -> str | None:
+    """Write a file and read it back; return what went wrong."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        return (
-            file,
-            None if file.read_bytes() == content else "what is read is not what was written",
-        )
-    except OSError as error:
-        return None, str(error.strerror)
+        storage, path = reach(file)
+        storage.create_dir(path.rpartition("/")[0], recursive=True)
+        with storage.open_output_stream(path) as stream:
+            stream.write(content)
+    except (OSError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return None if _read(file) == content else "what is read is not what was written"
+
+
+def _read(file: str) -> bytes | None:
+    """Return a file's content, if it can be read here."""
+    try:
+        storage, path = reach(file)
+        with storage.open_input_stream(path) as stream:
+            return bytes(stream.read())
+    except (OSError, ValueError):
+        return None
 
 
 def _skew(node: dict[str, Any]) -> float:

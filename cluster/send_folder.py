@@ -1,5 +1,6 @@
 """Runs on the cluster, alone: writes a folder's files to standard output as text.
 
+The folder is a path, or a URL.
 Lines of JSON with lines of base64 between them: ``{"files", "bytes"}``, then for each file
 ``{"path"}``, its content, ``{"sha256"}``; an error is ``{"error"}``. `cluster.fetch` reads it.
 """
@@ -8,6 +9,7 @@ import base64
 import hashlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 CHUNK_BYTES = 12_000  # of which base64 makes 16,000 characters; Ray's log reader likes short lines
@@ -34,5 +36,21 @@ def _say(**fields: object) -> None:
     sys.stdout.write(json.dumps(fields) + "\n")
 
 
+def send_url(url: str) -> None:
+    """Copy a folder from storage with a URL to this node, and send it."""
+    from pyarrow import fs
+
+    with tempfile.TemporaryDirectory(prefix="sft-rl-fetch-") as name:
+        try:
+            fs.copy_files(url, name)
+        except (OSError, ValueError) as error:
+            _say(error=f"{url}: {str(error).splitlines()[0]}")
+            return
+        send(Path(name))
+
+
 if __name__ == "__main__":
-    send(Path(sys.argv[1]).expanduser())
+    if "://" in sys.argv[1]:
+        send_url(sys.argv[1])
+    else:
+        send(Path(sys.argv[1]).expanduser())

@@ -22,8 +22,13 @@ clean_up() {
   [[ -z "${pids}" ]] || xargs kill <<< "${pids}" 2> /dev/null || true
   rm -f "${RAY_AUTH_TOKEN_PATH}"
 }
+# The job saves a checkpoint when it is told to stop; Ray stays until it has.
+stop_job() {
+  [[ -z "${job_pid:-}" ]] || { kill -TERM "${job_pid}" && wait "${job_pid}"; } || true
+  exit 143
+}
 trap clean_up EXIT
-trap 'exit 143' TERM INT
+trap stop_job TERM INT
 python -c 'import secrets; print(secrets.token_hex(32))' > "${RAY_AUTH_TOKEN_PATH}"
 chmod 600 "${RAY_AUTH_TOKEN_PATH}"
 
@@ -90,7 +95,8 @@ PYTHON
 
 # In the background, so that Slurm's warning before the time limit is handled at once.
 srun --overlap --nodes=1 --ntasks=1 --nodelist="${head}" "${job[@]}" &
-wait "$!"
+job_pid=$!
+wait "${job_pid}"
 """
 
 

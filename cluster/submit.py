@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import sft_rl
-from cluster.capacity import Bundle, check_capacity
 from cluster.config import check_strings
 from cluster.connection import Client, alive_nodes, connect, explained, is_fixed
 from cluster.follow import follow
 from cluster.package import stage
-from sft_rl.config import RolloutConfig
+from cluster.storage import is_url
+from sft_rl.distributed.placement import NOTHING, Bundle, Needs, check_room
 from sft_rl.errors import UserError, did_you_mean
 
 COMMANDS = ("train", "tune", "pretrain", "evaluate")
 OUT_KEY = "sft_rl_out"
 """Metadata under which a job tells where its run folder is."""
+COMMAND_KEY = "sft_rl_command"
+"""Metadata under which it tells what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,21 @@ class JobCommand:
     """A command that is ready to run on the cluster.
 
     Attributes:
-        arguments: What follows ``sft-rl``, without ``--out``.
-        out: The run folder on the cluster, if the command makes one.
-        files: Local files that it reads, relative to the current directory.
-        rollout: Its workers, as far as they are known before it runs.
+        words: What follows ``sft-rl``.
+        out: The run folder on the cluster, a path or a URL, if the command makes one.
+        needs: Files and room.
     """
 
-    arguments: tuple[str, ...]
+    words: tuple[str, ...]
     out: str | None
-    files: tuple[str, ...]
-    rollout: RolloutConfig | None
+    needs: Needs
 
     @property
     def entrypoint(self) -> str:
         """The shell line that runs it; a leading ``~`` is the cluster's home folder."""
-        out = () if self.out is None else ("--out", self.out)
-        words = ("python", "-m", "sft_rl", *self.arguments, *out)
-        return " ".join(quote(word) for word in words)
+        mirrored = self.out is not None and is_url(self.out)
+        module = ("cluster.mirror", self.out) if mirrored else ("sft_rl",)
+        return " ".join(quote(str(word)) for word in ("python", "-m", *module, *self.words))
 
 
 def run_submit(args: argparse.Namespace, started: float) -> int:
@@ -61,17 +60,17 @@ def run_submit(args: argparse.Namespace, started: float) -> int:
     command = job_command(words, args.parsers, out=f"{args.storage.rstrip('/')}/{job_id}")
     environment = runtime_environment(args.env)
     client = connect(args.address)
-    learner = _check_room(client, args, command.rollout)
+    driver = _placed(client, args, command.needs)
     with tempfile.TemporaryDirectory(prefix="sft-rl-") as folder:
-        stage(Path(folder), [*command.files, *args.include])
+        stage(Path(folder), [*command.needs.files, *args.include])
         with explained(client.get_address()):
             client.submit_job(
                 entrypoint=command.entrypoint,
                 submission_id=job_id,
                 runtime_env={**environment, "working_dir": folder},
-                metadata={"sft_rl": sft_rl.__version__, OUT_KEY: command.out or ""},
-                entrypoint_num_cpus=learner.cpus,
-                entrypoint_num_gpus=learner.gpus,
+                metadata={OUT_KEY: command.out or "", COMMAND_KEY: shlex.join(command.words)},
+                entrypoint_num_cpus=driver.cpus,
+                entrypoint_num_gpus=driver.gpus,
             )
     sys.stderr.write(f"submitted {job_id}\n")
     if args.detach:
@@ -93,30 +92,46 @@ def job_command(
     Raises:
         UserError: The command is wrong, or names a folder that only this machine has.
     """
-    if not words or words[0] not in COMMANDS:
-        given = words[0] if words else "nothing"
-        raise UserError(f"submit: got {given!r} after --; {did_you_mean(given, COMMANDS)}")
-    if words[0] not in parsers:
-        raise UserError(f"submit: this version has no command {words[0]!r}")
+    if not words:
+        raise UserError(f"submit: a command is missing after --: one of {', '.join(COMMANDS)}")
+    if words[0] not in COMMANDS:
+        raise UserError(f"submit: got {words[0]!r} after --; {did_you_mean(words[0], COMMANDS)}")
     check_strings(words)
     args = parsers[words[0]].parse_args(words[1:])
-    if "folder" in args:
-        _check_absolute("RUN", str(args.folder))
-    own_out = getattr(args, "out", None)
-    if own_out is not None:
-        _check_absolute("--out", str(own_out))
-        words = _without_out(words)
-    files: tuple[str, ...] = ()
-    rollout = None
-    if "preset" in args and words[0] != "tune":
-        from sft_rl.presets import load_config
+    for field, name in (("RUN", "folder"), ("--out", "out"), ("--resume", "resume")):
+        path = getattr(args, name, None)
+        if isinstance(path, Path):
+            _check_absolute(field, str(path))
+    if isinstance(getattr(args, "resume", None), Path):  # a search knows all from its folder
+        return JobCommand(tuple(words), str(args.resume), Needs())
+    if "out" not in args:
+        return JobCommand(tuple(words), None, _needs(words[0], args))
+    if args.out is not None:
+        return JobCommand(tuple(words), str(args.out), _needs(words[0], args))
+    args.out = Path(out)
+    needs = _needs(words[0], args)
+    if not is_url(out):
+        words = [*words, "--out", out]
+    elif needs.check_trials is not None:
+        raise UserError(
+            f"--storage: got {out.rpartition('/')[0]}; a search needs a folder that all nodes share"
+        )
+    return JobCommand(tuple(words), out, needs)
 
-        config = load_config(args.preset, args.settings)
-        rollout = config.rollout if words[0] == "train" else None
-        path = config.data.path
-        files = (path,) if path is not None and not Path(path).is_absolute() else ()
-    makes_folder = "out" in args
-    return JobCommand(tuple(words), str(own_out or out) if makes_folder else None, files, rollout)
+
+def _needs(command: str, args: argparse.Namespace) -> Needs:
+    """Read the command's configuration for what must travel with it, and what must be there."""
+    if "needs" in args:
+        needs: Needs = args.needs(args)
+        return needs
+    if "preset" not in args:
+        return Needs()
+    from sft_rl.presets import load_config_of
+
+    file = getattr(args, "config", None)
+    config = load_config_of(args.preset, args.settings, file)
+    files = tuple(p for p in (file, config.data.path) if p and not Path(p).is_absolute())
+    return Needs(files, config.rollout if command == "train" else None)
 
 
 def runtime_environment(file: str | None) -> dict[str, Any]:
@@ -151,21 +166,33 @@ def runtime_environment(file: str | None) -> dict[str, Any]:
     return dict(raw)
 
 
-def _check_room(client: Client, args: argparse.Namespace, rollout: RolloutConfig | None) -> Bundle:
-    """Return what the learner asks for: a GPU where there is one, unless told otherwise."""
+def _placed(client: Client, args: argparse.Namespace, needs: Needs) -> Bundle:
+    """Return what the job's own process asks for, once there is room for all of the job.
+
+    It is the learner, and gets a GPU where there is one, unless told otherwise. That of a search
+    only waits for its trials, which have learners of their own.
+    """
     nodes = {
         f"{node['node_ip']} ({node['node_id'][:6]})": Bundle(
             node["resources_total"].get("CPU", 0.0), node["resources_total"].get("GPU", 0.0)
         )
         for node in alive_nodes(client)
     }
-    gpus = args.gpus
-    if gpus is None:
-        gpus = 1.0 if any(node.gpus >= 1 for node in nodes.values()) else 0.0
-    learner = Bundle(args.cpus, gpus)
+    if needs.check_trials is not None:
+        if args.cpus is not None or args.gpus is not None:
+            raise UserError(
+                "--cpus, --gpus: are for the learner; a search has one in each trial: "
+                "set learner.num_cpus and learner.num_gpus"
+            )
+        if is_fixed(client):
+            needs.check_trials(nodes)
+        return NOTHING
+    gpu_there = any(node.gpus >= 1 for node in nodes.values())
+    cpus = 1.0 if args.cpus is None else args.cpus
+    gpus = float(gpu_there) if args.gpus is None else args.gpus
     if is_fixed(client):
-        check_capacity(nodes, learner, rollout)
-    return learner
+        check_room(nodes, Bundle(cpus, gpus), needs.rollout, field="--cpus, --gpus")
+    return Bundle(cpus, gpus)
 
 
 def quote(word: str) -> str:
@@ -179,9 +206,3 @@ def _check_absolute(field: str, path: str) -> None:
             f"{field}: got {path}; on the cluster it must be an absolute path or start with ~/, "
             "on storage that outlives the job"
         )
-
-
-def _without_out(words: Sequence[str]) -> list[str]:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--out")
-    return parser.parse_known_args(words)[1]

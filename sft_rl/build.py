@@ -144,9 +144,9 @@ def check(config: Config) -> None:
             "learner.launcher=ray_train, got 'local'"
         )
     if config.uses_ray:
-        from sft_rl.distributed.session import check_local_resources
+        from sft_rl.distributed.session import check_ray
 
-        check_local_resources(config)
+        check_ray(config)
 
 
 def check_shape(config: Config, shape: tuple[int, ...]) -> None:

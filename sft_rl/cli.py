@@ -145,17 +145,11 @@ def _pretrain(args: argparse.Namespace, started: float) -> None:
 
 
 def _train(args: argparse.Namespace, started: float) -> None:
-    from sft_rl.presets import load_config, load_config_file
+    from sft_rl.presets import load_config_of
     from sft_rl.storage import holds_run, open_run
     from sft_rl.store import free_run_path
 
-    if args.config is not None:  # the first word is a setting, then
-        settings = [args.preset, *args.settings] if args.preset else []
-        config = load_config_file(args.config, settings)
-    elif args.preset is not None:
-        config = load_config(args.preset, args.settings)
-    else:
-        raise UserError("PRESET: is missing; name one from `sft-rl presets`, or give --config FILE")
+    config = load_config_of(args.preset, args.settings, args.config)
     if args.dry_run:
         _dry_run(config)
         return

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from real_cluster import RealCluster, real_cluster
 
 from sft_rl.config import Config
 from sft_rl.presets import load_config
@@ -56,6 +57,13 @@ def _own_machine_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.delenv("RAY_ADDRESS", raising=False)
         torch.set_num_threads(1)
         yield
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RealCluster]:
+    """A real Ray cluster of three nodes, started for the first test that asks for it."""
+    with real_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -12,7 +13,6 @@ import pytest
         ("sft_rl.trainer", ["ray"]),
         ("sft_rl.build", ["ray", "sklearn", "pandas", "matplotlib"]),
         ("envs", ["ray"]),
-        ("sft_rl.cli", ["ray", "torch", "numpy"]),
         ("sft_rl.presets", ["ray", "torch"]),
     ],
 )
@@ -20,3 +20,22 @@ def test_what_an_import_leaves_out(module: str, absent: list[str]):
     code = f"import sys, {module}; print([m for m in {absent!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+HEAVY = ("ray", "torch", "numpy", "pandas", "pydantic", "yaml", "matplotlib", "rich", "gymnasium")
+
+
+def test_help_is_there_at_once():
+    """The best of three processes, because the machine may be busy; and nothing heavy in it."""
+    command = [sys.executable, "-X", "importtime", "-m", "sft_rl", "--help"]
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - begun)
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert {"argparse", "tuning", "cluster"} <= imported
+    assert imported.isdisjoint(HEAVY)
+    for name in ("train", "tune", "submit", "doctor"):
+        assert name in done.stdout
+    assert min(seconds) < 0.5

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sft_rl.errors import UserError
 
 if TYPE_CHECKING:
+    from sft_rl.distributed.placement import Needs
     from tuning.search import Search
 
 Subparsers = Any
@@ -61,7 +62,24 @@ def add_tune_command(subparsers: Subparsers) -> None:
     tune.add_argument("--resume", type=Path, metavar="DIR", help="go on with a search")
     tune.add_argument("--wandb", metavar="PROJECT", help="log trials to Weights & Biases, too")
     tune.add_argument("--mlflow", metavar="URI", help="log trials to an MLflow server or folder")
-    tune.set_defaults(run=run_tune)
+    tune.set_defaults(run=run_tune, needs=needs)
+
+
+def needs(args: argparse.Namespace) -> Needs:
+    """Check a new search as its job on a cluster will; say what must be there.
+
+    Raises:
+        UserError: If anything asked for cannot work.
+    """
+    from sft_rl.distributed.placement import Needs
+    from sft_rl.presets import load_config
+    from tuning.space import space_names
+
+    search = _new(args)
+    search.check("auto")
+    paths = (load_config(args.preset, args.settings).data.path, args.search)
+    files = tuple(p for p in paths if p and p not in space_names() and not Path(p).is_absolute())
+    return Needs(files, check_trials=search.check_room)
 
 
 def run_tune(args: argparse.Namespace, started: float) -> int:
@@ -76,19 +94,21 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     else:
         search, folder = _new(args), args.out
     search.check(address)
-    from sft_rl.distributed.session import set_local_environment
+    if args.num_trials is not None and search.num_trials < args.num_trials:
+        sys.stdout.write(f"--num-trials: the grid has {search.num_trials} points, each runs once\n")
+    from sft_rl.distributed.placement import this_machine
+    from sft_rl.distributed.session import set_local_environment, use_own_token
 
-    if address is None:
-        set_local_environment()  # before Ray is imported
-    from tuning.resources import refuse_if_too_large, this_machine
-    from tuning.runner import largest_request, run_search
+    if address is None:  # both before Ray is imported
+        search.check_room(this_machine())
+        set_local_environment()
+    else:
+        use_own_token()
+    from tuning.runner import run_search
     from tuning.trackers import trackers
 
-    if address is None:
-        refuse_if_too_large(largest_request(search), this_machine())
     callbacks = trackers(folder.resolve().name, wandb=args.wandb, mlflow=args.mlflow)
-    if args.resume is None:
-        _create(folder, search)
+    _make_writable(folder)
     records = run_search(search, folder, address=address, trackers=callbacks)
     from tuning.report import write_report
 
@@ -133,9 +153,8 @@ def _new(args: argparse.Namespace) -> Search:
     keys = {setting.partition("=")[0] for setting in settings}
     space = load_space(args.search).without(keys)
     num_trials = args.num_trials
-    if not space.drawn and num_trials > len(space.grid):
-        num_trials = len(space.grid)
-        sys.stdout.write(f"--num-trials: the grid has {num_trials} points, each runs once\n")
+    if not space.drawn:
+        num_trials = min(num_trials, len(space.grid))
     return Search(
         preset=args.preset,
         settings=tuple(settings),
@@ -160,9 +179,8 @@ def _resumed(args: argparse.Namespace) -> Search:
     return Search.load(args.resume)
 
 
-def _create(folder: Path, search: Search) -> None:
+def _make_writable(folder: Path) -> None:
     try:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
-        search.save(folder)
     except OSError as error:
         raise UserError(f"--out: cannot write to {folder}: {error.strerror}") from error

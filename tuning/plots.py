@@ -26,7 +26,8 @@ def plot_pareto(file: Path, results: pd.DataFrame, best: pd.DataFrame, metric: s
     figure, axis = plt.subplots(figsize=(6.4, 4.4))
     before = best.dropna(subset="initial")
     if len(before):
-        axis.plot(before["num_steps"], before["initial"], "s--", color=ORANGE, label="not tuned")
+        own = "not fine-tuned"
+        axis.plot(before["num_steps"], before["initial"], "s--", color=ORANGE, label=own)
     axis.plot(done["num_steps"], done["distance"], ".", color=GREY, label="trials")
     axis.plot(best["num_steps"], best["distance"], "-", color=BLUE, label="best")
     front = best[best["pareto"]]

@@ -10,12 +10,13 @@ from typing import Any
 from ray import tune
 
 from sft_rl.config import RayConfig
+from sft_rl.distributed.nodes import is_fixed, room
+from sft_rl.distributed.placement import learner_bundle, worker_bundles
 from sft_rl.distributed.session import RaySession
 from sft_rl.progress import ConsoleObserver
 from tuning.ledger import Ledger
 from tuning.progress import SearchView
 from tuning.records import Records
-from tuning.resources import bundles, cluster, refuse_if_too_large
 from tuning.search import Search
 from tuning.trial import Pretrained, run_trial, share_pretrained
 
@@ -47,25 +48,17 @@ def run_search(
         return records
     config = search.config({})
     with RaySession(RayConfig(address=address), config.rollout) as session:
+        if address is not None:  # joining is quick, and may fail
+            session.wait()
         with ConsoleObserver() as observer:
             pretrained = share_pretrained(config, observer)
         session.wait()
-        refuse_if_too_large(largest_request(search), cluster())
+        if is_fixed():
+            search.check_room(room())
+        search.save(folder)  # from here on the folder holds a search
         with SearchView(search, records) as view:
             _fit(search, folder, records, waiting, pretrained, [Ledger(records, view), *trackers])
     return records
-
-
-def largest_request(search: Search) -> list[dict[str, float]]:
-    """Return the placement group of the trial that asks for most."""
-    sizes = ("rollout.num_workers", "rollout.num_cpus_per_worker", "rollout.num_gpus_per_worker")
-    searched = (*sizes, "learner.num_cpus", "learner.num_gpus")
-    values = {
-        key: max(distribution.values)
-        for key, distribution in search.space.distributions.items()
-        if key in searched
-    }
-    return bundles(search.config(values))
 
 
 def _fit(
@@ -113,7 +106,10 @@ def _fit(
 
 def _placement(search: Search, given: dict[str, Any]) -> tune.PlacementGroupFactory:
     """Return a trial's placement group: the learner's bundle and one for each worker."""
-    return tune.PlacementGroupFactory(bundles(search.config(given["trial"]["values"])))
+    config = search.config(given["trial"]["values"])
+    bundles = [learner_bundle(config.learner), *worker_bundles(config.rollout)]
+    amounts = [{"CPU": bundle.cpus, "GPU": bundle.gpus} for bundle in bundles]
+    return tune.PlacementGroupFactory([{k: v for k, v in a.items() if v > 0} for a in amounts])
 
 
 def _scheduler(search: Search, records: Records) -> Any:

@@ -13,6 +13,8 @@ import yaml
 
 from sft_rl.build import check
 from sft_rl.config import Config, RayConfig
+from sft_rl.distributed import placement
+from sft_rl.distributed.session import check_ray
 from sft_rl.errors import UserError
 from sft_rl.presets import load_config, lookup
 from sft_rl.seeding import derive_seed
@@ -26,6 +28,14 @@ SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 STEPS = "sampler.num_steps"
 DISTANCE = "sliced_wasserstein"
 METRICS = (DISTANCE, "earth_movers", "mmd")
+REQUESTS = (
+    "rollout.num_workers",
+    "rollout.num_cpus_per_worker",
+    "rollout.num_gpus_per_worker",
+    "learner.num_cpus",
+    "learner.num_gpus",
+)
+"""What a trial asks the machines for."""
 FILE = "search.yaml"
 FORMAT = "sft-rl search 1"
 
@@ -133,6 +143,7 @@ class Search:
                 f"learner.launcher: got {base.learner.launcher!r}; a search places the learner of "
                 "every trial itself, leave it at 'local'"
             )
+        check_ray(base.model_copy(update={"ray": on_cluster}))
         check(base.model_copy(update={"ray": on_cluster}))
         self._check_space(base)
         if self.scheduler == "pbt":
@@ -141,6 +152,20 @@ class Search:
             for index in range(self.num_trials):
                 config = self.config(self.planned(index))
                 check(config.model_copy(update={"ray": on_cluster}))
+
+    def check_room(self, nodes: placement.Nodes) -> None:
+        """Refuse trials that the nodes could never hold.
+
+        Raises:
+            UserError: With what the largest one asks for and what exists.
+        """
+        largest = {
+            key: max(distribution.values)
+            for key, distribution in self.space.distributions.items()
+            if key in REQUESTS
+        }
+        config = self.config(largest)
+        placement.check_room(nodes, placement.learner_bundle(config.learner), config.rollout)
 
     def _check_space(self, base: Config) -> None:
         """Try every bound and option on its own."""

@@ -3,7 +3,7 @@
 A space is a YAML file::
 
     description: One line.
-    settings: {rollout.num_workers: 1}      # fixed for every trial; the command line wins
+    settings: {rollout.num_workers: 0}      # fixed for every trial; the command line wins
     space:
       sampler.num_steps: {grid: [2, 4]}     # every value in turn
       policy.learning_rate: {loguniform: [1.0e-5, 1.0e-3]}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import version
 from typing import Any
 
 import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import sft_rl
+from sft_rl.distributed.placement import Bundle, without_autoscaler
 from sft_rl.errors import UserError
 
 ANSWER_S = 120.0
@@ -33,6 +37,27 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def room() -> dict[str, Bundle]:
+    """Return what each node has in all, by its name."""
+    return {
+        node_name(node): Bundle(
+            node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
+        )
+        for node in alive_nodes()
+    }
+
+
+def is_fixed() -> bool:
+    """Whether no autoscaler could add a node; see :func:`without_autoscaler`."""
+    report = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
+    return without_autoscaler((report.get("autoscaler_report") or {}).get("active_nodes") or ())
+
+
+def node_name(node: dict[str, Any]) -> str:
+    """Return what a node is called in messages."""
+    return f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+
+
 def on_node(function: Any, node: dict[str, Any]) -> Any:
     """Return a function as a task that needs no CPU and runs on one node."""
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -49,7 +74,7 @@ def check_versions() -> None:
     others = [n for n in alive_nodes() if n["NodeID"] != ray.get_runtime_context().get_node_id()]
     answers = [on_node(versions, node).remote() for node in others]
     for node, answer in zip(others, answers, strict=True):
-        name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+        name = f"node {node_name(node)}"
         try:
             theirs = ray.get(answer, timeout=ANSWER_S)
         except ray.exceptions.RayError as error:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import signal
+import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from sft_rl.config import Config, RayConfig, RolloutConfig
+from sft_rl.distributed.placement import NOTHING, check_room, learner_bundle, this_machine
 from sft_rl.errors import UserError
 
 OBJECT_STORE_BYTES = 256 * 2**20
+CONNECT_S = 5.0
 
 
 class RaySession:
@@ -86,6 +90,7 @@ class RaySession:
         )
 
     def _join(self, address: str) -> None:
+        use_own_token()
         import ray
 
         try:
@@ -94,9 +99,11 @@ class RaySession:
             raise UserError(
                 f"ray.address: cannot join {address}: {str(error).splitlines()[0]}"
             ) from error
-        from sft_rl.distributed.nodes import check_versions
+        from sft_rl.distributed.nodes import check_versions, is_fixed, room
 
         check_versions()
+        if is_fixed():
+            check_room(room(), NOTHING, self.rollout)
 
 
 def set_local_environment() -> None:
@@ -112,45 +119,48 @@ def set_local_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def use_own_token() -> None:
+    """Send this user's token to a cluster that is joined; Ray does not, unless it is told to."""
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+    if os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(os.path.expanduser(file)):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def _stop_ray() -> None:
     import ray
 
     ray.shutdown()
 
 
-def check_local_resources(config: Config) -> None:
-    """Refuse more than this machine has, before a local Ray starts.
+def check_ray(config: Config) -> None:
+    """Refuse an address that is none, or more than this machine has, before Ray starts.
 
     Raises:
-        UserError: Naming what was asked and what there is.
+        UserError: Naming what was asked and what is allowed, or what there is.
     """
-    if config.ray.address is not None or os.environ.get("RAY_ADDRESS"):
-        return
-    import torch
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        on_train = config.learner.launcher == "ray_train"
+        learner = learner_bundle(config.learner) if on_train else NOTHING
+        check_room(this_machine(), learner, config.rollout, num_learners=config.learner.num_workers)
+    elif address != "auto" and not re.fullmatch(r"[^:/\s]+:\d{1,5}|\[[\w:]+\]:\d{1,5}", address):
+        raise UserError(
+            f"ray.address: got {address!r}; allowed: auto, or HOST:6379 of a cluster that this "
+            "machine is part of; `sft-rl submit` sends a job to a cluster from outside"
+        )
+    elif address != "auto":
+        _check_listens(address)
 
-    rollout, learner = config.rollout, config.learner
-    cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    num = rollout.num_workers
-    if learner.launcher == "ray_train":
-        cpus_left = cpus - learner.num_workers * learner.num_cpus
-        gpus -= int(learner.num_workers * learner.num_gpus)
-        if cpus_left < 0 or gpus < 0:
-            raise UserError(
-                f"learner.num_workers: {learner.num_workers} learners with {learner.num_cpus:g} "
-                f"CPUs and {learner.num_gpus:g} GPUs each need more than this machine has; set "
-                "fewer, or a smaller learner.num_cpus"
-            )
-    else:
-        cpus_left = cpus
-    if num * rollout.num_cpus_per_worker > cpus_left:
-        beside = "" if cpus_left == cpus else " beside the learners"
-        raise UserError(
-            f"rollout.num_workers: {num} workers with {rollout.num_cpus_per_worker:g} CPUs each "
-            f"need more than this machine's {cpus}{beside}; "
-            f"set rollout.num_cpus_per_worker={cpus_left / num:.2g} or fewer workers"
-        )
-    if num * rollout.num_gpus_per_worker > gpus:
-        raise UserError(
-            f"rollout.num_gpus_per_worker: {num} workers with {rollout.num_gpus_per_worker:g} "
-            f"GPUs each asked for, this machine has {gpus}"
-        )
+
+def _check_listens(address: str) -> None:
+    """Refuse an address where nobody listens; Ray would try for a minute and more.
+
+    Raises:
+        UserError: With the reason that the system gives.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        reason = error.strerror or "no answer"
+        raise UserError(f"ray.address: no cluster at {address}: {reason}") from None

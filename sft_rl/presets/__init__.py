@@ -61,6 +61,24 @@ def _read(preset: str) -> tuple[Tree, list[Tree]]:
     return _merged(base_tree, tree), [*base_blocks, *blocks]
 
 
+def load_config_of(preset: str | None, overrides: Iterable[str], file: str | None) -> Config:
+    """Build the configuration that a command line names: a preset, or a file.
+
+    Args:
+        preset: The first word; it is a setting, too, where a file is given.
+        overrides: The words after it, ``key=value``.
+        file: A ``config.yaml`` instead of a preset.
+
+    Raises:
+        UserError: If both are missing, or anything in them is wrong.
+    """
+    if file is not None:
+        return load_config_file(file, [preset, *overrides] if preset else overrides)
+    if preset is None:
+        raise UserError("PRESET: is missing; name one from `sft-rl presets`, or give --config FILE")
+    return load_config(preset, overrides)
+
+
 def load_config_file(path: str, overrides: Iterable[str] = ()) -> Config:
     """Build the configuration of a ``config.yaml``, as a run leaves it, with overrides."""
     try:

@@ -69,15 +69,15 @@ def test_each_trouble_is_found(where, value, level, found):
 
 
 @pytest.mark.ray
-def test_a_cluster_is_looked_at_from_inside(head, sft_rl):
-    storage = head.folder / "doctor"
+def test_a_cluster_is_looked_at_from_inside(ray_cluster, sft_rl):
+    storage = ray_cluster.folder / "doctor"
     done = sft_rl("doctor", "--storage", str(storage))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "stop" not in done.stdout
-    for said in ("has mode 0600", "written and read back", "2 CPUs", "64 MiB to 1 node(s)"):
+    for said in ("has mode 0600", "written and read back", "6 of 6 CPUs", "64 MiB to 3 node(s)"):
         assert said in done.stdout
     assert list(storage.iterdir()) == []
-    assert not any("doctor-" in str(job) for job in head.get("/api/jobs/"))
+    assert not any("doctor-" in str(job) for job in ray_cluster.get("/api/jobs/"))
 
 
 @pytest.mark.ray

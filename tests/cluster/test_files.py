@@ -194,6 +194,19 @@ def test_the_slurm_token_is_made_for_its_owner_only(tmp_path):
     assert list((tmp_path / ".ray").iterdir()) == []  # removed at the end
 
 
+def test_a_slurm_job_that_is_told_to_stop_may_save_first(tmp_path):
+    script = render(settings("slurm", activate=()), "slurm")
+    traps = script[script.index("clean_up() {") : script.index("python -c")]
+    job = "trap 'sleep 0.5; echo saved; exit 143' TERM; echo runs; while :; do sleep 0.1; done"
+    body = f"RAY_AUTH_TOKEN_PATH={tmp_path}/token\n{traps}\n(sleep 60) &\n({job}) &\n"
+    command = ["bash", "-c", f'{body}job_pid=$!\nwait "$job_pid"']
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "runs\n"
+    process.terminate()
+    assert process.communicate(timeout=20)[0] == "saved\n"
+    assert process.returncode == 143
+
+
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
 def test_the_dockerfile_passes_hadolint_and_is_not_root(accelerator):
     docker = settings("aws").docker.model_copy(update={"accelerator": accelerator})

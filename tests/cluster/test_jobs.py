@@ -1,4 +1,4 @@
-"""Jobs on a real Ray head: submitted, followed, left alone, stopped, brought back, refused."""
+"""Jobs on a real Ray cluster: sent, followed, left alone, stopped, brought back, refused."""
 
 import json
 import os
@@ -6,13 +6,19 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+import yaml
+from real_cluster import RealCluster, wait_for
 
 from sft_rl.cli import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 
+SHORT = ("training.num_iterations=200", "training.eval_every=50", "training.checkpoint_every=50")
+SPREAD = ("rollout.num_workers=3", "rollout.shards_per_batch=4")
 FOREVER = "training.num_iterations=1000000"
 
 
@@ -27,25 +33,47 @@ def train(*settings: str) -> tuple[str, ...]:
     return ("--", "train", "swiss_roll", *settings)
 
 
-def status(head, job_id: str) -> str:
-    return str(head.get(f"/api/jobs/{job_id}")["status"])
+def tune(*settings: str) -> tuple[str, ...]:
+    sizes = ("--search", "lr_steps", "--num-trials", "1")
+    return ("--", "tune", "swiss_roll", *settings, *sizes)
 
 
-def test_a_job_gives_the_same_policy_as_this_machine(head, sft_rl, tmp_path, tiny_settings):
-    assert main(["train", "swiss_roll", *tiny_settings, "--out", str(tmp_path / "local")]) == 0
-    worker = [*tiny_settings, "rollout.num_workers=1"]
-    storage = head.folder / "runs"
-    done = sft_rl("submit", "--storage", str(storage), *train(*worker))
+def status(ray_cluster: RealCluster, job_id: str) -> str:
+    return str(ray_cluster.get(f"/api/jobs/{job_id}")["status"])
+
+
+def policy(folder: Path) -> str:
+    return str(json.loads((folder / "summary.json").read_text())["policy_sha256"])
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_settings) -> tuple[str, ...]:
+    return (*tiny_settings, *SHORT, *SPREAD)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory, settings) -> str:
+    """The policy that this machine gives, without workers."""
+    out = tmp_path_factory.mktemp("local") / "run"
+    here = ["train", "swiss_roll", *settings, "rollout.num_workers=0", "--out", str(out)]
+    assert main(here) == 0
+    return policy(out)
+
+
+def test_a_job_gives_the_same_policy_as_this_machine(
+    ray_cluster, sft_rl, tmp_path, settings, local
+):
+    storage = ray_cluster.folder / "runs"
+    done = sft_rl("submit", "--storage", str(storage), *train(*settings))
     assert done.returncode == 0, done.stdout + done.stderr
     job_id = submitted(done)
-    assert "fine-tuning 3/3" in done.stdout
+    assert "fine-tuning 200/200" in done.stdout
     assert "\x1b" not in done.stdout, "plain lines"
 
     fetched = sft_rl("jobs", "fetch", job_id)
     assert fetched.returncode == 0, fetched.stderr
     folder = tmp_path / "runs" / job_id
-    summaries = [json.loads((f / "summary.json").read_text()) for f in (folder, tmp_path / "local")]
-    assert summaries[0]["policy_sha256"] == summaries[1]["policy_sha256"]
+    assert policy(folder) == local
     there = {p.relative_to(storage / job_id) for p in (storage / job_id).rglob("*")}
     assert there == {p.relative_to(folder) for p in folder.rglob("*")}
     assert [p for p in folder.parent.iterdir() if p != folder] == [], "nothing else is left"
@@ -56,19 +84,62 @@ def test_a_job_gives_the_same_policy_as_this_machine(head, sft_rl, tmp_path, tin
 
     logs = sft_rl("jobs", "logs", job_id)
     assert logs.stdout == done.stdout
-    jobs = json.dumps(head.get("/api/jobs/"))
+    jobs = json.dumps(ray_cluster.get("/api/jobs/"))
     assert '"fetch-' not in jobs, "the helper's job is gone"
     seen = [done.stdout, done.stderr, jobs]
     seen += [p.read_bytes().decode("latin-1") for p in folder.rglob("*") if p.is_file()]
-    assert not any(head.token in text for text in seen), "the token has leaked"
+    assert not any(ray_cluster.token in text for text in seen), "the token has leaked"
 
 
-def interrupted(head, tmp_path, arguments: tuple[str, ...], answer: str) -> tuple[int, str]:
+def test_a_job_outlives_a_node_and_gives_the_same_policy(ray_cluster, sft_rl, settings, local):
+    out = ray_cluster.folder / "runs" / "killed"
+    done = sft_rl("submit", "--detach", *train(*settings, "--out", str(out)))
+    job_id = submitted(done)
+    wait_for(lambda: (out / "metrics.csv").exists())
+    driver = ray_cluster.get(f"/api/jobs/{job_id}")["driver_node_id"]
+    workers = {actor["node_id"] for actor in ray_cluster.actors("RolloutWorker")}
+    assert len(workers) == 3, "spread over all nodes"
+    heads = {node["node_id"] for node in ray_cluster.state("nodes") if node["is_head_node"]}
+    ray_cluster.kill_node((workers - heads - {driver}).pop())
+    assert not (out / "summary.json").exists()
+    try:
+        followed = sft_rl("jobs", "logs", job_id, "--follow")
+        assert followed.returncode == 0, followed.stdout + followed.stderr
+        assert policy(out) == local
+    finally:
+        ray_cluster.add_node()
+        wait_for(lambda: ray_cluster.is_up(3))
+
+
+def test_trials_of_a_search_run_on_several_nodes(ray_cluster, sft_rl, tmp_path, tiny_settings):
+    rates = {"policy.learning_rate": {"loguniform": [1e-4, 1e-3]}}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump({"space": rates}))
+    own = ("rollout.num_workers=1", "training.num_iterations=30")
+    arguments = ("tune", "swiss_roll", *tiny_settings, *own, "--search", "space.yaml")
+    storage = ray_cluster.folder / "searches"
+    done = sft_rl(
+        "submit", "--detach", "--storage", str(storage), "--", *arguments, "--num-trials", "3"
+    )
+    assert done.returncode == 0, done.stderr
+    job_id, nodes = submitted(done), set()
+    while status(ray_cluster, job_id) in ("PENDING", "RUNNING"):
+        for class_name in ("ImplicitFunc", "RolloutWorker"):  # learners and their workers
+            nodes |= {(class_name, a["node_id"]) for a in ray_cluster.actors(class_name)}
+        time.sleep(0.5)
+    logs = sft_rl("jobs", "logs", job_id, "--follow")
+    assert logs.returncode == 0, logs.stdout + logs.stderr
+    assert "[3/3]" in logs.stdout
+    assert len({node for name, node in nodes if name == "ImplicitFunc"}) >= 2, nodes
+    assert len({node for name, node in nodes if name == "RolloutWorker"}) >= 2, nodes
+    assert (storage / job_id / "best-T4.yaml").is_file()
+
+
+def interrupted(ray_cluster, tmp_path, arguments: tuple[str, ...], answer: str) -> tuple[int, str]:
     """Press Ctrl-C at a terminal when the job trains, answer; return exit code and stderr."""
     terminal, stdin = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "sft_rl", *arguments],
-        env=head.environment,
+        env=ray_cluster.environment,
         cwd=tmp_path,
         stdin=stdin,
         stdout=subprocess.PIPE,
@@ -87,26 +158,26 @@ def interrupted(head, tmp_path, arguments: tuple[str, ...], answer: str) -> tupl
     return process.returncode, errors
 
 
-def test_ctrl_c_leaves_the_job_or_stops_it(head, sft_rl, tmp_path, tiny_settings):
-    storage = ("--storage", str(head.folder / "runs"))
+def test_ctrl_c_leaves_the_job_or_stops_it(ray_cluster, sft_rl, tmp_path, tiny_settings):
+    storage = ("--storage", str(ray_cluster.folder / "runs"))
     submit = ("submit", *storage, *train(*tiny_settings, FOREVER))
-    code, errors = interrupted(head, tmp_path, submit, "")
+    code, errors = interrupted(ray_cluster, tmp_path, submit, "")
     assert code == 130, errors
     assert "Stop it? [y/N]" in errors
     job_id = re.findall(r"submitted (\S+)", errors)[0]
-    assert status(head, job_id) == "RUNNING"
+    assert status(ray_cluster, job_id) == "RUNNING"
     assert re.search(rf"^{job_id} +RUNNING .* sft-rl train", sft_rl("jobs", "list").stdout, re.M)
     refused = sft_rl("jobs", "fetch", job_id)
     assert refused.returncode == 2
     assert "is RUNNING; wait for its end" in refused.stderr
 
-    code, errors = interrupted(head, tmp_path, ("jobs", "logs", job_id, "--follow"), "y")
+    code, errors = interrupted(ray_cluster, tmp_path, ("jobs", "logs", job_id, "--follow"), "y")
     assert code == 143, errors
-    assert status(head, job_id) == "STOPPED"
+    assert status(ray_cluster, job_id) == "STOPPED"
 
 
-def test_a_detached_job_is_stopped(head, sft_rl, tiny_settings):
-    storage = str(head.folder / "runs")
+def test_a_detached_job_is_stopped(ray_cluster, sft_rl, tiny_settings):
+    storage = str(ray_cluster.folder / "runs")
     done = sft_rl("submit", "--detach", "--storage", storage, *train(*tiny_settings, FOREVER))
     assert done.returncode == 0
     job_id = done.stdout.strip()
@@ -124,14 +195,14 @@ def test_a_detached_job_is_stopped(head, sft_rl, tiny_settings):
     ],
 )
 @pytest.mark.parametrize("command", [("submit", *train()), ("jobs", "list")])
-def test_without_the_token_nothing_is_done(head, sft_rl, environment, said, command):
-    before = len(head.get("/api/jobs/"))
+def test_without_the_token_nothing_is_done(ray_cluster, sft_rl, environment, said, command):
+    before = len(ray_cluster.get("/api/jobs/"))
     refused = sft_rl(*command, **environment)
     assert refused.returncode == 3
     assert said in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert "0123456789abcdef" not in refused.stderr
-    assert len(head.get("/api/jobs/")) == before
+    assert len(ray_cluster.get("/api/jobs/")) == before
 
 
 @pytest.mark.parametrize(
@@ -140,9 +211,11 @@ def test_without_the_token_nothing_is_done(head, sft_rl, environment, said, comm
         (("--gpus", "1", *train()), "no node has the 1 CPU and 1 GPU asked for: 127.0.0.1"),
         (("--cpus", "64", *train()), "no node has the 64 CPUs asked for: 127.0.0.1"),
         (
-            train("rollout.num_workers=3"),
-            "rollout.num_workers: no room for 3 workers with 1 CPU each beside the learner's 1 CPU",
+            train("rollout.num_workers=6"),
+            "rollout.num_workers: no room for 6 workers with 1 CPU each beside the learner's 1 CPU",
         ),
+        (tune("learner.num_cpus=3"), "no node has the 3 CPUs asked for: 127.0.0.1"),
+        (tune("rollout.num_workers=1", "learner.num_gpus=1"), "no node has the 1 CPU and 1 GPU"),
     ],
 )
 def test_what_no_node_has_is_not_waited_for(sft_rl, arguments, said):
@@ -151,6 +224,12 @@ def test_what_no_node_has_is_not_waited_for(sft_rl, arguments, said):
     assert said in refused.stderr
     assert "has 2 CPUs" in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+def test_a_search_has_a_learner_in_each_trial(sft_rl):
+    refused = sft_rl("submit", "--cpus", "2", *tune())
+    assert refused.returncode == 2
+    assert "set learner.num_cpus and learner.num_gpus" in refused.stderr
 
 
 def test_a_folder_that_the_cluster_cannot_write(sft_rl, tiny_settings):

@@ -1,4 +1,4 @@
-"""Nodes are compared before a job begins, and a mismatch is named."""
+"""Nodes are compared before a job begins, and asked whether they have room."""
 
 import subprocess
 import sys
@@ -6,29 +6,36 @@ import sys
 import pytest
 
 SCRIPT = """
-from benchmarks.scaling import cluster
-from sft_rl.distributed.session import set_local_environment
-set_local_environment()
-with cluster(2):
-    import sft_rl
-    from sft_rl.distributed.nodes import check_versions
-    from sft_rl.errors import UserError
-    check_versions()
-    print("same")
-    sft_rl.__version__ = "9.9.9"
+import sys
+import sft_rl
+from sft_rl.config import RayConfig, RolloutConfig
+from sft_rl.distributed.session import RaySession
+from sft_rl.errors import UserError
+
+with RaySession(RayConfig(address=sys.argv[1]), RolloutConfig()) as session:
+    session.wait()
+    print("joined")
+for version, num in (("9.9.9", 1), (sft_rl.__version__, 7)):
+    sft_rl.__version__ = version
     try:
-        check_versions()
+        with RaySession(RayConfig(address=sys.argv[1]), RolloutConfig(num_workers=num)) as session:
+            session.wait()
     except UserError as error:
         print(error)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.ray
-def test_a_node_with_another_version_is_named():
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
+def test_a_mismatch_and_a_lack_of_room_are_named(ray_cluster):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, ray_cluster.gcs],
+        env=ray_cluster.environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    same, said = done.stdout.splitlines()
-    assert same == "same"
-    assert said.startswith("ray.address: node 127.0.0.1 (")
-    assert ") has sft_rl 0.1.0, this process has 9.9.9; give all nodes the same image" in said
+    joined, mismatch, room = done.stdout.splitlines()
+    assert joined == "joined"
+    assert mismatch.startswith("ray.address: node 127.0.0.1 (")
+    assert ") has sft_rl 0.1.0, this process has 9.9.9; give all nodes the same image" in mismatch
+    assert room.startswith("rollout.num_workers: no room for 7 workers with 1 CPU each: 127.0.0.1")

@@ -17,7 +17,8 @@ def test_weights_are_sent_once_to_a_node(tmp_path):
     command = [sys.executable, "-m", "benchmarks.scaling", *sizes, "--out", tmp_path / "out.json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    [row] = json.loads((tmp_path / "out.json").read_text())["rows"]
+    row, ahead = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert 0.9 < row["weight_bytes_sent"] / row["weight_bytes"] < 1.5
     assert 0.0 < row["efficiency"] <= 1.0
-    assert 0.0 < row["learner_idle"] < 1.0
+    assert row["weight_copies"] == 2
+    assert 0.0 < ahead["learner_idle"] < row["learner_idle"] < 1.0

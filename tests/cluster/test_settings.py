@@ -124,6 +124,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         ("slurm", "ray-up", "name", "x", "exactly one of the sections on_premise, aws, gcp; got 0"),
         ("gcp", "ray-up", "aws", example("aws")["aws"], "on_premise, aws, gcp; got 2"),
         ("slurm", "kuberay-cluster", "name", "x", "kuberay: missing"),
+        ("slurm", "kuberay-job", "name", "x", "kuberay: missing"),
         ("aws", "slurm", "name", "x", "slurm: missing"),
         ("kuberay", "kuberay-cluster", "image", None, "image: missing"),
         ("kuberay", "kuberay-job", "dashboard_host", "127.0.0.1", "dashboard_host: got 127.0.0.1"),

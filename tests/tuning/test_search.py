@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sft_rl.distributed.placement import Bundle
 from sft_rl.errors import UserError
 from tuning.records import Record, Records
-from tuning.resources import bundles, refuse_if_too_large
 from tuning.search import Search, pareto_front
 from tuning.space import parse_space
 
@@ -105,21 +105,17 @@ def test_impossible_searches_are_refused_before_anything_starts(search: Search, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_trial_asks_for_its_learner_and_each_worker():
-    config = make(TREE, "rollout.num_workers=2", "rollout.num_cpus_per_worker=0.5").config({})
-    assert bundles(config) == [{"CPU": 1.0}, {"CPU": 0.5}, {"CPU": 0.5}]
-
-
-def test_requests_that_never_fit_are_refused():
-    asked = [{"CPU": 2.0}, {"CPU": 1.0}]
-    refuse_if_too_large(asked, [{"CPU": 3.0}])
-    refuse_if_too_large(asked, [{"CPU": 1.0}, {"CPU": 2.0}])
-    with pytest.raises(UserError, match=r"asks for 3 CPUs and 0 GPUs .* there is 2 CPUs"):
-        refuse_if_too_large(asked, [{"CPU": 2.0}])
-    with pytest.raises(UserError, match="on 2 node"):
-        refuse_if_too_large([{"CPU": 2.0}], [{"CPU": 1.0}, {"CPU": 1.0}])
-    with pytest.raises(UserError, match="1 GPUs"):
-        refuse_if_too_large([{"CPU": 1.0, "GPU": 1.0}], [{"CPU": 4.0, "GPU": 0.0}])
+def test_the_largest_trial_must_find_room():
+    tree = {"space": {"rollout.num_workers": {"grid": [1, 2]}, RATE: TREE["space"][RATE]}}
+    search = make(tree, "rollout.num_cpus_per_worker=0.5")
+    search.check_room({"a": Bundle(2, 0)})
+    search.check_room({"a": Bundle(1, 0), "b": Bundle(1, 0)})
+    with pytest.raises(UserError, match=r"no room for 2 workers with 0.5 CPUs each .* a has 1 CPU"):
+        search.check_room({"a": Bundle(1, 0)})
+    with pytest.raises(UserError, match="no room for 2 workers"):
+        search.check_room({"a": Bundle(1.25, 0), "b": Bundle(0.25, 0)})
+    with pytest.raises(UserError, match="no node has the 1 CPU and 1 GPU asked for: a has 8 CPUs"):
+        make(tree, "learner.num_gpus=1").check_room({"a": Bundle(8, 0)})
 
 
 def test_records_survive_on_disk(tmp_path: Path):

@@ -6,12 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from real_cluster import RealCluster, wait_for
 
 from sft_rl.cli import main
 from tuning.records import Records
@@ -24,6 +25,8 @@ SPACE = {
         "policy.learning_rate": {"loguniform": [1e-4, 1e-2]},
     },
 }
+LEARNER = "ImplicitFunc"
+"""Ray's name of the actor that a trial runs in."""
 LONGER = ("training.num_iterations=40", "training.eval_every=5", "training.checkpoint_every=5")
 
 
@@ -34,55 +37,48 @@ def space(tmp_path: Path) -> str:
     return str(file)
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "sft_rl", "tune", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ.copy(),
+        env=os.environ | environment,
         start_new_session=True,
     )
 
 
-def run(*arguments: str) -> str:
-    process = start(*arguments)
+@pytest.fixture
+def on_cluster(ray_cluster: RealCluster) -> Callable[..., "subprocess.Popen[str]"]:
+    """Start a search on a Ray that runs already: the same, without waiting for a start."""
+    own = {k: v for k, v in ray_cluster.environment.items() if k.startswith("RAY_")}
+    return lambda *arguments: start(*arguments, "--address", ray_cluster.gcs, **own)
+
+
+def output(process: "subprocess.Popen[str]", code: int = 0) -> str:
+    """Wait for a search; return what it printed, errors at the end."""
     out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
+    assert process.returncode == code, err
     assert "Traceback" not in err
-    return out
+    return out + err
 
 
-def session_processes(session: int) -> dict[int, str]:
-    """Live processes of a session and their command lines."""
-    found = {}
+def session_processes(session: int) -> list[int]:
+    """Live processes of a session, as its leader's children are."""
+    found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-            if int(fields[3]) == session and fields[0] != "Z":
-                found[int(folder.name)] = (folder / "cmdline").read_text()
         except OSError:
             continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(folder.name))
     return found
 
 
-def trial_processes(session: int) -> list[int]:
-    """The learners of a search's trials, which Ray names after its wrapper."""
-    return [
-        pid for pid, command in session_processes(session).items() if "ray::ImplicitFunc" in command
-    ]
-
-
-def wait_until_gone(session: int) -> None:
-    deadline = time.monotonic() + 60.0
-    while left := trial_processes(session):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
-
-
-def read_until(process: subprocess.Popen[str], text: str) -> None:
+def read_until(process: "subprocess.Popen[str]", text: str) -> None:
     """Read what a search prints until a line holds a text."""
     assert process.stdout is not None
     seen = []
@@ -103,48 +99,47 @@ def table(folder: Path) -> pd.DataFrame:
 
 @pytest.mark.ray
 def test_a_search_reports_reproduces_and_survives_everything(
-    tmp_path: Path, tiny_settings: tuple[str, ...], space: str
+    tmp_path: Path,
+    tiny_settings: tuple[str, ...],
+    space: str,
+    ray_cluster: RealCluster,
+    on_cluster: Callable[..., "subprocess.Popen[str]"],
 ):
-    settings = ("swiss_roll", *tiny_settings[:-1], *LONGER)
-    settings = tuple(s for s in settings if not s.startswith("sampler.num_steps"))
-    arguments = (*settings, "--search", space, "--num-trials", "4", "--seed", "1", "--out")
+    settings = tuple(s for s in tiny_settings if not s.startswith(("sampler.", "rollout.")))
+    sizes = ("--search", space, "--num-trials", "4", "--seed", "1", "--out")
+    arguments = ("swiss_roll", *settings, *LONGER)
     straight = tmp_path / "straight"
     with_workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
-    out = run(*settings, *with_workers, "learner.num_cpus=0.5", *arguments[len(settings) :],
-              str(straight))  # fmt: skip
-    assert "[4/4]" in out
+    process = on_cluster(*arguments, *with_workers, "learner.num_cpus=0.5", *sizes, str(straight))
+    assert "[4/4]" in output(process)
     assert states(straight) == ["done"] * 4
     check_report(straight)
     check_best_gives_the_same_policy(straight, tmp_path / "again")
 
-    # The same search without rollout workers: its driver is killed, then it is moved, then
-    # interrupted, then one of its trials is killed. The table is the same.
+    # The same search without rollout workers, in a Ray of its own: its driver is killed. Then it
+    # is moved, goes on on a cluster, and is interrupted; then one of its trials is killed. The
+    # table is the same: the number of workers is no part of a result, but of a configuration.
     broken, moved = tmp_path / "broken", tmp_path / "moved"
-    process = start(*arguments, str(broken))
+    process = start(*arguments, *sizes, str(broken))
     read_until(process, " done ")
     process.kill()
     process.communicate()
-    wait_until_gone(process.pid)
+    wait_for(lambda: session_processes(process.pid) == [])
     shutil.move(broken, moved)
     assert 1 <= states(moved).count("done") < 4
 
-    process = start("--resume", str(moved))
+    process = on_cluster("--resume", str(moved))
     read_until(process, "trial 0")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert f"sft-rl tune --resume {moved}" in err
-    assert "Traceback" not in err
+    assert f"sft-rl tune --resume {moved}" in output(process, 130)
 
-    process = start("--resume", str(moved))
+    process = on_cluster("--resume", str(moved))
     read_until(process, "trial 0")
-    os.kill(trial_processes(process.pid)[0], signal.SIGKILL)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
+    os.kill(ray_cluster.actors(LEARNER)[0]["pid"], signal.SIGKILL)
+    output(process)
     assert any(record.attempts == 2 for record in Records(moved).all())
-    # The number of workers is no part of a result, but of a configuration.
     pd.testing.assert_frame_equal(table(moved), table(straight))
-    assert "report:" in run("--resume", str(moved))
+    assert "report:" in output(start("--resume", str(moved)))
 
 
 def check_report(folder: Path) -> None:
@@ -175,15 +170,20 @@ def check_best_gives_the_same_policy(folder: Path, out: Path) -> None:
 
 
 @pytest.mark.ray
-def test_optuna_with_asha_and_trials_that_go_wrong(tmp_path: Path, tiny_settings: tuple[str, ...]):
+def test_optuna_with_asha_and_trials_that_go_wrong(
+    tmp_path: Path,
+    tiny_settings: tuple[str, ...],
+    on_cluster: Callable[..., "subprocess.Popen[str]"],
+):
     file = tmp_path / "space.yaml"
     rates = {"policy.learning_rate": {"choice": [1e-3, 1e30]}, "seed": {"randint": [0, 99]}}
     file.write_text(yaml.safe_dump({"space": rates}))
     out = tmp_path / "search"
-    text = run(
+    process = on_cluster(
         "swiss_roll", *tiny_settings, "--search", str(file), "--num-trials", "6", "--searcher",
         "optuna", "--scheduler", "asha", "--out", str(out),
     )  # fmt: skip
+    text = output(process)
     results = pd.read_csv(out / "results.csv")
     assert len(results) == 6
     assert set(results["state"]) <= {"done", "stopped", "failed"}
@@ -200,13 +200,17 @@ def test_optuna_with_asha_and_trials_that_go_wrong(tmp_path: Path, tiny_settings
 
 @pytest.mark.ray
 def test_a_population_exchanges_checkpoints(
-    tmp_path: Path, tiny_settings: tuple[str, ...], space: str
+    tmp_path: Path,
+    tiny_settings: tuple[str, ...],
+    space: str,
+    on_cluster: Callable[..., "subprocess.Popen[str]"],
 ):
     out = tmp_path / "search"
-    run(
+    process = on_cluster(
         "swiss_roll", *tiny_settings, "training.num_iterations=12", "--search", space,
         "--num-trials", "4", "--scheduler", "pbt", "--out", str(out),
     )  # fmt: skip
+    output(process)
     results = pd.read_csv(out / "results.csv")
     assert list(results["state"]) == ["done"] * 4
     exchanges = (out / "ray" / "session-1" / "pbt_global.txt").read_text().splitlines()
@@ -224,11 +228,15 @@ def test_a_population_exchanges_checkpoints(
         (["swiss_roll", "--search", "lr", "--num-trials", "1"], "--search: 'lr' is unknown"),
         (
             ["swiss_roll", "learner.num_cpus=999", "--search", "lr_steps", "--num-trials", "1"],
-            "asks for 999.5 CPUs",
+            "learner.num_cpus, learner.num_gpus: no node has the 999 CPUs asked for: this machine",
         ),
         (
             ["swiss_roll", "--search", "lr_steps", "--num-trials", "1", "--mlflow", "x"],
             "pip install 'sft-rl[mlflow]'",
+        ),
+        (
+            ["swiss_roll", "--search", "lr_steps", "--num-trials", "1", "--address", "http://x:1"],
+            "ray.address: got 'http://x:1'; allowed: auto, or HOST:6379",
         ),
         (["--resume", "nowhere"], "nowhere holds no search"),
         (["swiss_roll", "--resume", "nowhere"], "give no preset"),
@@ -244,6 +252,16 @@ def test_wrong_input_is_refused_before_anything_starts(
     assert expected in error
     assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_search_that_could_not_join_can_be_asked_for_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ["swiss_roll", "--search", "lr_steps", "--num-trials", "1", "--out", str(tmp_path)]
+    for _ in range(2):
+        assert main(["tune", *arguments, "--address", "127.0.0.1:1"]) == 2
+        said = "sft-rl: ray.address: no cluster at 127.0.0.1:1: Connection refused\n"
+        assert capsys.readouterr().err == said
 
 
 def test_an_existing_search_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,129 @@
+"""Whether a job finds room on the nodes that there are. Needs no Ray."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from sft_rl.config import LearnerConfig, RolloutConfig
+from sft_rl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """CPUs and GPUs that must be on one node."""
+
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        gpus = f" and {_count(self.gpus, 'GPU')}" if self.gpus else ""
+        return _count(self.cpus, "CPU") + gpus
+
+
+NOTHING = Bundle(0.0, 0.0)
+
+Nodes = Mapping[str, Bundle]
+"""What each node has in all, by the node's name."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a command needs where it runs.
+
+    Attributes:
+        files: Local files that it reads, relative to the current directory.
+        rollout: Its workers, if it has any.
+        check_trials: Refuses nodes that could never hold a trial; for a search only.
+    """
+
+    files: tuple[str, ...] = ()
+    rollout: RolloutConfig | None = None
+    check_trials: Callable[[Nodes], None] | None = None
+
+
+def learner_bundle(config: LearnerConfig) -> Bundle:
+    """Return what a learner asks for."""
+    return Bundle(config.num_cpus, config.num_gpus)
+
+
+def worker_bundles(config: RolloutConfig) -> list[Bundle]:
+    """Return what each rollout worker asks for."""
+    return [Bundle(config.num_cpus_per_worker, config.num_gpus_per_worker)] * config.num_workers
+
+
+def check_room(
+    nodes: Nodes,
+    learner: Bundle,
+    rollout: RolloutConfig | None,
+    *,
+    num_learners: int = 1,
+    field: str = "learner.num_cpus, learner.num_gpus",
+) -> None:
+    """Refuse a job that the nodes could not hold even if they were empty: it would wait for ever.
+
+    Args:
+        nodes: All nodes.
+        learner: What a learner asks for; ``NOTHING`` if it runs where it is.
+        rollout: The job's workers, if it has any.
+        num_learners: How many learners there are.
+        field: Where the learner's wishes come from.
+
+    Raises:
+        UserError: With what was asked and what exists.
+    """
+    exists = "; ".join(f"{name} has {node}" for name, node in nodes.items()) or "there is no node"
+    if not _fit(nodes.values(), [learner]):
+        raise UserError(f"{field}: no node has the {learner} asked for: {exists}")
+    learners = [learner] * num_learners
+    if not _fit(nodes.values(), learners):
+        raise UserError(
+            f"learner.num_workers: no room for {num_learners} learners with {learner} each: "
+            f"{exists}; take fewer, or set learner.num_cpus or num_gpus lower"
+        )
+    workers = worker_bundles(rollout) if rollout else []
+    if not _fit(nodes.values(), [*learners, *workers]):
+        beside = "" if learner == NOTHING else f" beside the learner's {learner}"
+        raise UserError(
+            f"rollout.num_workers: no room for {len(workers)} workers with {workers[0]} each"
+            f"{beside}: {exists}; "
+            "take fewer, or set rollout.num_cpus_per_worker or num_gpus_per_worker lower"
+        )
+
+
+def this_machine() -> Nodes:
+    """Return what a Ray that is started here has."""
+    import torch
+
+    return {"this machine": Bundle(os.cpu_count() or 1, torch.cuda.device_count())}
+
+
+def without_autoscaler(node_types: Iterable[str]) -> bool:
+    """Whether no autoscaler could add a node: what does not fit now never will.
+
+    Args:
+        node_types: Types of the active nodes in Ray's report. A Ray without an autoscaler gives
+            every node a type of its own, ``node_ID`` or, from its job server, ``nodeID``; one
+            that reports nothing may have one.
+    """
+    types = list(node_types)
+    return bool(types) and all(re.fullmatch(r"node_?[0-9a-fA-F]{32,}", name) for name in types)
+
+
+def _fit(nodes: Iterable[Bundle], bundles: Iterable[Bundle]) -> bool:
+    """Place the bundles, those with GPUs first, each on the fullest node that holds it."""
+    free = [[node.gpus, node.cpus] for node in nodes]
+    for bundle in sorted(bundles, key=lambda b: (-b.gpus, -b.cpus)):
+        holding = [n for n in free if n[0] >= bundle.gpus - 1e-6 and n[1] >= bundle.cpus - 1e-6]
+        if not holding:
+            return False
+        node = min(holding)
+        node[0] -= bundle.gpus
+        node[1] -= bundle.cpus
+    return True
+
+
+def _count(number: float, unit: str) -> str:
+    return f"{number:g} {unit}{'' if number == 1 else 's'}"
