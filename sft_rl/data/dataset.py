@@ -73,16 +73,12 @@ class Dataset:
         return rows[:num]
 
 
-def load_dataset(config: DataConfig) -> Dataset:
-    """Load or generate the data a configuration names.
+def load_points(config: DataConfig) -> Dataset:
+    """Load or generate the points a configuration names.
 
     Raises:
         UserError: If a file is missing or does not hold what it should.
     """
-    if config.is_images:
-        from sft_rl.data.images import load_images
-
-        return load_images(config)
     if config.name == "file":
         assert config.path is not None
         points = read_points(config.path)
