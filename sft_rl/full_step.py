@@ -61,6 +61,8 @@ def full_step_samples(config: Config, evaluator: Evaluator) -> Array | None:
 
 
 def _full_step_file(config: Config, evaluator: Evaluator) -> Path:
-    protocol = "-".join(str(v) for v in config.metrics.model_dump().values())
+    protocol = "-".join(
+        str(v) for v in config.metrics.model_dump(exclude={"inception_path"}).values()
+    )
     name = f"{cache_key(config, evaluator.data)}-{protocol}-{evaluator.measure.key}"
     return cache_folder() / "full_step" / f"{name}.json"

@@ -111,6 +111,8 @@ class Config(Section):
         """Name of the distance that leads: it chooses the result and stands in summary.json."""
         if self.metrics.distance != "auto":
             return self.metrics.distance
+        if self.metrics.inception_path is not None:
+            return "fid"
         return "frechet" if self.data.name in LABELLED else "sliced_wasserstein"
 
     @property

@@ -101,6 +101,9 @@ class ModelConfig(Section):
     (Salimans and Ho, 2022), which is turned into the noise."""
     channels_last: bool = False
     """Keep the U-Net's images channel by channel in memory, which convolutions on GPUs like."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the U-Net computes in; weights and latents stay float32. Under bfloat16 likelihood
+    ratios are off 1 by rounding, which pathwise gradients do not mind."""
     width: Count = 96
     """Units of a hidden layer."""
     depth: Count = 3

@@ -86,6 +86,7 @@ class LearnerConfig(Section):
 DISTANCES = {
     "sliced_wasserstein": "sliced Wasserstein distance",
     "frechet": "Fréchet distance in a classifier's features",
+    "fid": "Fréchet inception distance",
 }
 """Distances that can lead a run: their names in its files, and in words."""
 
@@ -93,9 +94,12 @@ DISTANCES = {
 class MetricsConfig(Section):
     """How samples are measured, always against held-out real data."""
 
-    distance: Literal["auto", "sliced_wasserstein", "frechet"] = "auto"
+    distance: Literal["auto", "sliced_wasserstein", "frechet", "fid"] = "auto"
     """The distance that leads: `frechet`, in the features of a small classifier trained on the
-    data's labels, or `sliced_wasserstein`. `auto` takes the first for `digits` and `cifar10`."""
+    data's labels, `fid` in Inception's, or `sliced_wasserstein`. `auto` takes `fid` where
+    `inception_path` is set, else `frechet` for `digits` and `cifar10`."""
+    inception_path: str | None = None
+    """Local file of Inception's weights as torch-fidelity has them; never downloaded."""
     num_samples: Annotated[int, Field(ge=10)] = 10_000
     """Samples to measure; for the sliced Wasserstein distance as many real ones."""
     num_projections: Count = 100

@@ -7,13 +7,11 @@ from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from sft_rl.config import Config, MetricsConfig
 from sft_rl.data import Dataset
 from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
-from sft_rl.metrics.classifier import NUM_FEATURES, Classifier, cached_classifier, classifier_key
 from sft_rl.metrics.distances import (
     Array,
     SlicedWassersteinTo,
@@ -22,7 +20,13 @@ from sft_rl.metrics.distances import (
     noise_floor,
     sliced_wasserstein,
 )
-from sft_rl.metrics.frechet import frechet_distance, kernel_distance, nearest_distances
+from sft_rl.metrics.features import ClassifierFeatures, Features, InceptionFeatures
+from sft_rl.metrics.frechet import (
+    frechet_distance,
+    kernel_distance,
+    nearest_distances,
+    precision_recall,
+)
 from sft_rl.types import Metrics
 
 
@@ -96,33 +100,26 @@ class SlicedWasserstein:
 
 
 class FeatureFrechet:
-    """Fréchet distance in the features of a small classifier; beside it the kernel distance.
+    """Fréchet distance in some features of images; beside it the kernel distance and others.
 
-    It is no FID: the features are not Inception's, and numbers compare only on the same data.
+    Only in Inception's features it is the FID.
+
+    Args:
+        config: Number of samples.
+        data: The images.
+        features: What to compare.
     """
 
-    name = "frechet"
-
-    def __init__(self, config: MetricsConfig, data: ImageDataset) -> None:
-        if data.labels is None:
-            raise UserError(
-                "metrics.distance: 'frechet' needs labelled images, in a subfolder or with a label "
-                "for each class; use sliced_wasserstein"
-            )
+    def __init__(self, config: MetricsConfig, data: ImageDataset, features: Features) -> None:
         self.config = config
         self.data = data
+        self.features = features
+        self.name, self.kernel = features.names
 
     @property
     def key(self) -> str:
-        """Name and classifier."""
-        return f"{self.name}-{classifier_key(self.data)}"
-
-    @cached_property
-    def _trained(self) -> tuple[Classifier, float]:
-        return cached_classifier(self.data)
-
-    def _features(self, images: Array) -> Array:
-        return self._trained[0].embed(self.data.to_model(torch.from_numpy(images)))
+        """Name and features."""
+        return f"{self.name}-{self.features.key}"
 
     def num_generated(self, reference: Array) -> int:
         """The number asked for, however many real ones there are."""
@@ -134,21 +131,27 @@ class FeatureFrechet:
 
     def distance_to(self, real: Array) -> Callable[[Array], float]:
         """The same to one set of real images, whose features are computed once."""
-        features = self._features(real)
-        return lambda generated: frechet_distance(features, self._features(generated))
+        features = self.features(real)
+        return lambda generated: frechet_distance(features, self.features(generated))
 
     def all_distances(self, real: Array, generated: Array) -> Metrics:
-        """Both distances, and how near the samples are to training images.
+        """Distances, precision and recall, and how near the samples are to training images.
 
         ``nearest_training`` is the median distance to the nearest training image over the same
         median of the reference: about 1 if samples are as new as held-out images, towards 0 if
         they are copies.
         """
-        real_features, features = self._features(real), self._features(generated)
+        nearest = np.median(self._nearest(generated)) / self._nearest_real
+        compared = self._compared(self.features(real), self.features(generated))
+        return {**compared, "nearest_training": float(nearest)}
+
+    def _compared(self, real: Array, generated: Array) -> Metrics:
+        precision, recall = precision_recall(real, generated)
         return {
-            self.name: frechet_distance(real_features, features),
-            "kernel": kernel_distance(real_features, features),
-            "nearest_training": float(np.median(self._nearest(generated)) / self._nearest_real),
+            self.name: frechet_distance(real, generated),
+            self.kernel: kernel_distance(real, generated),
+            "precision": precision,
+            "recall": recall,
         }
 
     def _nearest(self, images: Array) -> Array:
@@ -161,20 +164,15 @@ class FeatureFrechet:
 
     def noise_floors(self, draws: list[Array]) -> Metrics:
         """Of training images: what a sampler gets that draws them."""
-        features = [self._features(draw) for draw in draws]
-        return {
-            self.name: noise_floor(frechet_distance, features),
-            "kernel": noise_floor(kernel_distance, features),
-            "nearest_training": 0.0,
-        }
+        real, training = (self.features(draw) for draw in draws)
+        return {**self._compared(real, training), "nearest_training": 0.0}
 
     def protocol(self, reference: Array) -> dict[str, str | int | float]:
-        """Counts of images, and how good the classifier is."""
+        """Counts of images, and what the features are."""
         return {
             "num_samples": self.config.num_samples,
             "num_reference": len(reference),
-            "features": f"{NUM_FEATURES} of a classifier of the training images",
-            "classifier_accuracy": round(self._trained[1], 4),
+            **self.features.facts,
         }
 
 
@@ -187,5 +185,12 @@ def build_measure(config: Config, data: Dataset) -> Measure:
     if config.distance == "sliced_wasserstein":
         return SlicedWasserstein(config.metrics)
     if not isinstance(data, ImageDataset):
-        raise UserError("metrics.distance: 'frechet' is for images; use sliced_wasserstein")
-    return FeatureFrechet(config.metrics, data)
+        raise UserError(
+            f"metrics.distance: {config.distance!r} is for images; use sliced_wasserstein"
+        )
+    features = (
+        InceptionFeatures(config.metrics.inception_path, pixel_max=data.pixel_max)
+        if config.distance == "fid"
+        else ClassifierFeatures(data)
+    )
+    return FeatureFrechet(config.metrics, data, features)

@@ -27,7 +27,12 @@ def noise_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
     if model.kind == "unet":
         from sft_rl.networks.unet import UNet  # here, since diffusers is slow to import
 
-        unet = UNet(shape, model.unet, channels_last=model.channels_last)
+        unet = UNet(
+            shape,
+            model.unet,
+            channels_last=model.channels_last,
+            bfloat16=model.precision == "bfloat16",
+        )
         if model.prediction == "v_prediction":
             return NoiseFromVelocity(unet, NoiseSchedule.from_config(config.noise))
         return unet

@@ -29,13 +29,19 @@ class UNet(nn.Module):
         shape: Shape of one image, (channels, height, width).
         options: Arguments of UNet2DModel; those not given are DDPM's.
         channels_last: Keep images channel by channel in memory.
+        bfloat16: Compute in bfloat16 where torch's autocast deems it safe.
 
     Raises:
         UserError: If the options do not make a U-Net for such images.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], options: dict[str, Any], *, channels_last: bool = False
+        self,
+        shape: tuple[int, ...],
+        options: dict[str, Any],
+        *,
+        channels_last: bool = False,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape("model.kind: unet", shape)
@@ -59,6 +65,7 @@ class UNet(nn.Module):
             )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.unet.to(memory_format=self.memory_format)
+        self.in_bfloat16 = bfloat16
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Map latents x (..., C, H, W) at times t, broadcastable to (...), to the noise in them.
@@ -68,7 +75,9 @@ class UNet(nn.Module):
         lead = x.shape[:-3]
         flat = x.reshape(-1, *x.shape[-3:]).contiguous(memory_format=self.memory_format)
         times = t.to(x.dtype).expand(lead).reshape(-1)
-        return self.unet(flat, times).sample.reshape(x.shape)  # type: ignore[no-any-return]
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.in_bfloat16):
+            eps = self.unet(flat, times).sample
+        return eps.to(x.dtype).reshape(x.shape)  # type: ignore[no-any-return]
 
 
 def image_shape(field: str, shape: tuple[int, ...]) -> tuple[int, int, int]:

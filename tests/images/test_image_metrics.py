@@ -1,5 +1,8 @@
 """Distances of features in closed form; and of digits, what must be far is far."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,12 @@ from sft_rl.config import Config
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.metrics.frechet import frechet_distance, kernel_distance, nearest_distances
+from sft_rl.metrics.frechet import (
+    frechet_distance,
+    kernel_distance,
+    nearest_distances,
+    precision_recall,
+)
 from sft_rl.presets import load_config
 
 FEATURES = np.random.default_rng(0).normal(size=(300, 5)) * [1.0, 2.0, 3.0, 0.5, 0.1]
@@ -48,6 +56,16 @@ def test_nearest_distances():
     assert nearest_distances(images, others).tolist() == pytest.approx([0.0, 5.0], abs=1e-3)
 
 
+def test_precision_and_recall_of_a_part_and_of_strays():
+    real = np.arange(20.0)[:, None]
+    part = real[:10]
+    assert precision_recall(real, part) == (1.0, pytest.approx(0.65))  # 9 reaches up to 12
+    strays = np.concatenate([real, [[100.0], [200.0], [300.0], [400.0]]])
+    precision, recall = precision_recall(real, strays)
+    assert precision == pytest.approx(20 / 24)
+    assert recall == 1.0
+
+
 @pytest.fixture(scope="module")
 def evaluator(_own_machine_room: None) -> Evaluator:
     config = load_config("digits", ["metrics.num_samples=500"])
@@ -85,3 +103,18 @@ def test_frechet_needs_labelled_images():
     config = Config.model_validate({"metrics": {"distance": "frechet"}})
     with pytest.raises(UserError, match="is for images"):
         Evaluator(load_dataset(config.data), config)
+
+
+def test_fid_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(*settings: str) -> str:
+        config = load_config("digits", settings)
+        with pytest.raises(UserError) as error:
+            Evaluator(load_dataset(config.data), config)
+        return str(error.value)
+
+    assert "get weights-inception" in refused("metrics.distance=fid")
+    weights = tmp_path / "weights.pth"
+    assert "never downloaded" in refused(f"metrics.inception_path={weights}")
+    weights.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    assert "pip install 'sft-rl[fid]'" in refused(f"metrics.inception_path={weights}")

@@ -45,6 +45,20 @@ def test_channels_last_changes_nothing_but_the_memory(tiny_unet):
     torch.testing.assert_close(last(x, torch.tensor(3.0)), plain(x, torch.tensor(3.0)))
 
 
+def test_bfloat16_rounds_inside_and_returns_float32(tiny_unet):
+    options = {"kind": "unet", "unet": tiny_unet}
+    plain = noise_network(config(model=options), DIGITS)
+    half = noise_network(config(model={**options, "precision": "bfloat16"}), DIGITS)
+    half.load_state_dict(plain.state_dict())
+    x = torch.randn(4, *DIGITS)
+    exact, rounded = (network(x, torch.tensor(3.0)) for network in (plain, half))
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.0, atol=0.05 * exact.abs().max().item())
+    rounded.square().mean().backward()
+    assert all(p.grad.dtype == torch.float32 for p in half.parameters())
+
+
 def test_noise_from_velocity_undoes_the_definition_of_v():
     noise = NoiseSchedule.from_config(Config().noise)
     x_0, eps = torch.randn(5, *DIGITS), torch.randn(5, *DIGITS)

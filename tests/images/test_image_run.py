@@ -15,7 +15,13 @@ def test_a_run_on_digits_leaves_everything(digits_run: Path):
     summary = json.loads((digits_run / "summary.json").read_text())
     for part in ("initial", "final", "full_step"):
         assert np.isfinite(summary[f"frechet_{part}"])
-    assert summary["final"].keys() == {"frechet", "kernel", "nearest_training"}
+    assert summary["final"].keys() == {
+        "frechet",
+        "kernel",
+        "precision",
+        "recall",
+        "nearest_training",
+    }
     assert summary["protocol"]["num_samples"] == 60
     assert summary["protocol"]["reference"] == "held-out digits"
     metrics = pd.read_csv(digits_run / "metrics.csv")
