@@ -18,6 +18,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -34,15 +35,18 @@ NUM_ENVS = 512
 
 
 class Features(BaseFeaturesExtractor):
-    """Fourier features of latent and step: the swiss roll is too fine for plain coordinates."""
+    """Fourier features of the latent, as the swiss roll is fine, and the step as one of T."""
 
     def __init__(self, space: spaces.Box, num: int = 6, highest: float = 32.0) -> None:
-        super().__init__(space, space.shape[0] * (1 + 2 * num))
+        super().__init__(space, (space.shape[0] - 1) * (1 + 2 * num) + NUM_STEPS)
         self.fourier = FourierFeatures(num, highest)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map (B, dim + 1) to (B, features)."""
-        return self.fourier(observations)  # type: ignore[no-any-return]
+        latents, progress = observations[:, :-1], observations[:, -1]
+        # The step after the last, seen at the end only, counts as the last.
+        step = (progress * NUM_STEPS).round().long().clamp_max(NUM_STEPS - 1)
+        return torch.cat([self.fourier(latents), F.one_hot(step, NUM_STEPS)], dim=1)
 
 
 class Average(BaseCallback):
@@ -71,6 +75,7 @@ def make_model(seed: int, settings: Sequence[str] = ()) -> PPO:
         action="noise",
         observation="flat",
         reward="adversarial",
+        reward_options={"update_every": NUM_ENVS, "num_updates": 4},
     )
     model = PPO(
         "MlpPolicy",
