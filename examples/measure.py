@@ -1,8 +1,4 @@
-"""How good is a policy of any library? The distance of what it samples, by the project's protocol.
-
-Sliced Wasserstein-2 distance of 10,000 samples, drawn through the env, to 10,000 held-out points
-(see docs/metrics.md).
-"""
+"""How good is a policy of any library? Its samples' distance, by the project's protocol."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,24 +14,42 @@ Act = Callable[[np.ndarray], np.ndarray]
 """Maps flat observations (B, dim + 1) to actions (B, dim)."""
 
 
-def distance(act: Act, *, num_steps: int, settings: Sequence[str] = ()) -> float:
-    """Let a policy denoise fresh samples of the swiss roll with ``action="noise"``; measure them.
+class Judge:
+    """Lets a policy denoise fresh samples of the swiss roll, ``action="noise"``; measures them.
 
-    The env's starting noise is always the same; the policy draws its own.
+    The starting noise is always the same; the policy draws its own.
+
+    Args:
+        num_steps: Number of denoising steps T.
+        settings: ``key=value`` settings of the preset.
     """
-    config = load_config("swiss_roll", [*settings, f"sampler.num_steps={num_steps}"])
-    data = load_dataset(config.data)
-    env = gymnasium.make_vec(
-        "envs:sft_rl/Denoising-v0",
-        num_envs=config.metrics.num_samples,
-        preset="swiss_roll",
-        num_steps=num_steps,
-        settings=settings,
-        action="noise",
-        observation="flat",
-    )
-    observation, infos = env.reset(seed=0)
-    while "final_obs" not in infos:
-        observation, _, _, _, infos = env.step(act(observation))
-    samples = torch.from_numpy(infos["final_obs"][:, :-1])
-    return Evaluator(data, config).distance(data.to_units(samples))
+
+    def __init__(self, *, num_steps: int, settings: Sequence[str] = ()) -> None:
+        config = load_config("swiss_roll", [*settings, f"sampler.num_steps={num_steps}"])
+        num = config.metrics.num_samples
+        self.data = load_dataset(config.data)
+        self.evaluator = Evaluator(self.data, config)
+        self._to_training_data = self.evaluator.measure.distance_to(self.data.train_in_units(num))
+        self.env = gymnasium.make_vec(
+            "envs:sft_rl/Denoising-v0",
+            num_envs=num,
+            preset="swiss_roll",
+            num_steps=num_steps,
+            settings=settings,
+            action="noise",
+            observation="flat",
+        )
+
+    def distance(self, act: Act) -> float:
+        """Sliced Wasserstein-2 distance to held-out points, as reported (docs/metrics.md)."""
+        return self.evaluator.distance(self._samples(act, seed=0))
+
+    def validate(self, act: Act) -> float:
+        """The same to training points and from other noise: to choose a policy by."""
+        return self._to_training_data(self._samples(act, seed=10**6))
+
+    def _samples(self, act: Act, *, seed: int) -> np.ndarray:
+        observation, infos = self.env.reset(seed=seed)
+        while "final_obs" not in infos:
+            observation, _, _, _, infos = self.env.step(act(observation))
+        return self.data.to_units(torch.from_numpy(infos["final_obs"][:, :-1]))

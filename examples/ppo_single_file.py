@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from envs.wrappers import NextStepAutoreset
-from examples.measure import distance
+from examples.measure import Judge
 
 NUM_STEPS = 10
 NUM_ENVS = 512
@@ -140,10 +140,11 @@ def train(*, seed: int, iterations: int, settings: list[str]) -> dict[str, float
 
     def measure() -> float:
         envs.update_running_mean = False
-        found = distance(act, num_steps=NUM_STEPS, settings=settings)
+        found = judge.distance(act)
         envs.update_running_mean = True
         return found
 
+    judge = Judge(num_steps=NUM_STEPS, settings=settings)
     envs.reset(seed=seed)
     before, started = measure(), time.perf_counter()
     for iteration in range(iterations):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from examples.measure import distance
+from examples.measure import Act, Judge
 from sft_rl.config import RayConfig, RolloutConfig
 from sft_rl.distributed.session import RaySession
 
@@ -85,7 +85,7 @@ def make_algorithm(seed: int, iterations: int) -> Any:
     return config.build_algo()
 
 
-def make_act(algorithm: Any) -> Any:
+def make_act(algorithm: Any) -> Act:
     """Return the algorithm's policy as a function of flat observations."""
     from ray.rllib.core.columns import Columns
 
@@ -110,13 +110,14 @@ def main() -> None:
         session.wait()
         algorithm = make_algorithm(args.seed, args.iterations)
         act = make_act(algorithm)
-        before, started = distance(act, num_steps=NUM_STEPS), time.perf_counter()
+        judge = Judge(num_steps=NUM_STEPS)
+        before, started = judge.distance(act), time.perf_counter()
         for iteration in range(args.iterations):
             algorithm.train()
             if iteration % 10 == 0:
                 print(f"iteration {iteration}  {time.perf_counter() - started:.0f} s", flush=True)
         seconds = time.perf_counter() - started
-        after = distance(act, num_steps=NUM_STEPS)
+        after = judge.distance(act)
         algorithm.stop()
     result = {"seed": args.seed, "before": before, "after": after, "seconds": round(seconds, 1)}
     print(" ".join(f"{name} {value:.4g}" for name, value in result.items()))

@@ -18,46 +18,69 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from envs.integrations.stable_baselines3 import StableBaselines3VecEnv
-from examples.measure import distance
+from examples.measure import Act, Judge
 from sft_rl.networks.mlp import FourierFeatures
 from sft_rl.optim import update_average
 
 NUM_STEPS = 10
 NUM_ENVS = 512
+VALIDATE_EVERY = 25
+"""Rollouts."""
 
 
 class Features(BaseFeaturesExtractor):
-    """Fourier features of latent and step: the swiss roll is too fine for plain coordinates."""
+    """Fourier features of the latent, as the swiss roll is fine, and the step as one of T."""
 
     def __init__(self, space: spaces.Box, num: int = 6, highest: float = 32.0) -> None:
-        super().__init__(space, space.shape[0] * (1 + 2 * num))
+        super().__init__(space, (space.shape[0] - 1) * (1 + 2 * num) + NUM_STEPS)
         self.fourier = FourierFeatures(num, highest)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map (B, dim + 1) to (B, features)."""
-        return self.fourier(observations)  # type: ignore[no-any-return]
+        latents, progress = observations[:, :-1], observations[:, -1]
+        # The step after the last, seen at the end only, counts as the last.
+        step = (progress * NUM_STEPS).round().long().clamp_max(NUM_STEPS - 1)
+        return torch.cat([self.fourier(latents), F.one_hot(step, NUM_STEPS)], dim=1)
 
 
-class Average(BaseCallback):
-    """Averages the policies of the newest rollouts: the game with the critic makes them swing."""
+class BestAverage(BaseCallback):
+    """Averages the newest policies, and keeps the average that does best on training data.
 
-    def __init__(self, model: PPO) -> None:
+    The game with the critic makes the policy swing: so does the project's own trainer.
+    """
+
+    def __init__(self, model: PPO, judge: Judge) -> None:
         super().__init__()
-        self.policy = copy.deepcopy(model.policy)
+        self.judge = judge
+        self.average, self.best = copy.deepcopy(model.policy), copy.deepcopy(model.policy)
+        self.best_distance = judge.validate(act_of(self.best))
+        self.num_rollouts = 0
 
     def _on_rollout_end(self) -> None:
-        rollouts = self.num_timesteps // (NUM_STEPS * NUM_ENVS)
-        update_average(self.policy, self.model.policy, decay=0.99, num_updates=rollouts)
+        update_average(self.average, self.model.policy, decay=0.99, num_updates=self.num_rollouts)
+        self.num_rollouts += 1
+        if self.num_rollouts % VALIDATE_EVERY == 0:
+            distance = self.judge.validate(act_of(self.average))
+            if distance < self.best_distance:
+                self.best_distance = distance
+                self.best.load_state_dict(self.average.state_dict())
 
     def _on_step(self) -> bool:
         return True
+
+
+def act_of(policy: ActorCriticPolicy) -> Act:
+    """Return a policy as a function from observations to actions."""
+    return lambda observations: np.asarray(policy.predict(observations)[0])
 
 
 def make_model(seed: int, settings: Sequence[str] = ()) -> PPO:
@@ -71,6 +94,7 @@ def make_model(seed: int, settings: Sequence[str] = ()) -> PPO:
         action="noise",
         observation="flat",
         reward="adversarial",
+        reward_options={"update_every": NUM_ENVS, "num_updates": 4},
     )
     model = PPO(
         "MlpPolicy",
@@ -105,20 +129,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers into this file, too")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = make_model(args.seed)
-    average = Average(model)
-
-    def act(observations: np.ndarray) -> np.ndarray:
-        return np.asarray(average.policy.predict(observations)[0])
-
-    before = distance(act, num_steps=NUM_STEPS)
+    model, judge = make_model(args.seed), Judge(num_steps=NUM_STEPS)
+    before = judge.distance(act_of(model.policy))
     started = time.perf_counter()
-    model.learn(args.iterations * NUM_STEPS * NUM_ENVS, callback=average)
+    result_of = BestAverage(model, judge)
+    model.learn(args.iterations * NUM_STEPS * NUM_ENVS, callback=result_of)
     seconds = time.perf_counter() - started
     result = {
         "seed": args.seed,
         "before": before,
-        "after": distance(act, num_steps=NUM_STEPS),
+        "after": judge.distance(act_of(result_of.best)),
         "seconds": round(seconds, 1),
     }
     print(" ".join(f"{name} {value:.4g}" for name, value in result.items()))
