@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -75,7 +76,9 @@ class UNet(nn.Module):
         lead = x.shape[:-3]
         flat = x.reshape(-1, *x.shape[-3:]).contiguous(memory_format=self.memory_format)
         times = t.to(x.dtype).expand(lead).reshape(-1)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.in_bfloat16):
+        # A dry run's tensors are "meta", which autocast does not know: counted as float32.
+        narrow = self.in_bfloat16 and not x.is_meta
+        with torch.autocast(x.device.type, torch.bfloat16) if narrow else nullcontext():
             eps = self.unet(flat, times).sample
         return eps.to(x.dtype).reshape(x.shape)  # type: ignore[no-any-return]
 
