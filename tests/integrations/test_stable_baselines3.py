@@ -112,7 +112,7 @@ def test_the_example_starts_at_the_pretrained_sampler(tiny_settings: tuple[str, 
     """Its actions are standard normal, whatever it sees."""
     with torch.no_grad():
         model = make_model(seed=0, settings=tiny_settings)
-        seen = torch.randn(5, 3)
+        seen = torch.cat([torch.randn(5, 2), torch.rand(5, 1)], dim=1)
         distribution = model.policy.get_distribution(seen).distribution
     assert torch.equal(distribution.mean, torch.zeros(5, 2))
     assert torch.equal(distribution.stddev, torch.ones(5, 2))
