@@ -168,7 +168,7 @@ def test_a_users_own_points(
         ),
         (
             ["train", "swiss_roll", "learner.launcher=ray_train", "learner.num_cpus=999"],
-            ["learner.num_workers", "999"],
+            ["learner.num_cpus", "999"],
         ),
         (["train", "swiss_roll", "critic.objective=foo"], ["critic.objective", "foo", "hinge"]),
         (["train", "swiss_roll", "reward=foo"], ["reward", "foo", "module:function"]),
