@@ -55,8 +55,7 @@ def add_tune_command(subparsers: Subparsers) -> None:
     )
     tune.add_argument(
         "--metric",
-        default="sliced_wasserstein",
-        help="what ranks the trials (default: sliced_wasserstein)",
+        help="what ranks the trials (default: the preset's leading distance)",
     )
     tune.add_argument("--address", metavar="URL", help="Ray cluster to run on (default: start one)")
     tune.add_argument("--resume", type=Path, metavar="DIR", help="go on with a search")
@@ -163,7 +162,7 @@ def _new(args: argparse.Namespace) -> Search:
         seed=config.seed if args.seed is None else args.seed,
         searcher=args.searcher,
         scheduler=args.scheduler,
-        metric=args.metric,
+        metric=args.metric or config.distance,
     )
 
 

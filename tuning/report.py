@@ -11,7 +11,7 @@ from sft_rl.presets import dump_config, load_config_file
 from tuning.plots import plot_curves, plot_parallel, plot_pareto
 from tuning.progress import show_values
 from tuning.records import Record, Records
-from tuning.search import DISTANCE, STEPS, Search, pareto_front
+from tuning.search import STEPS, Search, pareto_front
 
 TIMING = ("attempts", "seconds_per_sample", "seconds")
 """Columns that differ between two runs of the same search; they come last."""
@@ -63,12 +63,12 @@ def _row(search: Search, records: Records, record: Record) -> dict[str, Any]:
     }
     row |= record.values if STEPS not in record.values else _without_steps(record.values)
     names = ("initial", "full_step", "noise_floor", "policy_sha256", *TIMING)
-    row |= dict.fromkeys(("sliced_wasserstein", "earth_movers", "mmd", *names))
+    row |= dict.fromkeys((*search.metrics, *names))
     if summary is not None:
         metric = search.metric
         floors = summary["full_step"]["noise_floors"]
         row |= summary["final"] | {
-            "initial": summary["sliced_wasserstein_initial"] if metric == DISTANCE else None,
+            "initial": summary.get(f"{metric}_initial"),  # of the leading distance
             "full_step": summary["full_step"][metric],
             "noise_floor": floors[metric],
             "policy_sha256": summary["policy_sha256"],

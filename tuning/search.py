@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,8 +27,14 @@ SEARCHERS: tuple[str, ...] = get_args(Searcher)
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 
 STEPS = "sampler.num_steps"
-DISTANCE = "sliced_wasserstein"
-METRICS = (DISTANCE, "earth_movers", "mmd")
+DISTANCE = "distance"
+"""What trials report on the way: their run's leading distance, on validation data."""
+METRICS = {
+    "sliced_wasserstein": ("sliced_wasserstein", "earth_movers", "mmd"),
+    "frechet": ("frechet", "kernel"),
+    "fid": ("fid", "kid"),
+}
+"""What can rank trials, by the distance that leads their runs."""
 REQUESTS = (
     "rollout.num_workers",
     "rollout.num_cpus_per_worker",
@@ -62,7 +69,7 @@ class Search:
     seed: int
     searcher: Searcher = "random"
     scheduler: Scheduler = "none"
-    metric: str = DISTANCE
+    metric: str = "sliced_wasserstein"
 
     def config(self, values: Values) -> Config:
         """Build a trial's configuration: preset, the space's settings, the user's, the values."""
@@ -105,6 +112,11 @@ class Search:
         config = self.config(point)
         return {key: lookup(config, key) for key in self.space.drawn}
 
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """The distances that trials end with, the leading one first."""
+        return METRICS[self.config({}).distance]
+
     @property
     def num_steps_options(self) -> list[int]:
         """The step counts that are searched, or the one that all trials have."""
@@ -127,14 +139,14 @@ class Search:
         """
         if self.num_trials < 1:
             raise UserError(f"--num-trials: must be at least 1, got {self.num_trials}")
-        if self.metric not in METRICS:
+        if self.metric not in self.metrics:
             raise UserError(
-                f"--metric: no trial reports {self.metric!r}; choose from {', '.join(METRICS)}"
+                f"--metric: no trial reports {self.metric!r}; choose from {', '.join(self.metrics)}"
             )
-        if self.metric != DISTANCE and self.scheduler != "none":
+        if self.metric != self.metrics[0] and self.scheduler != "none":
             raise UserError(
                 f"--metric: {self.metric} is measured at the end of a trial only, "
-                f"--scheduler {self.scheduler} needs {DISTANCE}"
+                f"--scheduler {self.scheduler} needs {self.metrics[0]}"
             )
         on_cluster = RayConfig(address=address)
         base = self.config({})

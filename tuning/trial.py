@@ -54,11 +54,13 @@ class TuneObserver:
 
     Args:
         folder: The run's folder.
+        distance: Name of the distance that leads the run.
         keep: Report checkpoints, too, which other trials may take over.
     """
 
-    def __init__(self, folder: Path, *, keep: bool) -> None:
+    def __init__(self, folder: Path, *, distance: str, keep: bool) -> None:
         self.folder = folder
+        self.distance = distance
         self.keep = keep
 
     def phase(self, name: str) -> None:
@@ -71,9 +73,10 @@ class TuneObserver:
 
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
         """Report evaluations; Tune may end the trial in this call."""
-        if DISTANCE not in metrics:
+        if self.distance not in metrics:
             return
-        row = {"iteration": done, "percent": 100.0 * done / total, DISTANCE: metrics[DISTANCE]}
+        distance = metrics[self.distance]
+        row = {"iteration": done, "percent": 100.0 * done / total, DISTANCE: distance}
         saved = self.folder / "checkpoints" / f"{done:06d}"
         tune.report(row, checkpoint=tune.Checkpoint(str(saved)) if self.keep else None)
 
@@ -89,7 +92,8 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
     """
     started = time.perf_counter()
     folder = Path(out) / f"{given['trial']['index']:03d}"
-    observer = TuneObserver(folder, keep=search.scheduler == "pbt")
+    keep = search.scheduler == "pbt"
+    observer = TuneObserver(folder, distance=search.metrics[0], keep=keep)
     try:
         config = search.config(given["trial"]["values"])
         store, start = _prepare(folder, config)

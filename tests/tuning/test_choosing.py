@@ -27,7 +27,7 @@ def enter(scheduler: ASHAByStepCount, index: int, steps: int) -> Trial:
 
 
 def report(scheduler: ASHAByStepCount, trial: Trial, percent: float, distance: float) -> str:
-    row = {"percent": percent, "sliced_wasserstein": distance}
+    row = {"percent": percent, "distance": distance}
     return scheduler.on_trial_result(None, trial, row)
 
 

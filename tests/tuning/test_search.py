@@ -64,6 +64,15 @@ def test_a_search_is_read_back_as_it_was(tmp_path: Path):
     assert Search.load(tmp_path) == search
 
 
+def test_images_are_ranked_by_their_own_distance():
+    space = parse_space("test", {"space": {RATE: {"uniform": [1e-4, 1e-3]}}})
+    search = Search("digits", ("rollout.num_workers=0",), space, 1, 0, metric="frechet")
+    assert search.metrics == ("frechet", "kernel")
+    search.check(None)
+    with pytest.raises(UserError, match="no trial reports 'mmd'; choose from frechet, kernel"):
+        Search("digits", (), space, 1, 0, metric="mmd").check(None)
+
+
 def test_resume_refuses_what_is_no_search(tmp_path: Path):
     with pytest.raises(UserError, match="holds no search"):
         Search.load(tmp_path)

@@ -35,7 +35,7 @@ def test_the_model_is_loaded_once_for_all_trials(
     monkeypatch.setenv("SFT_RL_CACHE", str(tmp_path))  # as on a node that has never seen it
     observer = Silent()
     data = load_dataset(config.data)
-    evaluator = Evaluator(data, config.metrics)
+    evaluator = Evaluator(data, config)
     network, full_step = _full_step_model(config, data, shared, evaluator, observer)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, torch.as_tensor(shared["weights"][name]))
