@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-START_S = 60.0
+START_S = 120.0
 RAY = Path(sys.executable).with_name("ray")
 NODE = """
 import signal, sys
