@@ -60,3 +60,12 @@ def test_what_another_worker_would_not_cure_stops_the_run(
     assert result["error"]["exit_code"] == 1
     assert result["replaced"] >= replaced
     assert result["left"] == []
+
+
+def test_one_put_a_version_one_answer_a_shard_and_little_more_than_the_trajectories(
+    scenarios: dict[str, Any],
+):
+    counts = scenarios["traffic"]
+    assert counts["puts"] == 2
+    assert counts["answers"] == 3 * 8
+    assert counts["own_bytes"] < counts["bytes"] <= 1.05 * counts["own_bytes"]

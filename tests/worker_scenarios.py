@@ -134,6 +134,45 @@ def collect(
     }
 
 
+def traffic(config: Config) -> dict[str, int]:
+    """Count what three iterations cost, the last two drawn with the same weights."""
+    import ray
+    from ray._private.worker import global_worker
+
+    from sft_rl.distributed.collector import RayCollector
+
+    serializer = global_worker.get_serialization_context()
+    counts = {"puts": 0, "answers": 0, "bytes": 0, "own_bytes": 0}
+    put, get = ray.put, ray.get
+
+    def counted_put(value: Any) -> Any:
+        counts["puts"] += 1
+        return put(value)
+
+    def counted_get(call: Any) -> Any:
+        answer = get(call)
+        counts["answers"] += 1
+        counts["bytes"] += serializer.serialize(answer).total_bytes
+        return answer
+
+    training = config.training.model_copy(update={"batch_size": 2048})
+    config = config.model_copy(update={"training": training})
+    options = RolloutConfig(num_workers=2, num_cpus_per_worker=0.5)
+    collector = RayCollector(partial(build_runner, config, SHAPE), options)
+    ray.put, ray.get = counted_put, counted_get
+    try:
+        for iteration in range(3):
+            order = replace(request(config, iteration), version=min(iteration, 1))
+            collector.submit(order)
+            for shard in collector.results():
+                tensors = (shard.latents, shard.log_probs, shard.rewards)
+                counts["own_bytes"] += sum(tensor.nbytes for tensor in tensors)
+    finally:
+        ray.put, ray.get = put, get
+        collector.close()
+    return counts
+
+
 def policy_sha256(config: Config, num_workers: int) -> str:
     """Fine-tune with some workers."""
     rollout = config.rollout.model_copy(
@@ -176,6 +215,7 @@ def main(out: str, settings: list[str]) -> None:
             timeout_s=6.0,
             signal_number=signal.SIGSTOP,
         )
+        results["traffic"] = traffic(config)
         for name, make_runner in (
             ("faulty", partial(make, Faulty, config)),
             ("faulty start", faulty_start),
