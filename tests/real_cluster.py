@@ -25,7 +25,7 @@ import signal, sys
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 
-address, name, port = sys.argv[1:]
+address, name, port, folder = sys.argv[1:]
 Node(
     RayParams(
         gcs_address=address,
@@ -34,6 +34,7 @@ Node(
         labels={"name": name},
         object_store_memory=10**8,
         dashboard_agent_listen_port=int(port),
+        temp_dir=folder,  # as on a machine of its own: nodes unpack what a job brings there
     ),
     head=False,
     shutdown_at_exit=True,
@@ -127,6 +128,7 @@ class RealCluster:
         """Start a further node; it may take seconds to appear."""
         name = f"node-{secrets.token_hex(2)}"
         command = [sys.executable, "-c", NODE, self.gcs, name, str(free_ports(1)[0])]
+        command += [str(self.folder / name)]
         self.nodes[name] = self.start(name, command)
 
     def kill_node(self, node_id: str) -> None:
