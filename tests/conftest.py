@@ -1,5 +1,6 @@
 """What every test gets: one CPU thread, a cache of its own, and tiny configurations."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,6 +59,8 @@ def _own_machine_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("RAY_ADDRESS", raising=False)
         torch.set_num_threads(1)
+        # A shell that starts the tests with "&" has SIGINT ignored, and so would all children.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
 
 
