@@ -38,11 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Side by side (-n 2): a file's tests share their fixtures, those on the real cluster share it.
+    # Side by side (-n 2): a file's tests share their fixtures, and one Ray at a time is enough.
     for item in items:
-        name = item.path.stem
-        if item.get_closest_marker("ray"):
-            name = "cluster" if item.path.parent.name in ("cluster", "tuning") else "ray"
+        name = "ray" if item.get_closest_marker("ray") else item.path.stem
         item.add_marker(pytest.mark.xdist_group(name))
     if config.getoption("--slow"):
         return
