@@ -12,6 +12,7 @@ from sft_rl.data import Dataset
 from sft_rl.errors import UserError
 from sft_rl.optim import load_optimizer_tensors, optimizer_tensors
 from sft_rl.seeding import generator
+from sft_rl.types import given
 
 
 class AdversarialReward:
@@ -24,6 +25,7 @@ class AdversarialReward:
     Args:
         critic: The critic, trained in place.
         data: Real samples.
+        num_classes: Number of classes of a class-conditional model; 0 for none.
         learning_rate: Adam's learning rate.
         adam_betas: Adam's betas.
         batch_size: Real and generated samples of a critic step.
@@ -41,6 +43,7 @@ class AdversarialReward:
         critic: Critic,
         data: Dataset,
         *,
+        num_classes: int = 0,
         learning_rate: float = 2e-3,
         adam_betas: tuple[float, float] = (0.5, 0.9),
         batch_size: int = 256,
@@ -73,34 +76,43 @@ class AdversarialReward:
         )
         device = next(iter(critic.state_dict().values())).device
         self._buffer = torch.zeros(buffer_size, *data.shape, device=device)
+        labels = torch.zeros(buffer_size, dtype=torch.int64, device=device)
+        self._labels = labels if num_classes else None
         self._num_seen = 0
         self._num_waiting = 0
         self._num_steps = 0
 
-    def __call__(self, samples: Tensor) -> Tensor:
-        """Remember samples (B, *shape), step the critic if it is due, return scores (B,)."""
+    def __call__(self, samples: Tensor, *labels: Tensor) -> Tensor:
+        """Remember samples (B, *shape), step the critic if it is due, return scores (B,).
+
+        Labels (B,) are wanted if there are classes.
+        """
         samples = samples.detach().to(self._buffer.device)
         size = len(self._buffer)
         newest = samples[-size:]
         index = (self._num_seen + torch.arange(len(newest), device=samples.device)) % size
         self._buffer[index] = newest
+        for own, new in zip(given(self._labels), labels, strict=True):
+            own[index] = new.to(own.device)[-size:]
         self._num_seen += len(newest)
         self._num_waiting += len(samples)
         if self._num_waiting >= self.update_every:
             self._num_waiting = 0
             self._update()
         with torch.no_grad():
-            known = self.critic(self._remembered())
+            known = self.critic(*self._remembered())
             spread = known.std() if len(known) > 1 else known.new_ones(())
-            return torch.div(self.critic(samples) - known.mean(), spread + 1e-8)
+            return torch.div(self.critic(samples, *labels) - known.mean(), spread + 1e-8)
 
-    def _remembered(self) -> Tensor:
-        return self._buffer[: min(self._num_seen, len(self._buffer))]
+    def _remembered(self) -> list[Tensor]:
+        """Samples, and their labels if there are classes."""
+        num = min(self._num_seen, len(self._buffer))
+        return [kept[:num] for kept in (self._buffer, *given(self._labels))]
 
     @torch.inference_mode(False)  # whatever mode the caller steps the env in
     @torch.enable_grad()
     def _update(self) -> None:
-        remembered = self._remembered()
+        remembered, *labels = self._remembered()
         for _ in range(self.num_updates):
             source = generator(
                 self.seed, "adversarial reward", self._num_steps, device=remembered.device
@@ -108,8 +120,9 @@ class AdversarialReward:
             rows = torch.randint(
                 len(remembered), (self.batch_size,), generator=source, device=remembered.device
             )
-            real = self.data.batch(self.batch_size, source)
-            loss = self.critic.loss(real, remembered[rows], source)
+            own = [kept[rows] for kept in labels]
+            real = self.data.batch(self.batch_size, source, *own)
+            loss = self.critic.loss(real, remembered[rows], source, *own)
             if self.optimizer is not None:
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.value.backward()  # type: ignore[no-untyped-call]
@@ -124,6 +137,8 @@ class AdversarialReward:
             "reward_critic": dict(self.critic.state_dict()),
             "reward_samples": {"buffer": self._buffer, "counts": counts},
         }
+        if self._labels is not None:
+            groups["reward_samples"]["labels"] = self._labels
         if self.optimizer is not None:
             groups["reward_optimizer"] = optimizer_tensors(self.optimizer)
         return groups
@@ -132,6 +147,8 @@ class AdversarialReward:
         """Undo :meth:`state`."""
         self.critic.load_state_dict(groups["reward_critic"])
         self._buffer.copy_(groups["reward_samples"]["buffer"])
+        if self._labels is not None:
+            self._labels.copy_(groups["reward_samples"]["labels"])
         counts = groups["reward_samples"]["counts"].tolist()
         self._num_seen, self._num_waiting, self._num_steps = counts
         if self.optimizer is not None:

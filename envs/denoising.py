@@ -27,15 +27,28 @@ LATENT_BOUND = 1e6
 
 
 def observation_space(
-    num_steps: int, shape: tuple[int, ...], observation: str
+    num_steps: int, shape: tuple[int, ...], observation: str, num_classes: int
 ) -> spaces.Space[Any]:
-    """Space of one observation, ``dict`` or ``flat``."""
+    """Space of one observation, ``dict`` or ``flat``.
+
+    Raises:
+        UserError: If there is none of that name, or no place in it for a label.
+    """
+    _check_choice("observation", observation, OBSERVATIONS)
     if observation == "flat":
+        if num_classes:
+            raise UserError(
+                "observation: 'flat' has no place for the label of a class-conditional model; "
+                "use 'dict'"
+            )
         return spaces.Box(-LATENT_BOUND, LATENT_BOUND, (math.prod(shape) + 1,), np.float32)
-    return spaces.Dict(
-        latent=spaces.Box(-LATENT_BOUND, LATENT_BOUND, shape, np.float32),
-        step_index=spaces.Discrete(num_steps + 1),
-    )
+    parts: dict[str, spaces.Space[Any]] = {
+        "latent": spaces.Box(-LATENT_BOUND, LATENT_BOUND, shape, np.float32),
+        "step_index": spaces.Discrete(num_steps + 1),
+    }
+    if num_classes:
+        parts["label"] = spaces.Discrete(num_classes)
+    return spaces.Dict(parts)
 
 
 def action_space(shape: tuple[int, ...], action: str, bound: float | None) -> spaces.Box:
@@ -66,14 +79,15 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
 
     ## Observation space
     By ``observation``: ``dict`` is ``latent``, ``Box(shape)`` in model units, and ``step_index``,
-    ``Discrete(T + 1)``, the number of steps taken; ``flat`` is one ``Box`` with the latent and
-    the step as a share of T.
+    ``Discrete(T + 1)``, the number of steps taken, and with classes ``label``,
+    ``Discrete(num_classes)``, the class that the sample is to be of; ``flat`` is one ``Box`` with
+    the latent and the step as a share of T, without classes.
 
     ## Rewards
     0 at every step but the last; there the score of the final sample.
 
     ## Starting state
-    ``latent`` ~ N(0, I), ``step_index`` 0.
+    ``latent`` ~ N(0, I), ``step_index`` 0, ``label`` uniform.
 
     ## Episode end
     Terminated after T steps. Never truncated.
@@ -91,9 +105,9 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
         action_bound: float | None = None,
         observation: str = "dict",
         policy: DenoisingPolicy | None = None,
+        num_classes: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        _check_choice("observation", observation, OBSERVATIONS)
         self.process = DenoisingProcess(
             num_rows=1,
             num_steps=num_steps,
@@ -101,10 +115,11 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
             reward=reward,
             action=action,
             policy=policy,
+            num_classes=num_classes,
         )
         self.observation = observation
         self.render_mode = render_mode
-        self.observation_space = observation_space(num_steps, shape, observation)
+        self.observation_space = observation_space(num_steps, shape, observation, num_classes)
         self.action_space = action_space(shape, action, action_bound)
         self._seeded = False
 
@@ -142,7 +157,10 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
         if self.observation == "flat":
             progress = np.float32(self.process.step_index / self.process.num_steps)
             return np.append(latent.ravel(), progress)
-        return {"latent": latent, "step_index": np.int64(self.process.step_index)}
+        seen = {"latent": latent, "step_index": np.int64(self.process.step_index)}
+        if self.process.labels is not None:
+            seen["label"] = np.int64(self.process.labels[0])
+        return seen
 
 
 class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
@@ -162,6 +180,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         action_bound: Bound of the declared action space; None takes a wide one.
         observation: ``"dict"`` or ``"flat"``.
         policy: The pretrained sampler, for the last two actions.
+        num_classes: Number of classes of a class-conditional model; 0 for none.
         array: ``"numpy"``, or ``"torch"`` for tensors that are neither copied nor moved.
         device: Where the latents live; only with ``array="torch"``.
         render_mode: ``"rgb_array"`` to draw all samples into one picture.
@@ -184,11 +203,11 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         action_bound: float | None = None,
         observation: str = "dict",
         policy: DenoisingPolicy | None = None,
+        num_classes: int = 0,
         array: str = "numpy",
         device: torch.device | str = "cpu",
         render_mode: str | None = None,
     ) -> None:
-        _check_choice("observation", observation, OBSERVATIONS)
         _check_choice("array", array, ARRAYS)
         if array == "numpy" and torch.device(device).type != "cpu":
             raise UserError(f"device: array='numpy' lives on the cpu, got {device}; use 'torch'")
@@ -204,9 +223,12 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             reward=reward,
             action=action,
             policy=policy,
+            num_classes=num_classes,
             device=device,
         )
-        self.single_observation_space = observation_space(num_steps, shape, observation)
+        self.single_observation_space = observation_space(
+            num_steps, shape, observation, num_classes
+        )
         self.single_action_space = action_space(shape, action, action_bound)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -253,7 +275,10 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         if self.observation == "flat":
             progress = latents.new_full((self.num_envs, 1), k / self.process.num_steps)
             return self._out(torch.cat([latents.flatten(1), progress], dim=1))
-        return {"latent": self._out(latents), "step_index": self._all(k)}
+        seen = {"latent": self._out(latents), "step_index": self._all(k)}
+        if self.process.labels is not None:
+            seen["label"] = self._out(self.process.labels)
+        return seen
 
     def _all(self, value: bool | int) -> Any:
         """The same value for every row."""

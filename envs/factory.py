@@ -14,16 +14,16 @@ from envs.adversarial import AdversarialReward
 from envs.denoising import DenoisingEnv, DenoisingVectorEnv
 from sft_rl.config import Config
 from sft_rl.critics import Critic, build_critic
-from sft_rl.data import Dataset, load_dataset
+from sft_rl.data import Dataset, check_labels, load_dataset
 from sft_rl.errors import UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.presets import load_config
-from sft_rl.pretraining import pretrained_network
+from sft_rl.pretraining import pretrained_network, with_pretrained
 from sft_rl.seeding import derive_seed
 
-Reward = str | Callable[[Tensor], Tensor] | None
+Reward = str | Callable[..., Tensor] | None
 REWARDS = ("critic", "adversarial")
-OPTIONS_OF_ADVERSARIAL = tuple(inspect.signature(AdversarialReward).parameters)[2:]
+OPTIONS_OF_ADVERSARIAL = tuple(inspect.signature(AdversarialReward).parameters)[3:]
 
 
 def make_env(**options: Any) -> DenoisingEnv:
@@ -62,7 +62,8 @@ def env_arguments(
         num_steps: Number of steps T, for a preset.
         settings: ``key=value`` settings, for a preset.
         reward: ``"critic"`` (a run's, frozen), ``"adversarial"`` (trained by the env), a function
-            from samples (B, *shape) to scores (B,), or None to pay nothing.
+            from samples (B, *shape), and labels (B,) of a class-conditional model, to scores
+            (B,), or None to pay nothing.
         reward_options: Options of :class:`envs.AdversarialReward`; what is not given, and the
             critic with its regulariser, come from the settings.
         action: See :class:`envs.DenoisingEnv`.
@@ -90,6 +91,7 @@ def env_arguments(
         "num_steps": policy.num_steps,
         "shape": policy.shape,
         "policy": policy,
+        "num_classes": policy.num_classes,
         "action": action,
         "action_bound": action_bound,
         "observation": observation,
@@ -102,8 +104,9 @@ def _from_preset(
 ) -> tuple[DenoisingPolicy, Dataset, Config]:
     if num_steps is not None:
         settings = [*settings, f"sampler.num_steps={num_steps}"]
-    config = load_config(preset, settings)
+    config = with_pretrained(load_config(preset, settings))
     data = load_dataset(config.data)
+    check_labels(config, data)
     network, _ = pretrained_network(
         config, data, device=device, progress=lambda done, total, metrics: None
     )
@@ -129,7 +132,7 @@ def _reward(
     data: Dataset | None,
     critic_state: dict[str, Tensor] | None,
     device: torch.device,
-) -> Callable[[Tensor], Tensor] | None:
+) -> Callable[..., Tensor] | None:
     if options and reward != "adversarial":
         raise UserError("reward_options: are for reward='adversarial'")
     if reward is None or callable(reward):
@@ -145,7 +148,7 @@ def _reward(
     critic = _new_critic(config, data, device)
     critic.load_state_dict(critic_state)
     frozen = critic.requires_grad_(False).eval()
-    return lambda samples: frozen(samples)
+    return lambda *samples: frozen(*samples)
 
 
 def _adversarial_reward(
@@ -159,6 +162,7 @@ def _adversarial_reward(
     training = config.training.model_copy(update={"batch_size": size})
     critic = _new_critic(config.model_copy(update={"training": training}), data, device)
     defaults = {
+        "num_classes": config.model.num_classes,
         "learning_rate": config.critic.learning_rate,
         "adam_betas": config.critic.adam_betas,
         "batch_size": size,

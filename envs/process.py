@@ -10,10 +10,11 @@ from torch import Tensor
 from sft_rl.critics.function import checked_scores
 from sft_rl.errors import UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.seeding import normal_rows
+from sft_rl.seeding import label_rows, normal_rows
+from sft_rl.types import given
 
-RewardFunction = Callable[[Tensor], Tensor]
-"""Maps final samples (B, *shape) to scores (B,)."""
+RewardFunction = Callable[..., Tensor]
+"""Maps final samples (B, *shape), and labels (B,) if there are classes, to scores (B,)."""
 
 ACTIONS = ("next_latent", "noise", "epsilon")
 
@@ -21,8 +22,8 @@ ACTIONS = ("next_latent", "noise", "epsilon")
 class DenoisingProcess:
     """B denoising episodes that advance and end together.
 
-    Row i draws its starting noise from its own seed, so a batch of one gives the same episode
-    as the same row of a large batch.
+    Row i draws its starting noise and its label from its own seed, so a batch of one gives the
+    same episode as the same row of a large batch.
 
     Args:
         num_rows: Number of episodes B.
@@ -32,6 +33,7 @@ class DenoisingProcess:
         action: What an action is: the next latent; the noise that is added to the pretrained
             sampler's mean; or the predicted noise, put into the sampler's step.
         policy: The pretrained sampler; needed unless the action is the next latent.
+        num_classes: Number of classes, of which every episode gets a label; 0 for none.
         device: Where the latents live.
 
     Raises:
@@ -47,6 +49,7 @@ class DenoisingProcess:
         reward: RewardFunction | None = None,
         action: str = "next_latent",
         policy: DenoisingPolicy | None = None,
+        num_classes: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         if action not in ACTIONS:
@@ -64,7 +67,9 @@ class DenoisingProcess:
         self.reward = reward
         self.action = action
         self.policy = policy
+        self.num_classes = num_classes
         self.latents = torch.zeros(num_rows, *shape, device=device)
+        self.labels: Tensor | None = None
         self.step_index = 0
         self._episode = -1
         self._seeds = torch.zeros(num_rows, dtype=torch.int64, device=device)
@@ -79,6 +84,8 @@ class DenoisingProcess:
         self._episode += 1
         self.step_index = 0
         self.latents = self._noise(0)
+        if self.num_classes:
+            self.labels = label_rows(self._seeds, self._episode, self.num_classes)
 
     def advance(self, actions: Tensor) -> bool:
         """Take one denoising step; return whether the episodes ended.
@@ -100,7 +107,7 @@ class DenoisingProcess:
         """
         if self.reward is None:
             return self.latents.new_zeros(self.num_rows)
-        return checked_scores(self.reward(self.latents), self.latents)
+        return checked_scores(self.reward(self.latents, *given(self.labels)), self.latents)
 
     @torch.no_grad()
     def _next_latents(self, actions: Tensor) -> Tensor:
@@ -109,7 +116,8 @@ class DenoisingProcess:
         assert self.policy is not None
         k = torch.tensor(self.step_index, device=self.latents.device)
         if self.action == "noise":
-            return self.policy.mean(self.latents, k) + self.policy.step_std(k) * actions
+            mean = self.policy.mean(self.latents, k, self.labels)
+            return mean + self.policy.step_std(k) * actions
         mean = self.policy.mean_from_eps(self.latents, actions, k)
         return mean + self.policy.step_std(k) * self._noise(self.step_index + 1)
 

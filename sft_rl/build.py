@@ -19,6 +19,7 @@ from envs import DenoisingVectorEnv
 from sft_rl.algorithms import Networks, build_algorithm
 from sft_rl.config import Config
 from sft_rl.critics import build_critic, critic_builder
+from sft_rl.data import Dataset, check_labels
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import step_schedule
 from sft_rl.errors import UserError
@@ -82,6 +83,7 @@ def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
         num_envs=config.training.batch_size // config.rollout.shards_per_batch,
         num_steps=policy.num_steps,
         shape=shape,
+        num_classes=policy.num_classes,
         array="torch",
         device=device,
     )
@@ -149,13 +151,15 @@ def check(config: Config) -> None:
         check_ray(config)
 
 
-def check_shape(config: Config, shape: tuple[int, ...]) -> None:
-    """Refuse networks that do not take samples of the data's shape.
+def check_data(config: Config, data: Dataset) -> None:
+    """Refuse networks that do not take samples of the data's shape, or not its labels.
 
     Raises:
         UserError: Naming the field and what goes with such samples.
     """
+    shape = data.shape
     with torch.device("meta"):
         noise_network(config, shape)
         build_critic(config, shape)
         value_network(config, shape)
+    check_labels(config, data)

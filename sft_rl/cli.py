@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--out", type=Path, required=True, help="file: .npy, or .csv of points, .png of images"
     )
+    sample.add_argument(
+        "--label",
+        type=int,
+        help="class of all samples, of a class-conditional model (default: any)",
+    )
     sample.add_argument("--seed", type=int, default=0, help="seed of the samples")
     sample.set_defaults(run=_sample)
 
@@ -157,9 +162,11 @@ def _train(args: argparse.Namespace, started: float) -> None:
         raise UserError("--resume: say which run, with --out FOLDER")
     out = args.out or free_run_path(config.preset, config.sampler.num_steps, config.seed)
     from sft_rl.build import check
+    from sft_rl.pretraining import with_pretrained
     from sft_rl.progress import ConsoleObserver
     from sft_rl.run import train
 
+    config = with_pretrained(config)
     check(config)
     resume = args.resume == "always" or (args.resume == "auto" and holds_run(out))
     if resume:
@@ -205,7 +212,7 @@ def _sample(args: argparse.Namespace, started: float) -> None:
         raise UserError(f"--num: must be at least 1, got {args.num}")
     from sft_rl.run import write_samples
 
-    write_samples(args.folder, num=args.num, out=args.out, seed=args.seed)
+    write_samples(args.folder, num=args.num, out=args.out, seed=args.seed, label=args.label)
     sys.stdout.write(f"{args.num} samples written to {args.out}\n")
 
 

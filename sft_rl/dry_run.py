@@ -14,7 +14,8 @@ from sft_rl.data import load_dataset
 from sft_rl.networks import noise_network
 from sft_rl.networks.mlp import num_parameters
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.run import with_pretrained
+from sft_rl.pretraining import with_pretrained
+from sft_rl.types import given
 
 GIB = 2**30
 FLOAT = 4
@@ -111,8 +112,9 @@ def _saved_bytes(policy: DenoisingPolicy, batch: int) -> int:
 
     kept: list[Tensor] = []
     latents = torch.zeros(batch, *policy.shape, device="meta")
+    labels = torch.zeros(batch, dtype=torch.int64, device="meta") if policy.num_classes else None
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        policy.network(latents, torch.zeros(batch, device="meta"))
+        policy.network(latents, torch.zeros(batch, device="meta"), *given(labels))
     return sum(sizes.values())
 
 

@@ -11,7 +11,8 @@ import diffusers
 from diffusers import UNet2DModel
 
 import sft_rl
-from sft_rl import few_step
+from sft_rl import class_pipeline, few_step
+from sft_rl.class_pipeline import ClassConditionalPipeline
 from sft_rl.config import DISTANCES
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
@@ -21,7 +22,8 @@ from sft_rl.networks.unet import UNet
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.store import RunFolder, parameters_sha256
 
-CODE = Path(few_step.__file__)
+SCHEDULER_CODE = Path(few_step.__file__)
+PIPELINE_CODE = Path(class_pipeline.__file__)
 
 
 def export(run: Path, out: Path, *, with_code: bool) -> None:
@@ -30,7 +32,7 @@ def export(run: Path, out: Path, *, with_code: bool) -> None:
     Args:
         run: The run's folder.
         out: Folder to write, new.
-        with_code: Take the scheduler's code along, so that nobody needs this package.
+        with_code: Take our code along, so that nobody needs this package.
 
     Raises:
         UserError: If the run's model is no U-Net, or the folder is there or cannot be written.
@@ -49,8 +51,10 @@ def export(run: Path, out: Path, *, with_code: bool) -> None:
         unet.save_pretrained(out / "unet", safe_serialization=True)
         scheduler.save_pretrained(out / "scheduler")
         if with_code:
-            shutil.copy(CODE, out / "scheduler")
-        (out / "model_index.json").write_text(_index(with_code))
+            shutil.copy(SCHEDULER_CODE, out / "scheduler")
+            if policy.num_classes:
+                shutil.copy(PIPELINE_CODE, out)
+        (out / "model_index.json").write_text(_index(policy, with_code=with_code))
         (out / "README.md").write_text(_card(store, policy, with_code=with_code))
     except OSError as error:
         raise UserError(f"--out: cannot write to {out}: {error.strerror}") from error
@@ -78,10 +82,14 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[UNet2DModel, FewStepScheduler
     )
 
 
-def _index(with_code: bool) -> str:
-    module = CODE.stem if with_code else few_step.__name__
+def _index(policy: DenoisingPolicy, *, with_code: bool) -> str:
+    module = SCHEDULER_CODE.stem if with_code else few_step.__name__
+    pipeline: str | list[str] = "DDPMPipeline"
+    if policy.num_classes:
+        pipeline = ClassConditionalPipeline.__name__
+        pipeline = [PIPELINE_CODE.stem, pipeline] if with_code else pipeline
     index = {
-        "_class_name": "DDPMPipeline",
+        "_class_name": pipeline,
         "_diffusers_version": diffusers.__version__,
         "scheduler": [module, FewStepScheduler.__name__],
         "unet": ["diffusers", UNet2DModel.__name__],
@@ -92,16 +100,12 @@ def _index(with_code: bool) -> str:
 def _card(store: RunFolder, policy: DenoisingPolicy, *, with_code: bool) -> str:
     """Write the model card."""
     config = store.config
-    load = (
-        'pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)'
-        if with_code
-        else "import sft_rl.few_step  # the scheduler\n\n"
-        'pipeline = DiffusionPipeline.from_pretrained("FOLDER")'
-    )
+    by_class = policy.num_classes > 0
+    labels = ", class_labels=[0] * 16" if by_class else ""
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(store, policy).items())
     return f"""---
 library_name: diffusers
-tags: [unconditional-image-generation, few-step]
+tags: [{"class-conditional" if by_class else "unconditional"}-image-generation, few-step]
 ---
 
 # A {policy.num_steps}-step sampler of {config.data.name}
@@ -110,9 +114,8 @@ Fine-tuned from a diffusion model of {config.noise.num_train_timesteps} steps by
 fine-tuning (Fan and Lee, ICML 2023) with sft-rl {sft_rl.__version__}.
 
 ```python
-from diffusers import DiffusionPipeline
-{load}
-images = pipeline(batch_size=16).images
+{_loading(with_code=with_code, by_class=by_class)}
+images = pipeline(batch_size=16{labels}).images
 ```
 
 The number of steps is fixed. Pixels of -1..1 come out as 0..1.
@@ -123,6 +126,21 @@ The number of steps is fixed. Pixels of -1..1 come out as 0..1.
 """
 
 
+def _loading(*, with_code: bool, by_class: bool) -> str:
+    """Write the lines that load the pipeline."""
+    if with_code:
+        return (
+            "from diffusers import DiffusionPipeline\n\n"
+            'pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)'
+        )
+    kind = ClassConditionalPipeline.__name__ if by_class else "DiffusionPipeline"
+    module = class_pipeline.__name__ if by_class else "diffusers"
+    return (
+        f"from {module} import {kind}\n\nimport sft_rl.few_step  # the scheduler\n\n"
+        f'pipeline = {kind}.from_pretrained("FOLDER")'
+    )
+
+
 def _facts(store: RunFolder, policy: DenoisingPolicy) -> dict[str, Any]:
     """What the card tells of the run; a run that has not finished has no measured numbers."""
     config = store.config
@@ -131,6 +149,7 @@ def _facts(store: RunFolder, policy: DenoisingPolicy) -> dict[str, Any]:
         "algorithm": config.algorithm,
         "seed": config.seed,
         "function evaluations a sample": policy.num_steps,
+        **({"classes": policy.num_classes} if policy.num_classes else {}),
         "timesteps": ", ".join(f"{t:g}" for t in policy.timesteps.tolist()),
         "parameters of the sampler, SHA-256": parameters_sha256(policy),
     }

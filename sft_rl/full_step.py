@@ -35,7 +35,12 @@ def full_step_metrics(config: Config, network: nn.Module, evaluator: Evaluator) 
     if file.exists():
         return dict(json.loads(file.read_text()))
     noise = NoiseSchedule.from_config(config.noise)
-    policy = DenoisingPolicy(network, own_steps(noise), shape=evaluator.data.shape)
+    policy = DenoisingPolicy(
+        network,
+        own_steps(noise),
+        shape=evaluator.data.shape,
+        num_classes=config.model.num_classes,
+    )
     policy = policy.to(next(network.parameters()).device)
     samples = evaluator.samples(policy)
     distances: Metrics = evaluator.all_distances(samples)

@@ -27,7 +27,7 @@ from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.rollout import Weights
 from sft_rl.seeding import generator
 from sft_rl.team import Team
-from sft_rl.types import Metrics, Trajectories
+from sft_rl.types import Metrics, Trajectories, given
 
 
 class Learner:
@@ -118,22 +118,24 @@ class Learner:
                 group["lr"] = base * factor
 
     def update_critic(
-        self, generated: Tensor, iteration: int, update: int
+        self, generated: Tensor, iteration: int, update: int, labels: Tensor | None = None
     ) -> tuple[Tensor, Metrics]:
         """Take one critic step on as many real as generated samples (B, *shape).
+
+        If the generated ones have labels (B,), the real ones are drawn of the same classes.
 
         Returns:
             The scores of the generated samples after the step, shape (B,), and the numbers.
         """
         source = generator(self.config.seed, "critic", iteration, update, device=self.device)
-        real = self.data.batch(len(generated), source)
+        real = self.data.batch(len(generated), source, labels)
         critic = self.networks.critic
-        loss = critic.loss(real, generated, source)
+        loss = critic.loss(real, generated, source, *given(labels))
         if loss.value.requires_grad:
             self._step("critic", critic, loss.value)
             critic.after_step()
         with torch.no_grad():
-            scores = critic(generated)
+            scores = critic(generated, *given(labels))
         watched = {
             "reward_mean": scores.mean(),
             "reward_std": scores.std(),
@@ -144,7 +146,8 @@ class Learner:
     def update_value(self, trajectories: Trajectories, scores: Tensor) -> Metrics:
         """Regress V(s_k) on the final scores (B,) over all T * B states; they are detached."""
         steps = torch.arange(trajectories.num_steps, device=self.device)[:, None]
-        values = self.networks.value(trajectories.latents[:-1], steps).squeeze(-1)
+        labels = given(trajectories.labels)
+        values = self.networks.value(trajectories.latents[:-1], steps, *labels).squeeze(-1)
         loss = F.mse_loss(values, scores.detach().expand_as(values))
         self._step("value", self.networks.value, loss)
         return {"value_loss": loss.item()}

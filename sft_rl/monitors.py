@@ -6,10 +6,11 @@ import math
 from typing import NoReturn
 
 import torch
+from torch import Tensor
 
 from sft_rl.algorithms import Networks
 from sft_rl.errors import UserError
-from sft_rl.types import Metrics, Trajectories
+from sft_rl.types import Metrics, Trajectories, given
 
 NUM_WATCHED = 256
 SPREAD_RANGE = (0.05, 20.0)
@@ -73,14 +74,15 @@ def drift(trajectories: Trajectories, networks: Networks) -> Metrics:
     Looks at the first 256 trajectories. Steps without noise have no density and count as 0.
     """
     policy = networks.policy
-    latents = trajectories.latents[:, :NUM_WATCHED]
+    latents, labels = trajectories.latents[:, :NUM_WATCHED], _watched_labels(trajectories)
     steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
-    log_probs = policy.log_prob(latents[:-1], latents[1:], steps)
+    log_probs = policy.log_prob(latents[:-1], latents[1:], steps, labels)
     change = (log_probs - trajectories.log_probs[:, :NUM_WATCHED]).abs().mean(dim=1)
     metrics = {f"log_prob_drift_{k}": value for k, value in enumerate(change.tolist())}
     stochastic = policy.base_std > 0
     if stochastic.any():
-        kl = policy.kl(networks.pretrained, latents[:-1][stochastic], steps[stochastic])
+        some, at = latents[:-1][stochastic], steps[stochastic]
+        kl = policy.kl(networks.pretrained, some, at, labels)
         metrics["kl_to_pretrained"] = kl.mean().item()
     return metrics
 
@@ -94,9 +96,13 @@ def critic_slope(trajectories: Trajectories, networks: Networks) -> Metrics:
     """
     samples = trajectories.final[:NUM_WATCHED].detach().clone().requires_grad_()
     critic = networks.critic.eval()  # looking must not go on with spectral norm's iteration
-    scores = critic(samples)
+    scores = critic(samples, *given(_watched_labels(trajectories)))
     critic.train()
     if not scores.requires_grad:
         return {}
     (slope,) = torch.autograd.grad(scores.sum(), samples)
     return {"critic_slope": slope.flatten(1).norm(dim=1).mean().item()}
+
+
+def _watched_labels(trajectories: Trajectories) -> Tensor | None:
+    return None if trajectories.labels is None else trajectories.labels[:NUM_WATCHED]

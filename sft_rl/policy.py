@@ -12,6 +12,8 @@ from sft_rl.config import Config
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.reverse import expand, gaussian_kl, gaussian_log_prob, reverse_mean
 from sft_rl.diffusion.schedule import StepSchedule, step_schedule
+from sft_rl.seeding import random_labels
+from sft_rl.types import given
 
 POINTS_A_CHUNK, IMAGES_A_CHUNK = 2500, 250
 
@@ -22,11 +24,14 @@ class DenoisingPolicy(nn.Module):
     The action is the next latent. ``step_index`` counts sampling steps 0..T-1.
 
     Args:
-        network: Predicts the noise, called as ``network(latents, timesteps)``.
+        network: Predicts the noise, called as ``network(latents, timesteps)``, with labels as
+            the third argument if there are classes.
         schedule: Timesteps, coefficients and standard deviations of the T steps.
         shape: Shape of one sample.
         learn_std: Learn a factor on each standard deviation, except the last step's.
         log_prob_reduction: ``"sum"`` or ``"mean"`` over a sample's dimensions.
+        num_classes: Number of classes that the network is conditional on; 0 if it is not. Then
+            all methods want ``labels``, int64, broadcastable to (...).
     """
 
     timesteps: Tensor
@@ -42,10 +47,12 @@ class DenoisingPolicy(nn.Module):
         shape: tuple[int, ...],
         learn_std: bool = False,
         log_prob_reduction: str = "sum",
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         self.network = network
         self.shape = shape
+        self.num_classes = num_classes
         self.log_prob_reduction = log_prob_reduction
         for name, values in (
             ("timesteps", schedule.timesteps),
@@ -66,6 +73,7 @@ class DenoisingPolicy(nn.Module):
             shape=shape,
             learn_std=config.sampler.learn_std,
             log_prob_reduction=config.policy.log_prob_reduction,
+            num_classes=config.model.num_classes,
         )
 
     @property
@@ -86,14 +94,15 @@ class DenoisingPolicy(nn.Module):
         last = self.log_std_scale.new_zeros(1)
         return self.base_std * torch.cat([self.log_std_scale, last]).exp()
 
-    def mean(self, latents: Tensor, step_index: Tensor) -> Tensor:
+    def mean(self, latents: Tensor, step_index: Tensor, labels: Tensor | None = None) -> Tensor:
         """Mean of the next latent, shape (..., *shape).
 
         Args:
             latents: Shape (..., *shape).
             step_index: k, int64, broadcastable to (...): scalar, (N,) or (T, 1).
+            labels: Classes, int64, broadcastable to (...): (N,) or (B,); None if unconditional.
         """
-        eps = self.network(latents, self.timesteps[step_index])
+        eps = self.network(latents, self.timesteps[step_index], *given(labels))
         return self.mean_from_eps(latents, eps, step_index)
 
     def mean_from_eps(self, latents: Tensor, eps: Tensor, step_index: Tensor) -> Tensor:
@@ -111,22 +120,33 @@ class DenoisingPolicy(nn.Module):
         """Number of dimensions of one sample."""
         return len(self.shape)
 
-    def act(self, latents: Tensor, step_index: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def act(
+        self, latents: Tensor, step_index: Tensor, noise: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Turn standard normal noise into actions; return them and their log-probs (...)."""
-        mean, std = self.mean(latents, step_index), self.step_std(step_index)
+        mean, std = self.mean(latents, step_index, labels), self.step_std(step_index)
         action = mean + std * noise
         return action, self._log_prob(action, mean, std)
 
-    def log_prob(self, latents: Tensor, actions: Tensor, step_index: Tensor) -> Tensor:
+    def log_prob(
+        self, latents: Tensor, actions: Tensor, step_index: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
         """Log-density of given actions, nats, reduced over a sample, shape (...)."""
-        return self._log_prob(actions, self.mean(latents, step_index), self.step_std(step_index))
+        mean = self.mean(latents, step_index, labels)
+        return self._log_prob(actions, mean, self.step_std(step_index))
 
-    def kl(self, reference: DenoisingPolicy, latents: Tensor, step_index: Tensor) -> Tensor:
+    def kl(
+        self,
+        reference: DenoisingPolicy,
+        latents: Tensor,
+        step_index: Tensor,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """KL(self || reference) of the next latent in closed form, nats summed, shape (...)."""
         with torch.no_grad():
-            ref_mean = reference.mean(latents, step_index)
+            ref_mean = reference.mean(latents, step_index, labels)
         return gaussian_kl(
-            self.mean(latents, step_index),
+            self.mean(latents, step_index, labels),
             self.step_std(step_index),
             ref_mean,
             reference.step_std(step_index),
@@ -138,22 +158,33 @@ class DenoisingPolicy(nn.Module):
             x, mean, std, event_ndim=self.event_ndim, reduction=self.log_prob_reduction
         )
 
-    def denoise(self, latents: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    def denoise(
+        self, latents: Tensor, generator: torch.Generator, labels: Tensor | None = None
+    ) -> Iterator[Tensor]:
         """Yield the latents after every step, from pure noise (B, *shape) to final samples."""
         for k in range(self.num_steps):
             index = torch.tensor(k, device=self.device)
-            mean, std = self.mean(latents, index), self.step_std(index)
+            mean, std = self.mean(latents, index, labels), self.step_std(index)
             latents = mean + std * _normal(latents.shape, generator)
             yield latents
 
     @torch.inference_mode()
-    def sample(self, num: int, generator: torch.Generator) -> Tensor:
-        """Draw final samples, shape (num, *shape), in chunks that stay in the CPU's cache."""
+    def sample(self, num: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
+        """Draw final samples, shape (num, *shape), in chunks that stay in the CPU's cache.
+
+        Args:
+            num: How many.
+            generator: Source of noise, and before it of labels.
+            labels: Classes, int64, shape (num,); None draws them, if the model has classes.
+        """
+        if labels is None:
+            labels = random_labels(self.num_classes, num, generator)
         chunk_size = POINTS_A_CHUNK if len(self.shape) == 1 else IMAGES_A_CHUNK
         samples = torch.empty(num, *self.shape, device=self.device)
         for start in range(0, num, chunk_size):
             latents = _normal((min(chunk_size, num - start), *self.shape), generator)
-            for latents in self.denoise(latents, generator):  # noqa: B007, B020
+            own = None if labels is None else labels[start : start + chunk_size]
+            for latents in self.denoise(latents, generator, own):  # noqa: B007, B020
                 pass
             samples[start : start + len(latents)] = latents
         return samples

@@ -17,6 +17,8 @@ from sft_rl.config import Config
 from sft_rl.ddpm_checkpoint import read_ddpm_checkpoint
 from sft_rl.errors import UserError
 
+Sections = dict[str, dict[str, Any]]
+"""Settings by section."""
 WEIGHTS = "diffusion_pytorch_model"
 SCHEDULES = {
     "linear": "linear",
@@ -30,17 +32,34 @@ HUB_FILES = ["*.json", "unet/*.json", "scheduler/*.json"]
 
 
 def resolve_pretrained(config: Config) -> Config:
-    """Fill in what `pretrained.path` says of the model and its noise.
+    """Fill in what `pretrained.path` says of the model and its noise, and its weights' hash.
 
     Raises:
-        UserError: If there is no such model, or it is of a kind that is not supported.
+        UserError: If there is no such model, it is of a kind that is not supported, or its
+            weights are not those of `pretrained.sha256`.
     """
     if config.pretrained.path is None:
         return config
+    return filled_in(config, read_pretrained(config))
+
+
+def read_pretrained(config: Config) -> Sections:
+    """Read what :func:`resolve_pretrained` fills in; raises as it does."""
+    sections = _model(config)
+    expected, digest = config.pretrained.sha256, _weights_sha256(config)
+    if expected not in (None, digest):
+        raise UserError(
+            f"pretrained.sha256: the weights in {weights_file(config)} have the hash {digest}, "
+            f"expected {expected}"
+        )
+    return {**sections, "pretrained": {**config.pretrained.model_dump(), "sha256": digest}}
+
+
+def _model(config: Config) -> Sections:
     file = _ddpm_file(config)
     if file is not None:
         unet, _ = read_ddpm_checkpoint(file, config.pretrained.variant)
-        return _with(config, model={"kind": "unet", "unet": unet})
+        return {"model": {"kind": "unet", "unet": unet}}
     folder = _folder(config)
     unet = _unet_options(config, folder)
     scheduler = _read_json(_find(folder, "scheduler", "scheduler_config.json"))
@@ -51,7 +70,7 @@ def resolve_pretrained(config: Config) -> Config:
             f"{' and '.join(PREDICTIONS)}"
         )
     model = {"kind": "unet", "unet": unet, "prediction": prediction}
-    return _with(config, model=model, noise=_noise(config, scheduler))
+    return {"model": model, "noise": _noise(config, scheduler)}
 
 
 def load_pretrained(network: nn.Module, config: Config) -> None:
@@ -103,13 +122,13 @@ def weights_file(config: Config) -> Path:
     return found
 
 
-def weights_digest(config: Config) -> str:
-    """Hash of a pretrained model's weights file."""
+def _weights_sha256(config: Config) -> str:
     with weights_file(config).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _with(config: Config, **sections: dict[str, Any]) -> Config:
+def filled_in(config: Config, sections: Sections) -> Config:
+    """Put what was read of a pretrained model into a configuration."""
     tree = config.model_dump()
     for name, values in sections.items():
         tree[name] = {**tree[name], **values}
@@ -180,16 +199,14 @@ def _unet_options(config: Config, folder: Path) -> dict[str, Any]:
     kind = given.get("_class_name")
     if kind != UNet2DModel.__name__:
         raise UserError(
-            f"pretrained.path: {path} is a {kind}; supported is the unconditional UNet2DModel, "
-            "not text-to-image pipelines"
-        )
-    if given.get("num_class_embeds") or given.get("class_embed_type"):
-        raise UserError(
-            f"pretrained.path: {path} is conditional on a class; supported are unconditional models"
+            f"pretrained.path: {path} is a {kind}; supported is UNet2DModel, unconditional or "
+            "conditional on classes, not text-to-image pipelines"
         )
     parameters = inspect.signature(UNet2DModel.__init__).parameters
     defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
     options = {name: given.get(name, default) for name, default in defaults.items()}
+    if options["class_embed_type"] and not options["num_class_embeds"]:  # it need not say so itself
+        options["num_class_embeds"] = config.model.unet.get("num_class_embeds")
     return json.loads(json.dumps(options))  # type: ignore[no-any-return]
 
 

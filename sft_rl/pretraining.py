@@ -19,10 +19,19 @@ from sft_rl.diffusion.loss import epsilon_matching_loss
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.networks import noise_network
 from sft_rl.optim import decay_factor, update_average
-from sft_rl.seeding import derive_seed, generator
+from sft_rl.seeding import derive_seed, generator, random_labels
 
 Progress = Callable[[int, int, dict[str, float]], None]
 REPORT_EVERY = 100
+
+
+def with_pretrained(config: Config) -> Config:
+    """Fill in what a pretrained model of somebody else's says of itself, if there is one."""
+    if config.pretrained.path is None:
+        return config
+    from sft_rl.pretrained import resolve_pretrained  # here, since diffusers is slow to import
+
+    return resolve_pretrained(config)
 
 
 def cache_key(config: Config, data: Dataset) -> str:
@@ -35,9 +44,8 @@ def cache_key(config: Config, data: Dataset) -> str:
         "data": data.fingerprint,
     }
     if config.pretrained.path is not None:
-        from sft_rl.pretrained import weights_digest
-
-        parts["pretraining"] = weights_digest(config)
+        assert config.pretrained.sha256 is not None, "with_pretrained fills it in"
+        parts["pretraining"] = config.pretrained.sha256
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -92,13 +100,15 @@ def pretrain(
         factor = decay_factor(options.lr_decay, iteration / options.num_iterations)
         factor *= min((iteration + 1) / (options.warmup + 1), 1.0)
         optimizer.param_groups[0]["lr"] = options.learning_rate * factor
+        labels = random_labels(config.model.num_classes, options.batch_size, source)
         loss = epsilon_matching_loss(
             network,
-            data.batch(options.batch_size, source),
+            data.batch(options.batch_size, source, labels),
             noise=noise,
             generator=source,
             num_times=options.num_times,
             continuous=options.continuous_time,
+            labels=labels,
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

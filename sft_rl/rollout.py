@@ -77,7 +77,7 @@ class RolloutRunner:
         policy, num_steps = self.policy, self.policy.num_steps
         observation, _ = self.env.reset(seed=derive_seed(self.seed, "start", iteration, shard))
         source = generator(self.seed, "actions", iteration, shard, device=policy.device)
-        start = observation["latent"]
+        start, labels = observation["latent"], observation.get("label")
         # Made outside inference mode: the learner differentiates through functions of them.
         latents = start.new_empty(num_steps + 1, *start.shape)
         log_probs = start.new_empty(num_steps, len(start))
@@ -88,11 +88,11 @@ class RolloutRunner:
             for k in range(num_steps):
                 noise.normal_(generator=source)
                 step_index = observation["step_index"][0]
-                action, log_probs[k] = policy.act(latents[k], step_index, noise)
+                action, log_probs[k] = policy.act(latents[k], step_index, noise, labels)
                 latents[k + 1] = action
                 observation, paid, *_ = self.env.step(action)
             rewards.copy_(paid)
-        return Trajectories(latents, log_probs, rewards, self.version)
+        return Trajectories(latents, log_probs, rewards, self.version, labels)
 
 
 class LocalCollector:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sft_rl.build import (
-    check_shape,
+    check_data,
     choose_kernels,
     resolve_device,
 )
@@ -16,12 +16,13 @@ from sft_rl.config import Config
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.data.images import ImageDataset, write_images
 from sft_rl.data.points import write_points
+from sft_rl.errors import UserError
 from sft_rl.fine_tuning import fine_tune, fine_tune_elsewhere
 from sft_rl.full_step import Summary, full_step_metrics
 from sft_rl.metrics.evaluation import Evaluator, sample_in_units
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.preemption import PreemptionNotice
-from sft_rl.pretraining import pretrained_network
+from sft_rl.pretraining import pretrained_network, with_pretrained
 from sft_rl.rollout import num_threads
 from sft_rl.storage import create_run, open_run
 from sft_rl.store import RunFolder
@@ -46,7 +47,7 @@ def train(
     config = with_pretrained(config)
     choose_kernels(config)
     data = load_dataset(config.data)
-    check_shape(config, data.shape)
+    check_data(config, data)
     evaluator = Evaluator(data, config)
     store = open_run(out) if resume else create_run(out, config)
     store.warn = observer.warn
@@ -81,15 +82,6 @@ def train(
         )
 
 
-def with_pretrained(config: Config) -> Config:
-    """Fill in what a pretrained model of somebody else's says of itself, if there is one."""
-    if config.pretrained.path is None:
-        return config
-    from sft_rl.pretrained import resolve_pretrained  # here, since diffusers is slow to import
-
-    return resolve_pretrained(config)
-
-
 def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
     """Load the sampler that a run gave, and its data."""
     data = load_dataset(store.config.data)
@@ -101,7 +93,7 @@ def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     """Train and cache the full-step model; return the rows of a table about it."""
     config = with_pretrained(config)
     data = load_dataset(config.data)
-    check_shape(config, data.shape)
+    check_data(config, data)
     device = resolve_device(config.device)
     begun = time.perf_counter()
     observer.phase("pretraining")
@@ -132,14 +124,27 @@ def evaluate(folder: Path | str) -> dict[str, str]:
     }
 
 
-def write_samples(folder: Path | str, *, num: int, out: Path, seed: int) -> None:
+def write_samples(
+    folder: Path | str, *, num: int, out: Path, seed: int, label: int | None = None
+) -> None:
     """Draw samples from a run's sampler into a file, in the data's units.
 
+    Args:
+        folder: Path or URL of the run's folder.
+        num: How many samples.
+        out: The file to write.
+        seed: Seed of noise and labels.
+        label: Class of all samples; None draws classes, if the model has any.
+
     Raises:
-        UserError: If the file cannot be written, or its ending does not go with the samples.
+        UserError: If the file cannot be written, its ending does not go with the samples, or the
+            model has no such class.
     """
     policy, data = load_policy(open_run(folder))
-    samples = sample_in_units(policy, data, num, seed)
+    if label is not None and not 0 <= label < policy.num_classes:
+        has = f"classes 0 to {policy.num_classes - 1}" if policy.num_classes else "no classes"
+        raise UserError(f"--label: got {label}, but the model of {folder} has {has}")
+    samples = sample_in_units(policy, data, num, seed, label)
     if isinstance(data, ImageDataset):
         write_images(out, samples, data.pixel_max)
     else:

@@ -32,6 +32,13 @@ def generator(
     return torch.Generator(device=device).manual_seed(derive_seed(seed, stream, *indices))
 
 
+def random_labels(num_classes: int, num: int, generator: torch.Generator) -> Tensor | None:
+    """Draw classes uniformly, int64, shape (num,), on the generator's device; None without any."""
+    if not num_classes:
+        return None
+    return torch.randint(num_classes, (num,), generator=generator, device=generator.device)
+
+
 _GOLDEN_GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
@@ -47,6 +54,14 @@ def _splitmix64(x: Tensor) -> Tensor:
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     return x ^ _shift_right(x, 31)
+
+
+def _random_bits(seeds: Tensor, stream: int, num: int) -> Tensor:
+    """64 random bits for each of `num` counters of a stream, int64, shape (B, num)."""
+    counters = torch.arange(num, device=seeds.device, dtype=torch.int64) * _GOLDEN_GAMMA
+    streams = torch.full_like(seeds, stream) * _MIX_1
+    keys = _splitmix64(_splitmix64(seeds * _GOLDEN_GAMMA + 1) + streams)
+    return _splitmix64(keys[:, None] + counters)
 
 
 def normal_rows(seeds: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
@@ -65,12 +80,23 @@ def normal_rows(seeds: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
     """
     num = math.prod(shape)
     half = (num + 1) // 2
-    counters = torch.arange(2 * half, device=seeds.device, dtype=torch.int64) * _GOLDEN_GAMMA
-    draws = torch.full_like(seeds, draw + 1) * _MIX_1
-    keys = _splitmix64(_splitmix64(seeds * _GOLDEN_GAMMA + 1) + draws)
-    bits = _splitmix64(keys[:, None] + counters)
+    bits = _random_bits(seeds, draw + 1, 2 * half)
     uniform = (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
     radius = torch.sqrt(-2.0 * torch.log(uniform[:, :half]))
     angle = 2.0 * math.pi * uniform[:, half:]
     pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
     return pairs[:, :num].reshape(len(seeds), *shape).float()
+
+
+def label_rows(seeds: Tensor, draw: int, num_classes: int) -> Tensor:
+    """Draw one label a row, uniformly, each from its own seed as in :func:`normal_rows`.
+
+    Args:
+        seeds: One seed a row, int64, shape (B,).
+        draw: Which draw from these seeds, counted from 0; independent of all normal ones.
+        num_classes: Labels are 0..num_classes - 1.
+
+    Returns:
+        int64 tensor of shape (B,), on the device of ``seeds``.
+    """
+    return _shift_right(_random_bits(seeds, -1 - draw, 1)[:, 0], 1) % num_classes

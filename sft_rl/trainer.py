@@ -156,7 +156,9 @@ class Trainer:
             assert batch.policy_version == drawn_with, "trajectories of another version"
             batch = batch.to(learner.device)
             batches.append(batch)
-            scores, watched = learner.update_critic(batch.final, self.iteration, update)
+            scores, watched = learner.update_critic(
+                batch.final, self.iteration, update, batch.labels
+            )
             metrics |= watched
             if learner.algorithm.uses_value:
                 metrics |= learner.update_value(batch, scores)

@@ -17,6 +17,14 @@ Metrics = dict[str, float]
 """Numbers worth watching, by name; ``docs/metrics.md`` explains each."""
 
 
+def given(labels: Tensor | None) -> tuple[Tensor, ...]:
+    """Labels as a network's, a critic's or a reward's last argument: none if there are none.
+
+    So whatever is not conditional on a class needs not know of labels.
+    """
+    return () if labels is None else (labels,)
+
+
 @dataclass(frozen=True)
 class Trajectories:
     """Complete denoising episodes, all of the same length.
@@ -28,12 +36,15 @@ class Trajectories:
             zero at steps without noise, which have no density.
         rewards: What the env paid at the end, shape (B,).
         policy_version: Number of the weights that drew them.
+        labels: Class that each sample is to be of, int64, shape (B,); None if the model is
+            unconditional.
     """
 
     latents: Tensor
     log_probs: Tensor
     rewards: Tensor
     policy_version: int
+    labels: Tensor | None = None
 
     @property
     def num_steps(self) -> int:
@@ -55,11 +66,13 @@ class Trajectories:
         assert len(versions) == 1, f"trajectories of different policies: versions {versions}"
         if len(parts) == 1:
             return parts[0]
+        labels = [part.labels for part in parts if part.labels is not None]
         return Trajectories(
             latents=torch.cat([part.latents for part in parts], dim=1),
             log_probs=torch.cat([part.log_probs for part in parts], dim=1),
             rewards=torch.cat([part.rewards for part in parts]),
             policy_version=parts[0].policy_version,
+            labels=torch.cat(labels) if labels else None,
         )
 
     def to(self, device: torch.device) -> Trajectories:
@@ -69,16 +82,20 @@ class Trajectories:
             latents=self.latents.to(device),
             log_probs=self.log_probs.to(device),
             rewards=self.rewards.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
         )
 
     def to_numpy(self) -> dict[str, np.ndarray | int]:
         """Return plain arrays, which Ray's object store passes on without a copy."""
-        return {
+        arrays: dict[str, np.ndarray | int] = {
             "latents": self.latents.cpu().numpy(),
             "log_probs": self.log_probs.cpu().numpy(),
             "rewards": self.rewards.cpu().numpy(),
             "policy_version": self.policy_version,
         }
+        if self.labels is not None:
+            arrays["labels"] = self.labels.cpu().numpy()
+        return arrays
 
     @staticmethod
     def from_numpy(arrays: dict[str, np.ndarray | int]) -> Trajectories:
@@ -99,6 +116,8 @@ class Transitions:
         step_index: k in 0..T-1, int64, shape (...) or broadcastable to it, as (T, 1).
         old_log_probs: log pi_old(a_k | s_k), shape (...).
         advantages: Advantage of a_k, shape (...).
+        labels: Class that the sample is to be of, int64, shape (B,) or (N,); None if the model
+            is unconditional.
     """
 
     latents: Tensor
@@ -106,6 +125,7 @@ class Transitions:
     step_index: Tensor
     old_log_probs: Tensor
     advantages: Tensor
+    labels: Tensor | None = None
 
     @property
     def lead_shape(self) -> torch.Size:
@@ -122,12 +142,14 @@ class Transitions:
             step_index=self.step_index.expand(lead).reshape(-1),
             old_log_probs=self.old_log_probs.reshape(-1),
             advantages=self.advantages.reshape(-1),
+            labels=None if self.labels is None else self.labels.expand(lead).reshape(-1),
         )
 
     def __getitem__(self, index: Tensor | slice) -> Transitions:
         """Take a subset of flat transitions."""
         assert len(self.lead_shape) == 1, "index flat transitions; call flatten() first"
-        return Transitions(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Transitions(**{k: v[index] for k, v in tensors.items() if v is not None})
 
 
 @dataclass(frozen=True)

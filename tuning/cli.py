@@ -149,6 +149,9 @@ def _new(args: argparse.Namespace) -> Search:
     settings = list(args.settings)
     if config.data.path is not None:  # trials run elsewhere, and a search may be resumed elsewhere
         settings.append(f"data.path={Path(config.data.path).resolve()}")
+    model = config.pretrained.path
+    if model is not None and Path(model).exists():  # else it is a name on the hub
+        settings.append(f"pretrained.path={Path(model).resolve()}")
     keys = {setting.partition("=")[0] for setting in settings}
     space = load_space(args.search).without(keys)
     num_trials = args.num_trials

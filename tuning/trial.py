@@ -12,7 +12,7 @@ from ray import tune
 from torch import nn
 
 from sft_rl import checkpoint
-from sft_rl.build import resolve_device
+from sft_rl.build import check_data, resolve_device
 from sft_rl.checkpoint import Checkpoint
 from sft_rl.clock import Clock
 from sft_rl.config import Config
@@ -24,7 +24,7 @@ from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks import noise_network
 from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.presets import dump_config
-from sft_rl.pretraining import cache_key, pretrained_network
+from sft_rl.pretraining import cache_key, pretrained_network, with_pretrained
 from sft_rl.rollout import Weights, num_threads
 from sft_rl.store import RunFolder
 from sft_rl.trainer import Observer
@@ -32,13 +32,25 @@ from sft_rl.types import Metrics
 from tuning.search import DISTANCE, Search
 
 Pretrained = dict[str, Any]
-"""The full-step model for all trials: ``key``, ``weights`` and ``full_step`` metrics. Put once
-into the object store; a trial maps its arrays without a copy."""
+"""The full-step model for all trials: the ``sections`` that `pretrained.path` fills in, ``key``,
+``weights`` and ``full_step`` metrics. Put once into the object store; a trial maps its arrays
+without a copy."""
 
 
 def share_pretrained(config: Config, observer: Observer) -> Pretrained:
-    """Load or train the full-step model once, in the driver."""
+    """Load or train the full-step model once, in the driver.
+
+    Raises:
+        UserError: If there is none at `pretrained.path`, or it does not go with the data.
+    """
+    sections: dict[str, Any] = {}
+    if config.pretrained.path is not None:
+        from sft_rl.pretrained import filled_in, read_pretrained  # diffusers is slow to import
+
+        sections = read_pretrained(config)
+        config = filled_in(config, sections)
     data = load_dataset(config.data)
+    check_data(config, data)
     observer.phase("pretraining")
     with num_threads(config.learner.num_threads):
         network, _ = pretrained_network(
@@ -46,7 +58,8 @@ def share_pretrained(config: Config, observer: Observer) -> Pretrained:
         )
         full_step = full_step_metrics(config, network, Evaluator(data, config))
     weights: Weights = to_arrays(network)
-    return {"key": cache_key(config, data), "weights": weights, "full_step": full_step}
+    key = cache_key(config, data)
+    return {"sections": sections, "key": key, "weights": weights, "full_step": full_step}
 
 
 class TuneObserver:
@@ -95,7 +108,7 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
     keep = search.scheduler == "pbt"
     observer = TuneObserver(folder, distance=search.metrics[0], keep=keep)
     try:
-        config = search.config(given["trial"]["values"])
+        config = resolved(search.config(given["trial"]["values"]), pretrained)
         store, start = _prepare(folder, config)
         data = load_dataset(config.data)
         evaluator = Evaluator(data, config)
@@ -110,6 +123,16 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         )
     except UserError as error:  # another attempt would end the same way
         tune.report({"refused": str(error)})
+
+
+def resolved(config: Config, pretrained: Pretrained) -> Config:
+    """Fill in what `pretrained.path` says, as the driver read it unless the trial's is another."""
+    own, shared = config.pretrained, pretrained["sections"].get("pretrained")
+    if shared is not None and (own.path, own.variant) == (shared["path"], shared["variant"]):
+        from sft_rl.pretrained import filled_in
+
+        return filled_in(config, pretrained["sections"])
+    return with_pretrained(config)
 
 
 def _prepare(folder: Path, config: Config) -> tuple[RunFolder, Checkpoint | None]:

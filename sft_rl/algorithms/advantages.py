@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sft_rl.algorithms.base import Networks
-from sft_rl.types import Trajectories, Transitions
+from sft_rl.types import Trajectories, Transitions, given
 
 
 def generalised_advantages(scores: Tensor, values: Tensor, *, gae_lambda: float) -> Tensor:
@@ -57,9 +57,10 @@ def score_transitions(
     """
     latents = trajectories.latents[:-1]
     steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
-    scores = networks.critic(trajectories.final)
+    labels = trajectories.labels
+    scores = networks.critic(trajectories.final, *given(labels))
     if baseline:
-        values = networks.value(latents, steps).squeeze(-1)
+        values = networks.value(latents, steps, *given(labels)).squeeze(-1)
         advantages = generalised_advantages(scores, values, gae_lambda=gae_lambda)
     else:
         advantages = scores.expand(trajectories.log_probs.shape)
@@ -69,4 +70,5 @@ def score_transitions(
         step_index=steps,
         old_log_probs=trajectories.log_probs,
         advantages=normalised(advantages, normalise),
+        labels=labels,
     )

@@ -25,6 +25,8 @@ class Networks:
         critic: Scores final samples; its score is the reward.
         value: V(s_k), called as ``value(latents, step_index)``, shape (..., 1).
         pretrained: The policy as it was before fine-tuning, frozen.
+
+    Of a class-conditional model all of them take the trajectories' labels as last argument, too.
     """
 
     policy: DenoisingPolicy

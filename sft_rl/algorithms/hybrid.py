@@ -20,7 +20,7 @@ from sft_rl.algorithms.advantages import score_transitions
 from sft_rl.algorithms.base import Algorithm, Networks
 from sft_rl.algorithms.pathwise import Chain, walk
 from sft_rl.config import Config
-from sft_rl.types import Loss, Trajectories, Transitions
+from sft_rl.types import Loss, Trajectories, Transitions, given
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Hybrid(Algorithm):
         for i in range(num_updates):
             part = slice(i * size, (i + 1) * size)
             starts = prepared.latents[first, part]
+            labels = None if prepared.labels is None else prepared.labels[part]
             shape = (len(prepared.latents) - first, *starts.shape)
             noise = torch.randn(shape, generator=generator, device=starts.device)
             transitions = Transitions(
@@ -75,16 +76,20 @@ class Hybrid(Algorithm):
                 step_index=prepared.step_index[:first],
                 old_log_probs=prepared.old_log_probs[:first, part],
                 advantages=prepared.advantages[:first, part],
+                labels=labels,
             )
-            yield HybridBatch(transitions, Chain(starts, noise))
+            yield HybridBatch(transitions, Chain(starts, noise, labels))
 
     def loss(self, batch: HybridBatch, networks: Networks) -> Loss:
         """Return both terms, summed over steps and averaged over trajectories."""
-        value = -networks.critic(walk(networks.policy, batch.chain)).mean()
         steps = batch.transitions
+        final = walk(networks.policy, batch.chain)
+        value = -networks.critic(final, *given(steps.labels)).mean()
         if not len(steps.latents):
             return Loss(value, {})
-        log_prob = networks.policy.log_prob(steps.latents, steps.actions, steps.step_index)
+        log_prob = networks.policy.log_prob(
+            steps.latents, steps.actions, steps.step_index, steps.labels
+        )
         ratio = (log_prob - steps.old_log_probs).exp()
         value = value - (ratio * steps.advantages).sum(dim=0).mean()
         return Loss(value, {"ratio": ratio.detach()})

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from sft_rl.algorithms.base import Algorithm, Networks
 from sft_rl.config import Config
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.types import Loss, Trajectories
+from sft_rl.types import Loss, Trajectories, given
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class Chain:
     Attributes:
         latents: States at step ``T - K``, shape (B, *shape).
         noise: Standard normal noise of the last K steps, shape (K, B, *shape).
+        labels: Classes, shape (B,); None if the model is unconditional.
     """
 
     latents: Tensor
     noise: Tensor
+    labels: Tensor | None = None
 
 
 class Pathwise(Algorithm):
@@ -46,28 +48,27 @@ class Pathwise(Algorithm):
         """No step needs a density."""
         return 0
 
-    def prepare(self, trajectories: Trajectories, networks: Networks) -> Tensor:
-        """Take the states from which the last K steps are walked again, shape (B, *shape)."""
-        num_steps = trajectories.num_steps
-        num_last = min(self.options.num_last_steps or num_steps, num_steps)
-        return trajectories.latents[num_steps - num_last]
+    def prepare(self, trajectories: Trajectories, networks: Networks) -> Trajectories:
+        """Nothing is shared: the chains start from the trajectories' own states."""
+        return trajectories
 
-    def batches(self, prepared: Tensor, generator: torch.Generator) -> Iterator[Chain]:
+    def batches(self, prepared: Trajectories, generator: torch.Generator) -> Iterator[Chain]:
         """Yield the chains of each of the `n_generator` policy steps, with fresh noise."""
-        num_steps = self.config.sampler.num_steps
+        num_steps = prepared.num_steps
         num_last = min(self.options.num_last_steps or num_steps, num_steps)
+        starts, labels = prepared.latents[num_steps - num_last], prepared.labels
         num_updates = self.config.training.n_generator
-        size = min(self.options.chains_per_update or len(prepared), len(prepared) // num_updates)
+        size = min(self.options.chains_per_update or len(starts), len(starts) // num_updates)
         for i in range(num_updates):
-            latents = prepared[i * size : (i + 1) * size]
-            shape = (num_last, *latents.shape)
-            noise = torch.randn(shape, generator=generator, device=latents.device)
-            yield Chain(latents, noise)
+            part = slice(i * size, (i + 1) * size)
+            shape = (num_last, *starts[part].shape)
+            noise = torch.randn(shape, generator=generator, device=starts.device)
+            yield Chain(starts[part], noise, None if labels is None else labels[part])
 
     def loss(self, batch: Chain, networks: Networks) -> Loss:
         """Return minus the mean score of where the chains end."""
         final = walk(networks.policy, batch, checkpointed=self.options.checkpoint_activations)
-        return Loss(-networks.critic(final).mean(), {})
+        return Loss(-networks.critic(final, *given(batch.labels)).mean(), {})
 
 
 def walk(policy: DenoisingPolicy, chain: Chain, *, checkpointed: bool = False) -> Tensor:
@@ -80,7 +81,7 @@ def walk(policy: DenoisingPolicy, chain: Chain, *, checkpointed: bool = False) -
     """
 
     def step(latents: Tensor, k: Tensor, noise: Tensor) -> Tensor:
-        return policy.mean(latents, k) + policy.step_std(k) * noise
+        return policy.mean(latents, k, chain.labels) + policy.step_std(k) * noise
 
     latents, first = chain.latents, policy.num_steps - len(chain.noise)
     for i, noise in enumerate(chain.noise):

@@ -51,9 +51,8 @@ class PPO(Algorithm):
     def loss(self, batch: Transitions, networks: Networks) -> Loss:
         """Return the clipped surrogate plus the KL penalty, averaged over the minibatch."""
         policy, clip = networks.policy, self.options.clip_range
-        log_ratio = (
-            policy.log_prob(batch.latents, batch.actions, batch.step_index) - batch.old_log_probs
-        )
+        log_prob = policy.log_prob(batch.latents, batch.actions, batch.step_index, batch.labels)
+        log_ratio = log_prob - batch.old_log_probs
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
         value = -torch.min(ratio * batch.advantages, clipped * batch.advantages).mean()
@@ -64,8 +63,8 @@ class PPO(Algorithm):
             "approx_kl": (ratio - 1.0 - log_ratio).detach().mean(),
         }
         if self.options.kl_weight > 0:
-            kl = policy.kl(networks.pretrained, batch.latents, batch.step_index).mean()
-            value = value + self.options.kl_weight * kl
+            kl = policy.kl(networks.pretrained, batch.latents, batch.step_index, batch.labels)
+            value = value + self.options.kl_weight * kl.mean()
         return Loss(value, metrics)
 
     def should_stop(self, metrics: Metrics) -> bool:

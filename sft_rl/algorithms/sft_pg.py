@@ -53,7 +53,9 @@ class SFTPG(Algorithm):
 
     def loss(self, batch: Transitions, networks: Networks) -> Loss:
         """Return -E[ratio * advantage], whose gradient at ratio 1 is the policy gradient."""
-        log_prob = networks.policy.log_prob(batch.latents, batch.actions, batch.step_index)
+        log_prob = networks.policy.log_prob(
+            batch.latents, batch.actions, batch.step_index, batch.labels
+        )
         ratio = (log_prob - batch.old_log_probs).exp()
         value = -(ratio * batch.advantages).mean()
         return Loss(value, {"ratio": ratio.detach()})

@@ -65,8 +65,8 @@ class Config(Section):
     algorithm: str = "sft_pg"
     """Learning algorithm: sft_pg, ppo, pathwise, hybrid, or a user's `module:Class`."""
     reward: str = "critic"
-    """`critic`, or a user's `module:function` from samples (B, *shape) in model units to scores
-    (B,), to be maximised instead."""
+    """`critic`, or a user's `module:function` from samples (B, *shape) in model units, and their
+    labels (B,) if the model is conditional, to scores (B,), to be maximised instead."""
     data: DataConfig = DataConfig()
     """The data to generate."""
     noise: NoiseConfig = NoiseConfig()

@@ -95,7 +95,8 @@ class ModelConfig(Section):
     """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step; `unet`:
     the UNet2DModel of diffusers, for images."""
     unet: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of UNet2DModel by their own names; size and channels come from the data."""
+    """Arguments of UNet2DModel by their own names; size and channels come from the data. With
+    `num_class_embeds` it is conditional on the data's labels."""
     prediction: Literal["epsilon", "v_prediction"] = "epsilon"
     """What the U-Net predicts: the noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0
     (Salimans and Ho, 2022), which is turned into the noise."""
@@ -113,16 +114,24 @@ class ModelConfig(Section):
     embedding_dim: Annotated[int, Field(ge=2, multiple_of=2)] = 64
     """Sinusoidal features of the timestep."""
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the model is conditional on; 0 if it is unconditional."""
+        return self.unet.get("num_class_embeds") or 0 if self.kind == "unet" else 0
+
 
 class PretrainedConfig(Section):
     """A full-step model that is there already, in place of training one."""
 
     path: str | None = None
-    """An unconditional UNet2DModel: a folder of diffusers, a name on the Hugging Face hub, or the
-    file of an original PyTorch DDPM. It sets `model`, and a folder's scheduler `noise`, too."""
+    """A UNet2DModel, unconditional or conditional on classes: a folder of diffusers, a name on the
+    Hugging Face hub, or the file of an original PyTorch DDPM. It sets `model`, and a folder's
+    scheduler `noise`, too."""
     variant: str | None = None
     """Which weights, where there are several: `ema` is `diffusion_pytorch_model.ema.safetensors`;
     in an original file that holds several, `ema` takes the averaged ones."""
+    sha256: str | None = None
+    """Hash of the file of the weights; filled in, or given to refuse any others."""
 
 
 class PretrainingConfig(Section):

@@ -19,6 +19,9 @@ from sft_rl.networks import critic_network
 __all__ = ["Critic", "NetworkCritic", "build_critic", "critic_builder"]
 
 
+WITNESSES = ("mmd", "sliced_wasserstein")
+
+
 def build_critic(config: Config, shape: tuple[int, ...]) -> Critic:
     """Build the critic a configuration names, for samples of one shape."""
     return critic_builder(config)(shape)
@@ -28,7 +31,7 @@ def critic_builder(config: Config) -> Callable[[tuple[int, ...]], Critic]:
     """Find the critic a configuration names; what is returned builds it for a shape.
 
     Raises:
-        UserError: If there is none of that name.
+        UserError: If there is none of that name, or it does not look at the model's labels.
     """
     options, batch_size = config.critic, config.training.batch_size
     if config.reward != "critic":
@@ -43,12 +46,17 @@ def critic_builder(config: Config) -> Callable[[tuple[int, ...]], Critic]:
         return lambda shape: own(config, shape)
     if options.objective in OBJECTIVES:
         return lambda shape: NetworkCritic(critic_network(config, shape), options)
+    if options.objective in WITNESSES and config.model.num_classes:
+        raise UserError(
+            f"critic.objective: {options.objective!r} does not look at the labels of a "
+            f"class-conditional model; use {', '.join(OBJECTIVES)}"
+        )
     if options.objective == "mmd":
         return lambda shape: MMDCritic(batch_size, shape)
     if options.objective == "sliced_wasserstein":
         return lambda shape: SlicedWassersteinCritic(
             batch_size, shape, num_projections=options.num_projections
         )
-    known = [*OBJECTIVES, "mmd", "sliced_wasserstein"]
+    known = [*OBJECTIVES, *WITNESSES]
     hint = did_you_mean(options.objective, known)
     raise UserError(f"critic.objective: {options.objective!r} is unknown; {hint}")

@@ -10,14 +10,20 @@ class Critic(nn.Module):
     """Scores final samples; higher is more like the data.
 
     Everything a critic knows stands in its ``state_dict``, so that it can be saved and resumed.
+    If the model is conditional on a class, both methods get labels as last argument, int64,
+    shape (B,); else they get none, and need not take them.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,); differentiable in x."""
         raise NotImplementedError
 
-    def loss(self, real: Tensor, generated: Tensor, generator: torch.Generator) -> Loss:
+    def loss(
+        self, real: Tensor, generated: Tensor, generator: torch.Generator, *labels: Tensor
+    ) -> Loss:
         """Compare a batch of real with one of generated samples, both (B, *shape).
+
+        Row i is of the same class in both batches, if there are classes.
 
         The value is to be minimised over the critic's parameters. A critic without parameters
         stores what it needs of the batches instead.

@@ -14,25 +14,28 @@ class FunctionCritic(Critic):
     """Scores by a function that nobody trains.
 
     Args:
-        function: Maps samples (B, *shape) in model units to scores (B,), a tensor or an array.
+        function: Maps samples (B, *shape) in model units, and labels (B,) if there are classes,
+            to scores (B,), a tensor or an array.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,).
 
         Raises:
             UserError: If the function returns another shape or numbers not finite.
         """
-        return checked_scores(self.function(x), x)
+        return checked_scores(self.function(x, *labels), x)
 
-    def loss(self, real: Tensor, generated: Tensor, generator: torch.Generator) -> Loss:
+    def loss(
+        self, real: Tensor, generated: Tensor, generator: torch.Generator, *labels: Tensor
+    ) -> Loss:
         """Nothing to train; watch the gap."""
         with torch.no_grad():
-            gap = self(real).mean() - self(generated).mean()
+            gap = self(real, *labels).mean() - self(generated, *labels).mean()
         return Loss(gap, {"critic_gap": gap})
 
 

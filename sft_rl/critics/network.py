@@ -80,28 +80,36 @@ class NetworkCritic(Critic):
         self.network = network
         self.config = config
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,)."""
-        return self.network(x).squeeze(-1)  # type: ignore[no-any-return]
+        return self.network(x, *labels).squeeze(-1)  # type: ignore[no-any-return]
 
-    def loss(self, real: Tensor, generated: Tensor, generator: torch.Generator) -> Loss:
+    def loss(
+        self, real: Tensor, generated: Tensor, generator: torch.Generator, *labels: Tensor
+    ) -> Loss:
         """Return the objective plus the penalty, and the gap E_real[f] - E_gen[f]."""
-        scores = self(torch.cat([real, generated]))
+        scores = self(torch.cat([real, generated]), *(torch.cat([y, y]) for y in labels))
         real_scores, generated_scores = scores[: len(real)], scores[len(real) :]
         value = self._objective(real_scores, generated_scores)
         value = value + self.config.drift_weight * scores.square().mean()
         metrics = {"critic_gap": (real_scores.mean() - generated_scores.mean()).detach()}
         if self.config.regulariser in ("gradient_penalty", "r1"):
-            penalty, norm = (
-                r1_penalty(self, real)
-                if self.config.regulariser == "r1"
-                else one_sided_gradient_penalty(
-                    self, real, generated, target=self.config.penalty_target, generator=generator
-                )
-            )
+            penalty, norm = self._penalty(real, generated, generator, *labels)
             value = value + self.config.penalty_weight * penalty
             metrics |= {"critic_penalty": penalty.detach(), "critic_input_grad_norm": norm}
         return Loss(value, {"critic_loss": value.detach(), **metrics})
+
+    def _penalty(
+        self, real: Tensor, generated: Tensor, generator: torch.Generator, *labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        def score(x: Tensor) -> Tensor:
+            return self(x, *labels)  # type: ignore[no-any-return]
+
+        if self.config.regulariser == "r1":
+            return r1_penalty(score, real)
+        return one_sided_gradient_penalty(
+            score, real, generated, target=self.config.penalty_target, generator=generator
+        )
 
     def _objective(self, real_scores: Tensor, generated_scores: Tensor) -> Tensor:
         if self.config.objective == "hinge":

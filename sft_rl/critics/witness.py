@@ -23,7 +23,9 @@ class _BatchCritic(Critic):
         self.register_buffer("generated", torch.zeros(batch_size, dim))
 
     @torch.no_grad()
-    def loss(self, real: Tensor, generated: Tensor, generator: torch.Generator) -> Loss:
+    def loss(
+        self, real: Tensor, generated: Tensor, generator: torch.Generator, *labels: Tensor
+    ) -> Loss:
         """Store the batches; nothing to step."""
         self.real, self.generated = real.flatten(1), generated.flatten(1)
         gap = self(real).mean() - self(generated).mean()
@@ -39,7 +41,7 @@ class MMDCritic(_BatchCritic):
 
     scales: Iterable[float] = (0.01, 0.05, 0.2, 1.0, 4.0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,)."""
         flat = x.flatten(1)
         return self._kernel(flat, self.real).mean(1) - self._kernel(flat, self.generated).mean(1)
@@ -66,7 +68,7 @@ class SlicedWassersteinCritic(_BatchCritic):
         directions = torch.randn(math.prod(shape), num_projections, generator=source)
         self.register_buffer("directions", directions / directions.norm(dim=0))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,)."""
         knots = (self.generated @ self.directions).sort(0).values.T.contiguous()
         slopes = (self.real @ self.directions).sort(0).values.T - knots

@@ -43,8 +43,12 @@ class Dataset:
         """Shape of one sample."""
         return tuple(self.train.shape[1:])
 
-    def batch(self, num: int, generator: torch.Generator) -> Tensor:
-        """Draw training samples with replacement, model units, shape (num, *shape)."""
+    def batch(self, num: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
+        """Draw training samples with replacement, model units, shape (num, *shape).
+
+        With labels, int64, shape (num,), sample i is drawn from those of class ``labels[i]``.
+        """
+        assert labels is None, "points have no labels"
         index = torch.randint(len(self.train), (num,), generator=generator, device=generator.device)
         return self.train[index.to(self.train.device)].to(generator.device)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ Array = np.ndarray
 DIGITS_MAX = 16
 PIXEL_MAX = 255
 MIN_IMAGES = 4
+RANDOM_MAX = 2**62
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,30 @@ class ImageDataset(Dataset):
     held_out_labels: Tensor | None
     pixel_max: int
 
-    def batch(self, num: int, generator: torch.Generator) -> Tensor:
-        """Draw training images with replacement, mirrored by chance if `data.flip`; -1..1."""
+    def batch(self, num: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
+        """Draw training images with replacement, mirrored by chance if `data.flip`; -1..1.
+
+        With labels, int64, shape (num,), image i is drawn from those of class ``labels[i]``.
+        """
         device = generator.device
-        index = torch.randint(len(self.train), (num,), generator=generator, device=device)
+        if labels is None:
+            index = torch.randint(len(self.train), (num,), generator=generator, device=device)
+        else:
+            order, counts = (part.to(device) for part in self._by_class)
+            share = torch.randint(RANDOM_MAX, (num,), generator=generator, device=device)
+            first = counts.cumsum(0) - counts
+            index = order[first[labels] + share % counts[labels]]
         images = self.to_model(self.train[index.to(self.train.device)].to(device))
         if not self.config.flip:
             return images
         mirrored = torch.rand(num, generator=generator, device=device) < 0.5
         return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+    @cached_property
+    def _by_class(self) -> tuple[Tensor, Tensor]:
+        """Rows of the training images, class by class, and how many there are of each."""
+        assert self.labels is not None, "check_classes asks for them"
+        return self.labels.argsort(stable=True), self.labels.bincount()
 
     def to_model(self, images: Tensor) -> Tensor:
         """Scale pixel values to -1..1."""

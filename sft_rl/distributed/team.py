@@ -32,7 +32,7 @@ class TorchTeam(Team):
 
     @contextmanager
     def divide(self, *modules: nn.Module) -> Iterator[None]:
-        """See :meth:`Team.divide`. Modules take x (..., *shape) and may take t, as networks do."""
+        """See :meth:`Team.divide`. Modules take x (..., *shape), and may take t and labels."""
         divided = [module for module in modules if any(True for _ in module.parameters())]
         for module in divided:
             module.forward = partial(_on_own_rows, self, module.forward)
@@ -99,19 +99,20 @@ class _SharedCollector:
 
 
 def _on_own_rows(
-    team: TorchTeam, forward: Callable[..., Tensor], x: Tensor, t: Tensor | None = None
+    team: TorchTeam, forward: Callable[..., Tensor], x: Tensor, *others: Tensor
 ) -> Tensor:
     """Put this learner's rows through a network; return the rows of all.
 
     The last of the leading dimensions is divided: B of a (T, B) grid, N of flat transitions. They
-    are as many as t has, whose entries are one a row or one for all, and one where t has none.
+    are as many as t has, or labels, whose entries are one a row or one for all, and one where
+    there are none.
     """
-    dim = max(t.ndim - 1, 0) if t is not None else 0
+    dim = max((other.ndim - 1 for other in others if other.ndim), default=0)
     num = x.shape[dim]
-    mine: tuple[Tensor, ...] = (_Divide.apply(x, dim, team),)  # type: ignore[no-untyped-call]
-    if t is not None:
-        one_a_row = t.ndim > 0 and t.shape[dim] == num
-        mine += (_rows(t, dim, team) if one_a_row else t,)
+    mine: list[Tensor] = [_Divide.apply(x, dim, team)]  # type: ignore[no-untyped-call]
+    for other in others:
+        one_a_row = other.ndim > 0 and other.shape[-1] == num
+        mine.append(_rows(other, -1, team) if one_a_row else other)
     return _Join.apply(forward(*mine), dim, num, team)  # type: ignore[no-untyped-call]
 
 

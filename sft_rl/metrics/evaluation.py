@@ -12,7 +12,7 @@ from sft_rl.data import Dataset
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.measures import build_measure
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.seeding import generator
+from sft_rl.seeding import generator, random_labels
 from sft_rl.types import Metrics
 
 NUM_FLOOR_DRAWS = 8
@@ -91,15 +91,20 @@ class Evaluator:
         }
 
 
-def sample_in_units(policy: DenoisingPolicy, data: Dataset, num: int, seed: int) -> Array:
-    """Draw samples for a user, in the data's units, shape (num, *shape)."""
-    return data.to_units(policy.sample(num, generator(seed, "user", device=policy.device)))
+def sample_in_units(
+    policy: DenoisingPolicy, data: Dataset, num: int, seed: int, label: int | None = None
+) -> Array:
+    """Draw samples for a user, in the data's units, shape (num, *shape), of one class or any."""
+    source = generator(seed, "user", device=policy.device)
+    labels = None if label is None else torch.full((num,), label, device=policy.device)
+    return data.to_units(policy.sample(num, source, labels))
 
 
 def denoising_path(policy: DenoisingPolicy, data: Dataset, num: int, seed: int) -> Array:
     """Follow some samples step by step, in the data's units, shape (T+1, num, *shape)."""
     source = generator(seed, "path", device=policy.device)
+    labels = random_labels(policy.num_classes, num, source)
     with torch.inference_mode():
         start = torch.randn((num, *policy.shape), generator=source, device=policy.device)
-        latents = [start, *policy.denoise(start, source)]
+        latents = [start, *policy.denoise(start, source, labels)]
     return data.to_units(torch.stack(latents))

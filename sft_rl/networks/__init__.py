@@ -3,6 +3,9 @@
 Every time-conditioned network is called as ``network(x, t)`` with x of shape (..., *shape) and t
 broadcastable to (...): the whole (T, B) grid of an update goes through in one call, with t of
 shape (T, 1).
+
+If the model is conditional on a class, every network takes labels as its last argument, int64,
+broadcastable to (...).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from sft_rl.config import Config
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.errors import UserError
+from sft_rl.networks.labels import ByLabel
 from sft_rl.networks.mlp import PlainMLP, StepScaledMLP, TimeMLP
 
 
@@ -61,16 +65,22 @@ def critic_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
+    num_classes = config.model.num_classes
+    network = _critic(config, shape, num_outputs=1 + num_classes)
+    return ByLabel(network) if num_classes else network
+
+
+def _critic(config: Config, shape: tuple[int, ...], *, num_outputs: int) -> nn.Module:
     critic = config.critic
     spectral_norm = critic.regulariser == "spectral_norm"
     if critic.kind != "mlp":
         from sft_rl.networks.conv import ConvTower, PaperConvCritic
 
         kind = ConvTower if critic.kind == "conv" else PaperConvCritic
-        return kind(shape, width=critic.width, spectral_norm=spectral_norm)
+        return kind(shape, width=critic.width, spectral_norm=spectral_norm, num_outputs=num_outputs)
     return PlainMLP(
         _points("critic.kind", shape, "conv or paper_conv"),
-        1,
+        num_outputs,
         width=critic.width,
         depth=critic.depth,
         activation=critic.activation,
@@ -85,15 +95,21 @@ def value_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
+    num_classes = config.model.num_classes
+    network = _value(config, shape, num_outputs=1 + num_classes)
+    return ByLabel(network) if num_classes else network
+
+
+def _value(config: Config, shape: tuple[int, ...], *, num_outputs: int) -> nn.Module:
     value, num_steps = config.value, config.sampler.num_steps
     if value.kind == "conv":
         from sft_rl.networks.conv import ConvTower
 
-        return ConvTower(shape, width=value.width, num_steps=num_steps)
+        return ConvTower(shape, width=value.width, num_steps=num_steps, num_outputs=num_outputs)
     if value.kind == "step_scaled":
         flat = StepScaledMLP(
             math.prod(shape),
-            1,
+            num_outputs,
             widths=value.widths or [value.width] * value.depth,
             num_steps=num_steps,
             activation="relu",
@@ -101,7 +117,7 @@ def value_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
         return flat if len(shape) == 1 else _Flattened(flat, event_ndim=len(shape))
     return TimeMLP(
         _points("value.kind", shape, "conv or step_scaled"),
-        1,
+        num_outputs,
         width=value.width,
         depth=value.depth,
         embedding_dim=32,
@@ -118,9 +134,9 @@ class NoiseFromVelocity(nn.Module):
         self.network = network
         self.noise = noise
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
         """Map latents x (..., *shape) at times t, broadcastable to (...), to the noise in them."""
-        return self.noise.noise_of(x, self.network(x, t), t)
+        return self.noise.noise_of(x, self.network(x, t, *labels), t)
 
 
 class _Flattened(nn.Module):

@@ -20,7 +20,14 @@ MAX_WIDENING = 4
 class PaperConvCritic(nn.Module):
     """The paper's: 4x4 convolutions of stride 2, 2, 2, 1, leaky ReLU, the mean of what is left."""
 
-    def __init__(self, shape: tuple[int, ...], *, width: int, spectral_norm: bool = False) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        width: int,
+        spectral_norm: bool = False,
+        num_outputs: int = 1,
+    ) -> None:
         super().__init__()
         channels, *size = image_shape("critic.kind: paper_conv", shape)
         if min(size) < 16:
@@ -28,7 +35,7 @@ class PaperConvCritic(nn.Module):
                 f"critic.kind: paper_conv needs images of at least 16x16 pixels, got "
                 f"{size[0]}x{size[1]}; use conv"
             )
-        widths = [channels, width, 2 * width, 4 * width, 1]
+        widths = [channels, width, 2 * width, 4 * width, num_outputs]
         layers: list[nn.Module] = []
         for i, stride in enumerate((2, 2, 2, 1)):
             conv = nn.Conv2d(widths[i], widths[i + 1], kernel_size=4, stride=stride, padding=1)
@@ -36,12 +43,12 @@ class PaperConvCritic(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Score images (B, C, H, W), shape (B, 1)."""
-        return self.layers(x).flatten(1).mean(1, keepdim=True)  # type: ignore[no-any-return]
+        """Score images (B, C, H, W), shape (B, num_outputs)."""
+        return self.layers(x).flatten(2).mean(2)  # type: ignore[no-any-return]
 
 
 class ConvTower(nn.Module):
-    """Residual blocks that halve an image until it has 4x4 pixels or less, then one number.
+    """Residual blocks that halve an image until it has 4x4 pixels or less, then numbers.
 
     Where `num_steps` is given, every block is shifted by an embedding of the step.
 
@@ -50,6 +57,7 @@ class ConvTower(nn.Module):
         width: Channels of the first block; they double at each halving, four times at most.
         spectral_norm: Bound every layer's spectral norm by 1.
         num_steps: Range of the step index, for a value network; none for a critic.
+        num_outputs: How many numbers.
     """
 
     frequencies: Tensor
@@ -61,6 +69,7 @@ class ConvTower(nn.Module):
         width: int,
         spectral_norm: bool = False,
         num_steps: int | None = None,
+        num_outputs: int = 1,
     ) -> None:
         super().__init__()
         channels, height, wide = image_shape("critic.kind and value.kind: conv", shape)
@@ -73,7 +82,7 @@ class ConvTower(nn.Module):
         )
         for _ in range(halvings):
             height, wide = (height + 1) // 2, (wide + 1) // 2
-        self.output = _normed(nn.Linear(widths[-1] * height * wide, 1), spectral_norm)
+        self.output = _normed(nn.Linear(widths[-1] * height * wide, num_outputs), spectral_norm)
         self.embedding = None
         if num_steps is not None:
             frequencies = torch.logspace(0.0, math.log10(50.0), 16) / num_steps
@@ -84,7 +93,7 @@ class ConvTower(nn.Module):
         self.widths = widths
 
     def forward(self, x: Tensor, step_index: Tensor | None = None) -> Tensor:
-        """Map images (..., C, H, W), at steps broadcastable to (...), to numbers (..., 1)."""
+        """Map images (..., C, H, W), at steps broadcastable to (...), to (..., num_outputs)."""
         lead = x.shape[:-3]
         h = self.input(x.reshape(-1, *x.shape[-3:]))
         shifts: list[Tensor | None] = [None] * len(self.widths)
@@ -97,7 +106,7 @@ class ConvTower(nn.Module):
         for block, shift in zip(self.blocks, shifts, strict=True):
             h = block(h, shift)
         score = self.output(F.leaky_relu(h, SLOPE).flatten(1))
-        return score.reshape(*lead, 1)  # type: ignore[no-any-return]
+        return score.reshape(*lead, score.shape[-1])  # type: ignore[no-any-return]
 
 
 class _Block(nn.Module):

@@ -55,6 +55,7 @@ class UNet(nn.Module):
                     f"{channels}x{height}x{width}"
                 )
         try:
+            _check_classes(options)
             self.unet = UNet2DModel(**{**DDPM_UNET, **options, **sizes})
         except (TypeError, ValueError) as error:
             raise UserError(f"model.unet: {str(error).splitlines()[0]}") from error
@@ -68,19 +69,32 @@ class UNet(nn.Module):
         self.unet.to(memory_format=self.memory_format)
         self.in_bfloat16 = bfloat16
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map latents x (..., C, H, W) at times t, broadcastable to (...), to the noise in them.
 
-        Times are in training steps and may be fractional.
+        Times are in training steps and may be fractional. Labels, of a U-Net with classes, are
+        int64 and broadcastable to (...).
         """
         lead = x.shape[:-3]
         flat = x.reshape(-1, *x.shape[-3:]).contiguous(memory_format=self.memory_format)
         times = t.to(x.dtype).expand(lead).reshape(-1)
+        classes = None if labels is None else labels.expand(lead).reshape(-1)
         # A dry run's tensors are "meta", which autocast does not know: counted as float32.
         narrow = self.in_bfloat16 and not x.is_meta
         with torch.autocast(x.device.type, torch.bfloat16) if narrow else nullcontext():
-            eps = self.unet(flat, times).sample
+            eps = self.unet(flat, times, class_labels=classes).sample
         return eps.to(x.dtype).reshape(x.shape)  # type: ignore[no-any-return]
+
+
+def _check_classes(options: dict[str, Any]) -> None:
+    """Refuse what is conditional on something else than one of a known number of classes."""
+    num, kind = options.get("num_class_embeds"), options.get("class_embed_type")
+    if kind not in (None, "timestep"):
+        raise ValueError(f"class_embed_type is {kind!r}; supported are null and 'timestep'")
+    if kind is not None and num is None:
+        raise ValueError(f"class_embed_type {kind!r} needs num_class_embeds, the number of classes")
+    if num is not None and (not isinstance(num, int) or num < 1):
+        raise ValueError(f"num_class_embeds must be a number of classes, got {num!r}")
 
 
 def image_shape(field: str, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -259,7 +259,9 @@ def test_what_is_not_supported_is_said_in_one_line(tmp_path, tiny_unet, monkeypa
     refused(tmp_path / "a.txt", "'.txt'")
     cases = [
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "text-to-image"),
-        ("unet/config.json", {"num_class_embeds": 10}, "conditional on a class"),
+        ("unet/config.json", {"num_class_embeds": 10}, "do not fit its U-Net"),
+        ("unet/config.json", {"class_embed_type": "identity"}, "class_embed_type is 'identity'"),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "needs num_class_embeds"),
         ("unet/config.json", {"in_channels": 3}, "in_channels is 3"),
         ("unet/config.json", {"sample_size": 32}, "sample_size is 32"),
         ("unet/config.json", {"layers_per_block": 2}, "do not fit its U-Net"),
