@@ -1,5 +1,6 @@
 """What every test gets: one CPU thread, a cache of its own, and tiny configurations."""
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +30,30 @@ TINY = (
     "metrics.num_samples=400",
     "metrics.num_exact=100",
     "metrics.num_projections=20",
+    "rollout.num_workers=0",
+)
+
+UNET = {
+    "block_out_channels": [8, 8],
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "add_attention": False,
+}
+TINY_DIGITS = (
+    f"model.unet={json.dumps(UNET)}",
+    "pretraining.num_iterations=10",
+    "pretraining.batch_size=16",
+    "noise.num_train_timesteps=20",
+    "sampler.num_steps=3",
+    "sampler.start_time=15",
+    "critic.width=8",
+    "critic.num_warmup_steps=1",
+    "training.num_iterations=3",
+    "training.batch_size=8",
+    "training.eval_every=2",
+    "metrics.num_samples=60",
     "rollout.num_workers=0",
 )
 
@@ -79,6 +104,18 @@ def tiny_settings() -> tuple[str, ...]:
 def tiny_config() -> Callable[..., Config]:
     """Build the tiny configuration, with ``key=value`` settings on top."""
     return lambda *settings: load_config("swiss_roll", [*TINY, *settings])
+
+
+@pytest.fixture(scope="session")
+def tiny_unet() -> dict[str, object]:
+    """Arguments of a UNet2DModel with a few thousand parameters."""
+    return UNET
+
+
+@pytest.fixture(scope="session")
+def tiny_digits() -> tuple[str, ...]:
+    """Settings that make a run of `digits` take seconds, its pretraining included."""
+    return TINY_DIGITS
 
 
 @pytest.fixture

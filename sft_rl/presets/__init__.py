@@ -143,8 +143,9 @@ def _scalar(value: Any) -> Any:
 
 def _check_key(key: str) -> None:
     known = all_keys()
-    if key in known:
-        return
+    parent = key.rpartition(".")[0]
+    if key in known or (parent in known and isinstance(lookup(Config(), parent), dict)):
+        return  # what is in a dictionary, as the arguments of a U-Net, is checked where it is used
     sections = {k.split(".")[0] for k in known if "." in k}
     if key in sections:
         inside = ", ".join(k for k in known if k.startswith(f"{key}."))

@@ -1,6 +1,5 @@
 """Class-conditional models: labels from the env to networks, samples, files and pipelines."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,10 @@ ENV = "envs:sft_rl/Denoising-v0"
 
 
 @pytest.fixture(scope="session")
-def by_class(tiny_digits: tuple[str, ...], tiny_unet: dict[str, object]) -> list[str]:
+def by_class(tiny_digits: tuple[str, ...]) -> list[str]:
     """Settings of a tiny class-conditional run."""
-    unet = json.dumps({**tiny_unet, "num_class_embeds": 10})
-    return [*tiny_digits, f"model.unet={unet}", "metrics.distance=sliced_wasserstein"]
+    classes = "model.unet.num_class_embeds=10"
+    return [*tiny_digits, classes, "metrics.distance=sliced_wasserstein"]
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from sft_rl.networks import NoiseFromVelocity
 from sft_rl.presets import load_config
 from sft_rl.pretrained import resolve_pretrained
 from sft_rl.pretraining import pretrained_network
+from sft_rl.store import RunFolder
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -286,9 +287,13 @@ def test_what_is_not_supported_is_said_in_one_line(tmp_path, tiny_unet, monkeypa
 def test_from_a_folder_of_diffusers_to_a_pipeline(tmp_path, tiny_unet, tiny_digits):
     write_pipeline(tmp_path / "base", tiny_unet)
     settings = [s for s in tiny_digits if not s.startswith(("model.", "noise."))]
+    settings.append("metrics.distance=sliced_wasserstein")  # quicker than a classifier
     path = f"pretrained.path={tmp_path / 'base'}"
     run, out = str(tmp_path / "run"), str(tmp_path / "pipeline")
-    assert main(["train", "digits", *settings, path, "--out", run]) == 0
+    for resume in ([], ["--resume"]):  # a finished run has nothing left to do
+        assert main(["train", "digits", *settings, path, "--out", run, *resume]) == 0
+    digest = RunFolder.open(Path(run)).config.pretrained.sha256
+    assert main(["train", "digits", *settings, path, f"pretrained.sha256={digest}0"]) == 2
     assert main(["evaluate", run]) == 0
     assert main(["export", run, "--out", out, "--no-code"]) == 0
     assert DDPMPipeline.from_pretrained(out)(2, output_type="np").images.shape == (2, 8, 8, 1)
