@@ -86,8 +86,8 @@ def _index(policy: DenoisingPolicy, *, with_code: bool) -> str:
     module = SCHEDULER_CODE.stem if with_code else few_step.__name__
     pipeline: str | list[str] = "DDPMPipeline"
     if policy.num_classes:
-        pipeline = ClassConditionalPipeline.__name__
-        pipeline = [PIPELINE_CODE.stem, pipeline] if with_code else pipeline
+        name = ClassConditionalPipeline.__name__
+        pipeline = [PIPELINE_CODE.stem, name] if with_code else name
     index = {
         "_class_name": pipeline,
         "_diffusers_version": diffusers.__version__,

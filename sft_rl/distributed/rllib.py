@@ -18,7 +18,7 @@ from sft_rl.data import load_dataset
 from sft_rl.networks import value_network
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.presets import load_config
-from sft_rl.pretraining import pretrained_network
+from sft_rl.pretraining import pretrained_network, with_pretrained
 
 
 def make_env(context: dict[str, Any]) -> gymnasium.Env[Any, Any] | NextStepAutoreset:
@@ -66,7 +66,8 @@ class SamplerModule(TorchRLModule, ValueFunctionAPI):
 
     def setup(self) -> None:
         """Build sampler and value network; the sampler's weights come from the cache."""
-        config = load_config(self.model_config["preset"], self.model_config.get("settings", ()))
+        settings = self.model_config.get("settings", ())
+        config = with_pretrained(load_config(self.model_config["preset"], settings))
         data = load_dataset(config.data)
         network, _ = pretrained_network(
             config, data, device=torch.device("cpu"), progress=lambda done, total, metrics: None
@@ -76,8 +77,8 @@ class SamplerModule(TorchRLModule, ValueFunctionAPI):
         self.action_dist_cls = TorchDiagGaussian
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        latents, step_index = self._state(batch)
-        mean = self.policy.mean(latents, step_index)
+        latents, step_index, *labels = self._state(batch)
+        mean = self.policy.mean(latents, step_index, *labels)
         log_std = self.policy.step_std(step_index).log().expand_as(mean)
         return {Columns.ACTION_DIST_INPUTS: torch.cat([mean, log_std], dim=-1)}
 
@@ -85,8 +86,11 @@ class SamplerModule(TorchRLModule, ValueFunctionAPI):
         """V of a batch's states, shape (B,)."""
         return self.value(*self._state(batch)).squeeze(-1)
 
-    def _state(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _state(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
+        """Latents, step index, and labels if the model has classes."""
         observations = batch[Columns.OBS]
         # RLlib also asks about final observations, step index T, and masks what it gets.
         last = self.policy.num_steps - 1
-        return observations["latent"], observations["step_index"].long().clamp_max(last)
+        step_index = observations["step_index"].long().clamp_max(last)
+        labels = (observations["label"].long(),) if self.policy.num_classes else ()
+        return observations["latent"], step_index, *labels
