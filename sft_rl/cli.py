@@ -91,11 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--out", type=Path, required=True, help="file: .npy, or .csv of points, .png of images"
     )
-    sample.add_argument(
-        "--label",
-        type=int,
-        help="class of all samples, of a class-conditional model (default: any)",
-    )
+    sample.add_argument("--label", type=int, help="their class, if the model has any")
     sample.add_argument("--seed", type=int, default=0, help="seed of the samples")
     sample.set_defaults(run=_sample)
 

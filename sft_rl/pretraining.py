@@ -43,6 +43,8 @@ def cache_key(config: Config, data: Dataset) -> str:
         "pretraining": config.pretraining.model_dump(),
         "data": data.fingerprint,
     }
+    if config.model.num_classes and data.labels is not None:
+        parts["labels"] = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
     if config.pretrained.path is not None:
         assert config.pretrained.sha256 is not None, "with_pretrained fills it in"
         parts["pretraining"] = config.pretrained.sha256

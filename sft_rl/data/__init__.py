@@ -33,12 +33,11 @@ def check_labels(config: Config, data: Dataset) -> None:
         return
     path = config.pretrained.path
     field = f"pretrained.path: {path}" if path else "model.unet.num_class_embeds: the model"
-    labels = getattr(data, "labels", None)
-    if labels is None:
+    if data.labels is None:
         raise UserError(
             f"{field} is conditional on {num_classes} classes, but the data have no labels"
         )
-    counts = labels.bincount().tolist()
+    counts = data.labels.bincount().tolist()
     if len(counts) != num_classes or not all(counts):
         raise UserError(
             f"{field} is conditional on {num_classes} classes, but the training images have "

@@ -17,7 +17,7 @@ from sft_rl.seeding import derive_seed
 Array = np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Real data, and the affine map between its units and the model's.
 
@@ -29,6 +29,7 @@ class Dataset:
         scale: Standard deviation of the training data, broadcastable to *shape.
         fingerprint: Hash that changes with the data.
         config: Where the data came from.
+        labels: Classes of the training samples, int64, shape (N,), or None.
     """
 
     train: Tensor
@@ -37,6 +38,7 @@ class Dataset:
     scale: Tensor
     fingerprint: str
     config: DataConfig
+    labels: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

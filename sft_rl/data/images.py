@@ -26,19 +26,17 @@ MIN_IMAGES = 4
 RANDOM_MAX = 2**62
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageDataset(Dataset):
     """Images in whole pixel values, which the model sees scaled to -1..1.
 
     Attributes:
         train: Training images in the data's own units, uint8, shape (N, C, H, W).
         held_out: Real images for the metrics, uint8, shape (M, C, H, W).
-        labels: Classes of the training images, int64, shape (N,), or None.
-        held_out_labels: Classes of the others, shape (M,), or None.
+        held_out_labels: Classes of the held-out images, int64, shape (M,), or None.
         pixel_max: Value of a white pixel.
     """
 
-    labels: Tensor | None
     held_out_labels: Tensor | None
     pixel_max: int
 
@@ -64,7 +62,7 @@ class ImageDataset(Dataset):
     @cached_property
     def _by_class(self) -> tuple[Tensor, Tensor]:
         """Rows of the training images, class by class, and how many there are of each."""
-        assert self.labels is not None, "check_classes asks for them"
+        assert self.labels is not None, "check_labels asks for them"
         return self.labels.argsort(stable=True), self.labels.bincount()
 
     def to_model(self, images: Tensor) -> Tensor:
