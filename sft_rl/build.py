@@ -133,6 +133,11 @@ def check(config: Config) -> None:
             f"first {num_density_steps} steps, got std {schedule.std.round(4).tolist()}; "
             "set both above 0, or use algorithm=pathwise"
         )
+    if config.training.micro_batch_size is not None and not algorithm.splits_batches:
+        raise UserError(
+            f"training.micro_batch_size: algorithm {config.algorithm!r} does not split its "
+            "batches; leave it out, or see Algorithm.splits_batches"
+        )
     batch, parts = config.training.batch_size, config.rollout.shards_per_batch
     if batch % parts:
         raise UserError(

@@ -124,6 +124,21 @@ class Transitions:
             advantages=self.advantages.reshape(-1),
         )
 
+    def part(self, trajectories: slice, *, num_steps: int | None = None) -> Transitions:
+        """Take the first steps, by default all, of some trajectories of the (T, B) grid."""
+        steps = slice(num_steps)
+        return Transitions(
+            latents=self.latents[steps, trajectories],
+            actions=self.actions[steps, trajectories],
+            step_index=self.step_index[steps],
+            old_log_probs=self.old_log_probs[steps, trajectories],
+            advantages=self.advantages[steps, trajectories],
+        )
+
+    def __len__(self) -> int:
+        assert len(self.lead_shape) == 1, "count flat transitions; call flatten() first"
+        return len(self.advantages)
+
     def __getitem__(self, index: Tensor | slice) -> Transitions:
         """Take a subset of flat transitions."""
         assert len(self.lead_shape) == 1, "index flat transitions; call flatten() first"

@@ -9,6 +9,8 @@ which activation checkpointing trades for a second forward pass. It needs no den
 how a deterministic sampler (DDIM, eta = 0) is fine-tuned.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,9 +36,18 @@ class Chain:
     latents: Tensor
     noise: Tensor
 
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, chains: slice) -> Chain:
+        """Take some of the chains."""
+        return Chain(self.latents[chains], self.noise[:, chains])
+
 
 class Pathwise(Algorithm):
     """Pathwise gradient through all steps, or the last K of them."""
+
+    splits_batches = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

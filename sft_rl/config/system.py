@@ -20,6 +20,10 @@ class TrainingConfig(Section):
     """Critic (and value) steps an iteration; each on trajectories of its own."""
     n_generator: Count = 1
     """Policy steps an iteration."""
+    micro_batch_size: Count | None = None
+    """Rows of an update's batch that are back-propagated at once, for memory's sake; the gradient
+    is that of the whole batch. Rows are samples for the critic, states for the value, transitions
+    for `sft_pg` and `ppo`, chains of T steps for `pathwise` and `hybrid`. None takes all."""
     max_offpolicy_steps: Annotated[int, Field(ge=0, le=1)] = 0
     """How many versions old the weights that draw may be: 0 draws with the newest, 1 draws the
     next iteration's trajectories while the learner still updates on this one's."""
