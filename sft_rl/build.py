@@ -6,6 +6,7 @@ A rollout worker imports this module, so it stays light.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -85,7 +86,8 @@ def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
         array="torch",
         device=device,
     )
-    return RolloutRunner(env, policy, seed=config.seed)
+    dtype = getattr(torch, config.rollout.latent_dtype)
+    return RolloutRunner(env, policy, seed=config.seed, latent_dtype=dtype)
 
 
 def build_collector(
@@ -132,6 +134,14 @@ def check(config: Config) -> None:
             f"sampler.eta and sampler.final_std: algorithm {config.algorithm!r} needs noise in its "
             f"first {num_density_steps} steps, got std {schedule.std.round(4).tolist()}; "
             "set both above 0, or use algorithm=pathwise"
+        )
+    rounding = torch.finfo(getattr(torch, config.rollout.latent_dtype)).eps / 2
+    smallest = schedule.std[:num_density_steps].min(initial=math.inf)
+    if smallest < rounding:
+        raise UserError(
+            f"rollout.latent_dtype: {config.rollout.latent_dtype} rounds latents near 1 by up to "
+            f"{rounding:.2g}, more than the noise {smallest:.2g} of a step, on which a policy "
+            "gradient relies; use a wider type, a larger sampler.final_std, or algorithm=pathwise"
         )
     if config.training.micro_batch_size is not None and not algorithm.splits_batches:
         raise UserError(

@@ -111,10 +111,22 @@ class DenoisingPolicy(nn.Module):
         """Number of dimensions of one sample."""
         return len(self.shape)
 
-    def act(self, latents: Tensor, step_index: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn standard normal noise into actions; return them and their log-probs (...)."""
+    def act(
+        self,
+        latents: Tensor,
+        step_index: Tensor,
+        noise: Tensor,
+        *,
+        rounded_to: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Turn standard normal noise into actions; return them and their log-probs (...).
+
+        With `rounded_to`, actions are numbers of that type, in the type of the latents.
+        """
         mean, std = self.mean(latents, step_index), self.step_std(step_index)
         action = mean + std * noise
+        if rounded_to is not None:
+            action = action.to(rounded_to).to(mean.dtype)
         return action, self._log_prob(action, mean, std)
 
     def log_prob(self, latents: Tensor, actions: Tensor, step_index: Tensor) -> Tensor:

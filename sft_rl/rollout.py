@@ -58,12 +58,21 @@ class RolloutRunner:
         env: A vector env in torch (see ``envs.DenoisingVectorEnv``), same-step autoreset.
         policy: Its weights are replaced by those of each request.
         seed: The run's seed.
+        latent_dtype: What latents are rounded to and kept in.
     """
 
-    def __init__(self, env: VectorEnv, policy: DenoisingPolicy, *, seed: int) -> None:
+    def __init__(
+        self,
+        env: VectorEnv,
+        policy: DenoisingPolicy,
+        *,
+        seed: int,
+        latent_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.env = env
         self.policy = policy.eval()
         self.seed = seed
+        self.latent_dtype = latent_dtype
         self.version = -1
 
     def load(self, version: int, weights: Weights) -> None:
@@ -79,7 +88,7 @@ class RolloutRunner:
         source = generator(self.seed, "actions", iteration, shard, device=policy.device)
         start = observation["latent"]
         # Made outside inference mode: the learner differentiates through functions of them.
-        latents = start.new_empty(num_steps + 1, *start.shape)
+        latents = start.new_empty(num_steps + 1, *start.shape, dtype=self.latent_dtype)
         log_probs = start.new_empty(num_steps, len(start))
         rewards = start.new_empty(len(start))
         noise = torch.empty_like(start)
@@ -88,7 +97,9 @@ class RolloutRunner:
             for k in range(num_steps):
                 noise.normal_(generator=source)
                 step_index = observation["step_index"][0]
-                action, log_probs[k] = policy.act(latents[k], step_index, noise)
+                action, log_probs[k] = policy.act(
+                    latents[k].to(start.dtype), step_index, noise, rounded_to=self.latent_dtype
+                )
                 latents[k + 1] = action
                 observation, paid, *_ = self.env.step(action)
             rewards.copy_(paid)

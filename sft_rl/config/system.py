@@ -55,6 +55,10 @@ class RolloutConfig(Section):
     """`spread`: workers on as many nodes as there are; `pack`: on few, the learner's first."""
     shards_per_batch: Count = 1
     """Parts into which the trajectories of a critic step are cut; the unit a worker draws."""
+    latent_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What latents are rounded to as they are drawn: the narrow ones travel and are kept in half
+    the bytes. The rounded latent is the action, so log-probs are those of what arrives. Near 1 it
+    is off by up to 0.004 (bfloat16) or 0.0005 (float16), which the noise of a step must exceed."""
     num_threads: Count = 1
     """CPU threads a worker computes with; a result depends on it in the last bits."""
     timeout_s: Positive = 300.0
