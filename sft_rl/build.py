@@ -19,7 +19,7 @@ from torch import nn
 from envs import DenoisingVectorEnv
 from sft_rl.algorithms import Networks, build_algorithm
 from sft_rl.config import Config
-from sft_rl.critics import build_critic, critic_builder
+from sft_rl.critics import NetworkCritic, build_critic, critic_builder
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import step_schedule
 from sft_rl.errors import UserError
@@ -63,6 +63,10 @@ def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -
         critic, value = build_critic(config, shape), value_network(config, shape)
     device = next(network.parameters()).device
     policy = DenoisingPolicy.from_config(config, network, shape).to(device)
+    if config.model.compile:
+        policy.network.compile()  # in place: names in state dicts stay
+        if isinstance(critic, NetworkCritic):
+            critic.compile()
     return Networks(
         policy=policy,
         critic=critic.to(device),
@@ -79,6 +83,8 @@ def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
     else:
         device = torch.device("cuda" if config.rollout.num_gpus_per_worker > 0 else "cpu")
     policy = DenoisingPolicy.from_config(config, noise_network(config, shape), shape).to(device)
+    if config.model.compile:
+        policy.network.compile()
     env = DenoisingVectorEnv(
         num_envs=config.training.batch_size // config.rollout.shards_per_batch,
         num_steps=policy.num_steps,
@@ -157,6 +163,10 @@ def check(config: Config) -> None:
         raise UserError(
             f"learner.num_workers: {config.learner.num_workers} learners need "
             "learner.launcher=ray_train, got 'local'"
+        )
+    if config.model.compile and config.learner.num_workers > 1:
+        raise UserError(
+            "model.compile: goes with one learner, not with learner.num_workers above 1"
         )
     if config.uses_ray:
         from sft_rl.distributed.session import check_ray

@@ -60,6 +60,8 @@ class Learner:
         self.device = networks.policy.device
         self.version = 0
         self.average = copy.deepcopy(networks.policy).requires_grad_(False)
+        if config.model.compile:  # a copy is not
+            self.average.network.compile()
         # The version before, which drew what is still on its way when rollouts overlap learning.
         overlaps = config.training.max_offpolicy_steps > 0
         self.previous = copy.deepcopy(self.average) if overlaps else None

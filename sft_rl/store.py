@@ -245,12 +245,13 @@ class RunFolder:
         raise UserError(f"run: {self.place} has no checkpoint yet")
 
     def _check_same_model(self, loaded: Checkpoint, folder: Path) -> None:
-        theirs, ours = loaded.meta["config"], self.config.model_dump(mode="json")
+        theirs = Config.model_validate(loaded.meta["config"])  # fills in newer settings
         for section in ("data", "noise", "model", "sampler"):
-            if theirs[section] != ours[section]:
+            their_own, ours = getattr(theirs, section), getattr(self.config, section)
+            if their_own != ours:
                 raise UserError(
                     f"checkpoint: {folder} is of another configuration: "
-                    f"{section} is {theirs[section]}, the run's is {ours[section]}"
+                    f"{section} is {their_own}, the run's is {ours}"
                 )
 
     def result(self, shape: tuple[int, ...]) -> tuple[DenoisingPolicy, TensorGroups]:

@@ -84,7 +84,7 @@ def test_no_more_rows_go_through_a_network_with_gradients_at_once(tiny_config: T
 
     seen("policy", networks.policy.network)
     seen("value", networks.value)
-    seen("critic", networks.critic)
+    seen("critic", networks.critic.network)
     scores, _ = learner.update_critic(batch.final, 0, 0)
     learner.update_value(batch, scores)
     learner.update_policy(batch, 0)

@@ -92,11 +92,16 @@ class NetworkCritic(Critic):
         value = value + self.config.drift_weight * scores.square().mean()
         metrics = {"critic_gap": (real_scores.mean() - generated_scores.mean()).detach()}
         if self.config.regulariser in ("gradient_penalty", "r1"):
+            # By `forward`, past a compiled call: torch.compile has no second derivatives.
             penalty, norm = (
-                r1_penalty(self, real)
+                r1_penalty(self.forward, real)
                 if self.config.regulariser == "r1"
                 else one_sided_gradient_penalty(
-                    self, real, generated, target=self.config.penalty_target, generator=generator
+                    self.forward,
+                    real,
+                    generated,
+                    target=self.config.penalty_target,
+                    generator=generator,
                 )
             )
             value = value + self.config.penalty_weight * penalty
