@@ -78,10 +78,7 @@ def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -
 def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
     """Build what a rollout worker runs; its weights come with the first request."""
     choose_kernels(config)
-    if config.rollout.num_workers == 0:  # this process, so the learner's device
-        device = resolve_device(config.device)
-    else:
-        device = torch.device("cuda" if config.rollout.num_gpus_per_worker > 0 else "cpu")
+    device = _rollout_device(config)
     policy = DenoisingPolicy.from_config(config, noise_network(config, shape), shape).to(device)
     if config.model.compile:
         policy.network.compile()
@@ -93,7 +90,19 @@ def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
         device=device,
     )
     dtype = getattr(torch, config.rollout.latent_dtype)
-    return RolloutRunner(env, policy, seed=config.seed, latent_dtype=dtype)
+    return RolloutRunner(
+        env,
+        policy,
+        seed=config.seed,
+        latent_dtype=dtype,
+        cuda_graphs=config.rollout.cuda_graphs,
+    )
+
+
+def _rollout_device(config: Config) -> torch.device:
+    if config.rollout.num_workers == 0:  # this process, so the learner's device
+        return resolve_device(config.device)
+    return torch.device("cuda" if config.rollout.num_gpus_per_worker > 0 else "cpu")
 
 
 def build_collector(
@@ -163,6 +172,11 @@ def check(config: Config) -> None:
         raise UserError(
             f"learner.num_workers: {config.learner.num_workers} learners need "
             "learner.launcher=ray_train, got 'local'"
+        )
+    if config.rollout.cuda_graphs and _rollout_device(config).type != "cuda":
+        raise UserError(
+            "rollout.cuda_graphs: needs rollouts on a GPU, these are on the CPU; see device and "
+            "rollout.num_gpus_per_worker"
         )
     if config.model.compile and config.learner.num_workers > 1:
         raise UserError(

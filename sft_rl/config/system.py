@@ -59,6 +59,8 @@ class RolloutConfig(Section):
     """What latents are rounded to as they are drawn: the narrow ones travel and are kept in half
     the bytes. The rounded latent is the action, so log-probs are those of what arrives. Near 1 it
     is off by up to 0.004 (bfloat16) or 0.0005 (float16), which the noise of a step must exceed."""
+    cuda_graphs: bool = False
+    """Draw all steps of a shard at one go by a CUDA graph; needs rollouts on a GPU."""
     num_threads: Count = 1
     """CPU threads a worker computes with; a result depends on it in the last bits."""
     timeout_s: Positive = 300.0

@@ -68,8 +68,9 @@ class Evaluator:
         """
         num, distance = self._validation
         samples = self._draw(policy, num, "validation")
-        images = isinstance(self.data, ImageDataset)
-        picture = sample_grid(samples, self.data.pixel_max) if images else None
+        picture = None
+        if isinstance(self.data, ImageDataset):
+            picture = sample_grid(samples, self.data.pixel_max)
         return distance(samples), picture
 
     def distance(self, samples: Array) -> float:
