@@ -6,6 +6,7 @@ A rollout worker imports this module, so it stays light.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from torch import nn
 from envs import DenoisingVectorEnv
 from sft_rl.algorithms import Networks, build_algorithm
 from sft_rl.config import Config
-from sft_rl.critics import build_critic, critic_builder
+from sft_rl.critics import NetworkCritic, build_critic, critic_builder
 from sft_rl.data import Dataset, check_labels
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import step_schedule
@@ -63,6 +64,10 @@ def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -
         critic, value = build_critic(config, shape), value_network(config, shape)
     device = next(network.parameters()).device
     policy = DenoisingPolicy.from_config(config, network, shape).to(device)
+    if config.model.compile:
+        policy.network.compile()  # in place: names in state dicts stay
+        if isinstance(critic, NetworkCritic):
+            critic.compile()
     return Networks(
         policy=policy,
         critic=critic.to(device),
@@ -74,11 +79,10 @@ def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -
 def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
     """Build what a rollout worker runs; its weights come with the first request."""
     choose_kernels(config)
-    if config.rollout.num_workers == 0:  # this process, so the learner's device
-        device = resolve_device(config.device)
-    else:
-        device = torch.device("cuda" if config.rollout.num_gpus_per_worker > 0 else "cpu")
+    device = _rollout_device(config)
     policy = DenoisingPolicy.from_config(config, noise_network(config, shape), shape).to(device)
+    if config.model.compile:
+        policy.network.compile()
     env = DenoisingVectorEnv(
         num_envs=config.training.batch_size // config.rollout.shards_per_batch,
         num_steps=policy.num_steps,
@@ -87,7 +91,20 @@ def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
         array="torch",
         device=device,
     )
-    return RolloutRunner(env, policy, seed=config.seed)
+    dtype = getattr(torch, config.rollout.latent_dtype)
+    return RolloutRunner(
+        env,
+        policy,
+        seed=config.seed,
+        latent_dtype=dtype,
+        cuda_graphs=config.rollout.cuda_graphs,
+    )
+
+
+def _rollout_device(config: Config) -> torch.device:
+    if config.rollout.num_workers == 0:  # this process, so the learner's device
+        return resolve_device(config.device)
+    return torch.device("cuda" if config.rollout.num_gpus_per_worker > 0 else "cpu")
 
 
 def build_collector(
@@ -135,6 +152,19 @@ def check(config: Config) -> None:
             f"first {num_density_steps} steps, got std {schedule.std.round(4).tolist()}; "
             "set both above 0, or use algorithm=pathwise"
         )
+    rounding = torch.finfo(getattr(torch, config.rollout.latent_dtype)).eps / 2
+    smallest = schedule.std[:num_density_steps].min(initial=math.inf)
+    if smallest < rounding:
+        raise UserError(
+            f"rollout.latent_dtype: {config.rollout.latent_dtype} rounds latents near 1 by up to "
+            f"{rounding:.2g}, more than the noise {smallest:.2g} of a step, on which a policy "
+            "gradient relies; use a wider type, a larger sampler.final_std, or algorithm=pathwise"
+        )
+    if config.training.micro_batch_size is not None and not algorithm.splits_batches:
+        raise UserError(
+            f"training.micro_batch_size: algorithm {config.algorithm!r} does not split its "
+            "batches; leave it out, or see Algorithm.splits_batches"
+        )
     batch, parts = config.training.batch_size, config.rollout.shards_per_batch
     if batch % parts:
         raise UserError(
@@ -144,6 +174,15 @@ def check(config: Config) -> None:
         raise UserError(
             f"learner.num_workers: {config.learner.num_workers} learners need "
             "learner.launcher=ray_train, got 'local'"
+        )
+    if config.rollout.cuda_graphs and _rollout_device(config).type != "cuda":
+        raise UserError(
+            "rollout.cuda_graphs: needs rollouts on a GPU, these are on the CPU; see device and "
+            "rollout.num_gpus_per_worker"
+        )
+    if config.model.compile and config.learner.num_workers > 1:
+        raise UserError(
+            "model.compile: goes with one learner, not with learner.num_workers above 1"
         )
     if config.uses_ray:
         from sft_rl.distributed.session import check_ray

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from sft_rl.algorithms import build_algorithm
 from sft_rl.build import build_networks
 from sft_rl.config import Config
+from sft_rl.critics import Critic
 from sft_rl.data import load_dataset
 from sft_rl.networks import noise_network
 from sft_rl.networks.mlp import num_parameters
@@ -29,7 +33,8 @@ def dry_run(config: Config) -> dict[str, str]:
     """Say what a run will need; nothing is downloaded, trained or written.
 
     Memory is that of tensors which live at the same time; activations are counted by running
-    the networks without data. It leaves out what the libraries take for themselves.
+    the networks without data. It leaves out what the libraries take for themselves, and passes
+    that keep nothing for the way back.
 
     Raises:
         UserError: If the configuration does not fit together.
@@ -52,7 +57,15 @@ def dry_run(config: Config) -> dict[str, str]:
     optimizers = FLOAT * ADAM * sum(counts.values())
     stored = FLOAT * (num_steps + 1) * trajectories * math.prod(shape)
     forwards, batch = _policy_step(config, num_steps)
-    activations = forwards * activation_bytes(policy, batch)
+    activations = {"policy": forwards * activation_bytes(policy, batch)}
+    rows = training.micro_batch_size
+    if counts["critic"]:
+        size = min(training.batch_size, rows or training.batch_size)
+        activations["critic"] = kept_bytes(partial(_critic_loss, critic, policy), critic, size)
+    if build_algorithm(config).uses_value:
+        states = training.batch_size * num_steps
+        size = min(states, rows or states)
+        activations["value"] = kept_bytes(partial(_values, value, policy), value, size)
     return {
         "samples": "x".join(str(n) for n in shape),
         **{f"parameters, {name}": f"{count:,}" for name, count in counts.items()},
@@ -62,8 +75,8 @@ def dry_run(config: Config) -> dict[str, str]:
         "memory, weights": _gib(weights),
         "memory, optimisers": _gib(optimizers),
         "memory, trajectories": _gib(stored),
-        "memory, activations of a policy step": _gib(activations),
-        "memory, all": _gib(weights + optimizers + stored + activations),
+        **{f"memory, activations of a {k} step": _gib(v) for k, v in activations.items()},
+        "memory, all": _gib(weights + optimizers + stored + max(activations.values())),
     }
 
 
@@ -77,30 +90,63 @@ def _policy_step(config: Config, num_steps: int) -> tuple[int, int]:
     """How many network calls of how many latents a policy step keeps for the way back."""
     training = config.training
     share = training.batch_size * training.n_critic // training.n_generator
+    most = training.micro_batch_size or math.inf
     if config.algorithm == "pathwise":
         options = config.pathwise
-        size = min(options.chains_per_update or share, share)
+        size = int(min(options.chains_per_update or share, share, most))
         num_last = min(options.num_last_steps or num_steps, num_steps)
         return (1 if options.checkpoint_activations else num_last), size
     if config.algorithm == "hybrid":
-        return 1, share * num_steps
+        return 1, int(min(share, most)) * num_steps
     if config.algorithm == "ppo":
         transitions = training.batch_size * training.n_critic * num_steps
-        return 1, transitions // config.ppo.num_minibatches
-    return 1, config.sft_pg.transitions_per_update or share * num_steps
+        return 1, int(min(transitions // config.ppo.num_minibatches, most))
+    return 1, int(min(config.sft_pg.transitions_per_update or share * num_steps, most))
 
 
 def activation_bytes(policy: DenoisingPolicy, batch: int) -> int:
-    """Bytes that one call of a policy on the meta device keeps for the way back.
+    """Bytes that one call of a policy on the meta device keeps for the way back."""
 
-    Counted on one and two latents, since they grow in proportion.
+    def predict(num: int) -> None:
+        latents, labels = _rows(policy, num)
+        policy.network(latents, torch.zeros(num, device="meta"), *labels)
+
+    return kept_bytes(predict, policy, batch)
+
+
+def _rows(policy: DenoisingPolicy, num: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Latents without data, and labels if there are classes."""
+    latents = torch.zeros(num, *policy.shape, device="meta")
+    labels = torch.zeros(num, dtype=torch.int64, device="meta") if policy.num_classes else None
+    return latents, given(labels)
+
+
+def _critic_loss(critic: Critic, policy: DenoisingPolicy, num: int) -> None:
+    samples, labels = _rows(policy, num)
+    critic.loss(samples, samples, torch.Generator(), *labels)
+
+
+def _values(value: nn.Module, policy: DenoisingPolicy, num: int) -> None:
+    states, labels = _rows(policy, num)
+    value(states, torch.zeros(num, dtype=torch.int64, device="meta"), *labels)
+
+
+def kept_bytes(call: Callable[[int], None], module: nn.Module, batch: int) -> int:
+    """Bytes that a call of a module on the meta device keeps for the way back.
+
+    Counted on one and two rows, since they grow in proportion.
+
+    Args:
+        call: Calls the module with a number of rows.
+        module: Its parameters are not counted.
+        batch: How many rows to count for.
     """
-    one, two = (_saved_bytes(policy, num) for num in (1, 2))
+    one, two = (_saved_bytes(partial(call, num), module) for num in (1, 2))
     return one + (two - one) * (batch - 1)
 
 
-def _saved_bytes(policy: DenoisingPolicy, batch: int) -> int:
-    own = {id(p) for p in policy.parameters()}
+def _saved_bytes(call: Callable[[], None], module: nn.Module) -> int:
+    own = {id(p) for p in module.parameters()}
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -111,10 +157,8 @@ def _saved_bytes(policy: DenoisingPolicy, batch: int) -> int:
         return tensor
 
     kept: list[Tensor] = []
-    latents = torch.zeros(batch, *policy.shape, device="meta")
-    labels = torch.zeros(batch, dtype=torch.int64, device="meta") if policy.num_classes else None
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        policy.network(latents, torch.zeros(batch, device="meta"), *given(labels))
+        call()
     return sum(sizes.values())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +18,10 @@ from sft_rl.checkpoint import TensorGroups
 from sft_rl.config import Config
 from sft_rl.data import Dataset
 from sft_rl.optim import (
+    accumulate,
     decay_factor,
     load_optimizer_tensors,
+    micro_batches,
     optimizer_tensors,
     update_average,
 )
@@ -27,7 +29,7 @@ from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.rollout import Weights
 from sft_rl.seeding import generator
 from sft_rl.team import Team
-from sft_rl.types import Metrics, Trajectories, given
+from sft_rl.types import Loss, Metrics, Trajectories, given
 
 
 class Learner:
@@ -58,6 +60,8 @@ class Learner:
         self.device = networks.policy.device
         self.version = 0
         self.average = copy.deepcopy(networks.policy).requires_grad_(False)
+        if config.model.compile:  # a copy is not
+            self.average.network.compile()
         # The version before, which drew what is still on its way when rollouts overlap learning.
         overlaps = config.training.max_offpolicy_steps > 0
         self.previous = copy.deepcopy(self.average) if overlaps else None
@@ -130,10 +134,18 @@ class Learner:
         source = generator(self.config.seed, "critic", iteration, update, device=self.device)
         real = self.data.batch(len(generated), source, labels)
         critic = self.networks.critic
-        loss = critic.loss(real, generated, source, *given(labels))
-        if loss.value.requires_grad:
-            self._step("critic", critic, loss.value)
+
+        def loss_of(rows: slice) -> Loss:
+            of_rows = (y[rows] for y in given(labels))
+            return critic.loss(real[rows], generated[rows], source, *of_rows)
+
+        if "critic" in self.optimizers:
+            parts = micro_batches(len(generated), self.config.training.micro_batch_size)
+            losses = ((loss_of(rows), share) for rows, share in parts)
+            loss = self._step("critic", critic, losses)
             critic.after_step()
+        else:
+            loss = loss_of(slice(None))
         with torch.no_grad():
             scores = critic(generated, *given(labels))
         watched = {
@@ -145,12 +157,22 @@ class Learner:
 
     def update_value(self, trajectories: Trajectories, scores: Tensor) -> Metrics:
         """Regress V(s_k) on the final scores (B,) over all T * B states; they are detached."""
+        latents, size = trajectories.latents[:-1], self.config.training.micro_batch_size
         steps = torch.arange(trajectories.num_steps, device=self.device)[:, None]
-        labels = given(trajectories.labels)
-        values = self.networks.value(trajectories.latents[:-1], steps, *labels).squeeze(-1)
-        loss = F.mse_loss(values, scores.detach().expand_as(values))
-        self._step("value", self.networks.value, loss)
-        return {"value_loss": loss.item()}
+        labels = [y.expand(latents.shape[:2]) for y in given(trajectories.labels)]
+        targets = scores.detach().expand(latents.shape[:2])
+        if size is not None:  # single states in place of the grid
+            grids = (latents, steps.expand_as(targets), targets, *labels)
+            latents, steps, targets, *labels = (grid.flatten(0, 1) for grid in grids)
+
+        def loss_of(rows: slice) -> Loss:
+            of_rows = (y[rows] for y in labels)
+            values = self.networks.value(latents[rows], steps[rows], *of_rows).squeeze(-1)
+            return Loss(F.mse_loss(values, targets[rows]), {})
+
+        parts = micro_batches(len(latents), size)
+        losses = ((loss_of(rows), share) for rows, share in parts)
+        return {"value_loss": self._step("value", self.networks.value, losses).value.item()}
 
     def update_policy(self, trajectories: Trajectories, iteration: int) -> Metrics:
         """Take the algorithm's policy steps on one iteration's trajectories; count a version."""
@@ -162,12 +184,11 @@ class Learner:
         metrics: Metrics = {}
         with _frozen(self.networks.critic, self.networks.value):
             for batch in self.algorithm.batches(prepared, source):
-                loss = self.algorithm.loss(batch, self.networks)
+                self.optimizers["policy"].zero_grad(set_to_none=True)
+                loss = accumulate(self._policy_losses(batch))
                 ratio = loss.metrics.pop("ratio", None)
                 if ratio is not None and not metrics:
                     metrics["first_ratio_deviation"] = (ratio - 1.0).abs().max().item()
-                self.optimizers["policy"].zero_grad(set_to_none=True)
-                loss.value.backward()  # type: ignore[no-untyped-call]
                 self.team.sum_gradients(policy.parameters())
                 norm = nn.utils.clip_grad_norm_(
                     policy.parameters(), self.config.policy.max_grad_norm
@@ -183,13 +204,23 @@ class Learner:
         self.version += 1
         return metrics
 
-    def _step(self, name: str, module: nn.Module, loss: Tensor) -> None:
-        """Take one optimiser step on a loss."""
+    def _policy_losses(self, batch: Any) -> Iterator[tuple[Loss, float]]:
+        """Loss and share of each part of a batch of the algorithm, or of all of it."""
+        size = self.config.training.micro_batch_size
+        if size is None:
+            yield self.algorithm.loss(batch, self.networks), 1.0
+            return
+        for rows, share in micro_batches(len(batch), size):
+            yield self.algorithm.loss(batch[rows], self.networks), share
+
+    def _step(self, name: str, module: nn.Module, losses: Iterable[tuple[Loss, float]]) -> Loss:
+        """Take one optimiser step on the losses of a batch's parts; return that of the batch."""
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = accumulate(losses)
         self.team.sum_gradients(module.parameters())
         optimizer.step()
+        return loss
 
     def _policy_optimizer(self) -> Adam:
         policy, options = self.networks.policy, self.config.policy

@@ -1,10 +1,14 @@
-"""Small pieces that pretraining and fine-tuning share: decays and averages."""
+"""Small pieces around the optimisers: decays, averages, gradients in parts, their state."""
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from sft_rl.types import Loss
 
 
 def decay_factor(kind: str, progress: float) -> float:
@@ -27,6 +31,35 @@ def update_average(
     """
     weight = 1.0 - min(decay, (num_updates + 1) / (num_updates + 10))
     torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), weight)
+
+
+def micro_batches(num_rows: int, size: int | None) -> Iterator[tuple[slice, float]]:
+    """Cut rows into parts of at most `size`, or into one; yield each with its share of them."""
+    size = size or num_rows
+    for start in range(0, num_rows, size):
+        stop = min(start + size, num_rows)
+        yield slice(start, stop), (stop - start) / num_rows
+
+
+def accumulate(losses: Iterable[tuple[Loss, float]]) -> Loss:
+    """Back-propagate a batch's loss in parts, so that the activations of one are kept at a time.
+
+    Args:
+        losses: Loss of each part, a mean over its rows, and its share of the rows.
+
+    Returns:
+        The batch's loss, detached; of its numbers, scalars are averaged and others joined.
+    """
+    values, numbers = [], defaultdict(list)
+    for loss, share in losses:
+        (loss.value * share).backward()  # type: ignore[no-untyped-call]
+        values.append(loss.value.detach() * share)
+        for name, number in loss.metrics.items():
+            numbers[name].append(number if number.ndim else number * share)
+    joined = {
+        k: torch.cat(n, dim=-1) if n[0].ndim else torch.stack(n).sum() for k, n in numbers.items()
+    }
+    return Loss(torch.stack(values).sum(), joined)
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -121,11 +121,22 @@ class DenoisingPolicy(nn.Module):
         return len(self.shape)
 
     def act(
-        self, latents: Tensor, step_index: Tensor, noise: Tensor, labels: Tensor | None = None
+        self,
+        latents: Tensor,
+        step_index: Tensor,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        *,
+        rounded_to: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Turn standard normal noise into actions; return them and their log-probs (...)."""
+        """Turn standard normal noise into actions; return them and their log-probs (...).
+
+        With `rounded_to`, actions are numbers of that type, in the type of the latents.
+        """
         mean, std = self.mean(latents, step_index, labels), self.step_std(step_index)
         action = mean + std * noise
+        if rounded_to is not None:
+            action = action.to(rounded_to).to(mean.dtype)
         return action, self._log_prob(action, mean, std)
 
     def log_prob(

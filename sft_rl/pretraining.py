@@ -39,7 +39,7 @@ def cache_key(config: Config, data: Dataset) -> str:
     parts = {
         "format": 1,
         "noise": config.noise.model_dump(),
-        "model": config.model.model_dump(exclude={"precision"}),
+        "model": config.model.model_dump(exclude={"precision", "compile"}),
         "pretraining": config.pretraining.model_dump(),
         "data": data.fingerprint,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +17,13 @@ from matplotlib.figure import Figure
 from sft_rl.config import DISTANCES
 from sft_rl.data import Dataset
 from sft_rl.data.images import ImageDataset
-from sft_rl.pictures import tile, to_rgb
+from sft_rl.pictures import sample_grid, tile, to_rgb
 
 Array = np.ndarray
 
 BLUE, ORANGE, GREY = "#2a6f97", "#d1495b", "#8d99ae"
 NUM_SHOWN = 4000
-NUM_IMAGES, NUM_STRIPS = 64, 8
+NUM_STRIPS = 8
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,7 @@ def plot_images(file: Path, groups: dict[str, Array], pixel_max: int) -> None:
     """Draw the first images of each group as a grid, groups side by side."""
     figure, axes = plt.subplots(1, len(groups), figsize=(3.2 * len(groups), 3.5))
     for axis, (title, images) in zip(np.atleast_1d(axes), groups.items(), strict=True):
-        shown = to_rgb(images[:NUM_IMAGES], 0, pixel_max)
-        _picture(axis, tile(shown, columns=math.isqrt(NUM_IMAGES)))
+        _picture(axis, sample_grid(images, pixel_max))
         axis.set_title(title, fontsize=11)
     _save(figure, file)
 

@@ -10,7 +10,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
+from torch import Tensor
 
+from sft_rl.cuda_graphs import GraphedChain
 from sft_rl.policy import DenoisingPolicy, load_arrays
 from sft_rl.seeding import derive_seed, generator
 from sft_rl.types import Trajectories
@@ -58,12 +60,25 @@ class RolloutRunner:
         env: A vector env in torch (see ``envs.DenoisingVectorEnv``), same-step autoreset.
         policy: Its weights are replaced by those of each request.
         seed: The run's seed.
+        latent_dtype: What latents are rounded to and kept in.
+        cuda_graphs: Draw all steps of a shard at one go, by a CUDA graph.
     """
 
-    def __init__(self, env: VectorEnv, policy: DenoisingPolicy, *, seed: int) -> None:
+    def __init__(
+        self,
+        env: VectorEnv,
+        policy: DenoisingPolicy,
+        *,
+        seed: int,
+        latent_dtype: torch.dtype = torch.float32,
+        cuda_graphs: bool = False,
+    ) -> None:
         self.env = env
         self.policy = policy.eval()
         self.seed = seed
+        self.latent_dtype = latent_dtype
+        self.cuda_graphs = cuda_graphs
+        self._chain: GraphedChain | None = None
         self.version = -1
 
     def load(self, version: int, weights: Weights) -> None:
@@ -78,8 +93,10 @@ class RolloutRunner:
         observation, _ = self.env.reset(seed=derive_seed(self.seed, "start", iteration, shard))
         source = generator(self.seed, "actions", iteration, shard, device=policy.device)
         start, labels = observation["latent"], observation.get("label")
+        if self.cuda_graphs:
+            return self._collect_at_once(start, source, labels)
         # Made outside inference mode: the learner differentiates through functions of them.
-        latents = start.new_empty(num_steps + 1, *start.shape)
+        latents = start.new_empty(num_steps + 1, *start.shape, dtype=self.latent_dtype)
         log_probs = start.new_empty(num_steps, len(start))
         rewards = start.new_empty(len(start))
         noise = torch.empty_like(start)
@@ -88,10 +105,25 @@ class RolloutRunner:
             for k in range(num_steps):
                 noise.normal_(generator=source)
                 step_index = observation["step_index"][0]
-                action, log_probs[k] = policy.act(latents[k], step_index, noise, labels)
+                wide = latents[k].to(start.dtype)
+                action, log_probs[k] = policy.act(
+                    wide, step_index, noise, labels, rounded_to=self.latent_dtype
+                )
                 latents[k + 1] = action
                 observation, paid, *_ = self.env.step(action)
             rewards.copy_(paid)
+        return Trajectories(latents, log_probs, rewards, self.version, labels)
+
+    def _collect_at_once(
+        self, start: Tensor, source: torch.Generator, labels: Tensor | None
+    ) -> Trajectories:
+        """Draw all steps, then take them in the env, which checks them and pays at the end."""
+        self._chain = self._chain or GraphedChain(
+            self.policy, len(start), latent_dtype=self.latent_dtype
+        )
+        latents, log_probs = self._chain(start, source, labels)
+        for action in latents[1:]:
+            _, rewards, *_ = self.env.step(action.to(start.dtype))
         return Trajectories(latents, log_probs, rewards, self.version, labels)
 
 

@@ -27,7 +27,9 @@ from sft_rl.presets import load_config_file
 from sft_rl.store import RunFolder
 
 PARTS = ("config.yaml", "metrics.csv", "summary.json", "checkpoints", "plots")
-"""What a run's folder holds; whatever else is at the URL is left alone."""
+"""What a run reads back; whatever else is at the URL is left alone."""
+WATCHED = ("samples", "tensorboard")
+"""Folders that people look at while a run goes on; they only go up."""
 
 
 def is_url(place: str | Path) -> bool:
@@ -165,6 +167,7 @@ class StoredRun(RunFolder):
         super().__init__(path, config, **({"warn": warn} if warn else {}))
         self.place = remote.url
         self.remote = remote
+        self._uploaded: dict[str, int] = {}
         for name in ("checkpoints", "plots"):
             (path / name).mkdir()
         remote.download(path)
@@ -198,9 +201,18 @@ class StoredRun(RunFolder):
         names = [file.name for file in newest.iterdir() if file.name != checkpoint.MANIFEST]
         for name in [*sorted(names), checkpoint.MANIFEST]:
             self.remote.upload(self.path, f"checkpoints/{newest.name}/{name}")
+        self._upload_watched()
         for old in self.remote.names("checkpoints"):
             if old not in kept:
                 self.remote.remove(f"checkpoints/{old}")
+
+    def _upload_watched(self) -> None:
+        """Upload what is new, or has grown, of what people look at."""
+        for file in sorted(file for name in WATCHED for file in (self.path / name).glob("*")):
+            name, size = str(file.relative_to(self.path)), file.stat().st_size
+            if self._uploaded.get(name) != size:
+                self.remote.upload(self.path, name)
+                self._uploaded[name] = size
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """See :meth:`RunFolder.write_summary`."""

@@ -1,4 +1,4 @@
-"""A run's folder: config.yaml, metrics.csv, summary.json, checkpoints/ and plots/."""
+"""A run's folder: settings, numbers, checkpoints and pictures."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from torch import nn
 
 import sft_rl
@@ -23,7 +24,8 @@ from sft_rl import checkpoint
 from sft_rl.checkpoint import Checkpoint, DamagedCheckpoint, TensorGroups
 from sft_rl.config import Config
 from sft_rl.errors import UserError
-from sft_rl.files import replace_file
+from sft_rl.events import EventLog
+from sft_rl.files import replace_file, saving
 from sft_rl.learner import Learner
 from sft_rl.metrics_log import MetricsLog
 from sft_rl.networks import noise_network
@@ -50,6 +52,7 @@ class RunFolder:
         self.config = config
         self.warn = warn
         self._metrics = MetricsLog(path / "metrics.csv", sparse=self._sparse_columns())
+        self._events = EventLog(path / "tensorboard")
 
     @property
     def absolute_place(self) -> str:
@@ -133,8 +136,21 @@ class RunFolder:
             yield
 
     def log(self, row: Metrics) -> None:
-        """Append one iteration's numbers to metrics.csv."""
+        """Append one iteration's numbers to metrics.csv, and at evaluations to the events."""
         self._metrics.append(row)
+        self._events.add_row(row)
+        if self.config.distance in row:
+            self._events.write()
+
+    def show(self, picture: np.ndarray, *, iteration: int) -> None:
+        """Keep a picture in ``samples/`` and for TensorBoard."""
+        from PIL import Image
+
+        file = self.path / "samples" / f"iteration-{iteration:06d}.png"
+        with saving(file):
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(file)
+        self._events.add_picture(iteration, picture)
 
     def _sparse_columns(self) -> list[str]:
         """Columns that only iterations with an evaluation fill."""
@@ -151,6 +167,7 @@ class RunFolder:
             "best_distance": learner.best_distance if learner.best_distance < math.inf else None,
         }
         self._metrics.sync()
+        self._events.write()
         folder = self.path / "checkpoints"
         checkpoint.save(folder / f"{iteration:06d}", Checkpoint(learner.state(), meta))
         for old in self._checkpoints()[: -self.config.training.keep_checkpoints]:
@@ -159,7 +176,7 @@ class RunFolder:
     def resume(self, config: Config) -> Checkpoint | None:
         """Prepare to go on with an interrupted run; return its newest whole checkpoint.
 
-        Rows of metrics.csv beyond the checkpoint are dropped: they will be written again.
+        Rows of metrics.csv and events beyond the checkpoint are dropped: they will come again.
 
         Returns:
             The checkpoint, or None if the run was interrupted before its first.
@@ -178,7 +195,9 @@ class RunFolder:
         self.config = config
         (self.path / "summary.json").unlink(missing_ok=True)  # of fewer iterations
         self._write_config()
-        self._metrics.cut(newest.meta["iteration"] if newest else 0)
+        done = newest.meta["iteration"] if newest else 0
+        self._metrics.cut(done)
+        self._events.resume(done)
         for torn in (self.path / "checkpoints").glob(".*"):  # by a process killed while saving
             shutil.rmtree(torn)
         return newest
@@ -226,12 +245,13 @@ class RunFolder:
         raise UserError(f"run: {self.place} has no checkpoint yet")
 
     def _check_same_model(self, loaded: Checkpoint, folder: Path) -> None:
-        theirs, ours = loaded.meta["config"], self.config.model_dump(mode="json")
+        theirs = Config.model_validate(loaded.meta["config"])  # fills in newer settings
         for section in ("data", "noise", "model", "sampler"):
-            if theirs[section] != ours[section]:
+            their_own, ours = getattr(theirs, section), getattr(self.config, section)
+            if their_own != ours:
                 raise UserError(
                     f"checkpoint: {folder} is of another configuration: "
-                    f"{section} is {theirs[section]}, the run's is {ours[section]}"
+                    f"{section} is {their_own}, the run's is {ours}"
                 )
 
     def result(self, shape: tuple[int, ...]) -> tuple[DenoisingPolicy, TensorGroups]:
@@ -255,6 +275,9 @@ class NoStore:
     """For learners of a team that do not lead."""
 
     def log(self, row: Metrics) -> None:
+        """Leave it to the leader."""
+
+    def show(self, picture: np.ndarray, *, iteration: int) -> None:
         """Leave it to the leader."""
 
     def save(self, learner: Learner, *, iteration: int) -> None:

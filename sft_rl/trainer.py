@@ -6,6 +6,8 @@ import time
 from itertools import islice
 from typing import Protocol
 
+import numpy as np
+
 from sft_rl.config import Config
 from sft_rl.errors import NotFiniteError
 from sft_rl.learner import Learner
@@ -34,6 +36,9 @@ class RunStore(Protocol):
 
     def log(self, row: Metrics) -> None:
         """Append the numbers of one iteration."""
+
+    def show(self, picture: np.ndarray, *, iteration: int) -> None:
+        """Keep a picture of the samples after `iteration` iterations, uint8, (H, W, 3)."""
 
     def save(self, learner: Learner, *, iteration: int) -> None:
         """Save a checkpoint after `iteration` iterations."""
@@ -84,7 +89,7 @@ class Trainer:
         self.notice.in_loop = True
         if self.iteration == 0:  # the result is no worse than what training starts from
             with num_threads(self.config.learner.num_threads):
-                self.learner.consider(self.evaluator.validate(self.learner.evaluated_policy))
+                self._evaluate()
         if training.max_offpolicy_steps:
             # What was on its way when the run was saved, or the first iteration of a new one.
             self._order(self.iteration, *self.learner.previous_weights())
@@ -121,11 +126,17 @@ class Trainer:
         except NotFiniteError:  # the env refuses the policy's actions
             self.alarm.ring(f"an action is not finite in iteration {self.iteration + 1}")
         if self._evaluates():
-            distance = self.evaluator.validate(self.learner.evaluated_policy)
-            row[self.evaluator.name] = distance
-            self.learner.consider(distance)
+            row[self.evaluator.name] = self._evaluate()
         self.alarm.check(row)
         return row
+
+    def _evaluate(self) -> float:
+        """Measure the policy, keep it if it is the best, show its samples."""
+        distance, picture = self.evaluator.validate(self.learner.evaluated_policy)
+        self.learner.consider(distance)
+        if picture is not None:
+            self.store.show(picture, iteration=self.iteration)
+        return distance
 
     def _num_updates(self, iteration: int) -> int:
         """Critic steps of an iteration; the first has a warm-up."""

@@ -31,7 +31,7 @@ class Trajectories:
 
     Attributes:
         latents: Every latent, from pure noise ``latents[0]`` to the final sample ``latents[T]``,
-            shape (T+1, B, *shape).
+            shape (T+1, B, *shape); maybe narrower than float32 until :meth:`to` widens them.
         log_probs: Log-density of each action under the policy that drew it, shape (T, B);
             zero at steps without noise, which have no density.
         rewards: What the env paid at the end, shape (B,).
@@ -76,19 +76,25 @@ class Trajectories:
         )
 
     def to(self, device: torch.device) -> Trajectories:
-        """Move the tensors to a device."""
+        """Move the tensors to a device; latents become float32 there, after they travelled."""
         return replace(
             self,
-            latents=self.latents.to(device),
+            latents=self.latents.to(device).float(),
             log_probs=self.log_probs.to(device),
             rewards=self.rewards.to(device),
             labels=None if self.labels is None else self.labels.to(device),
         )
 
     def to_numpy(self) -> dict[str, np.ndarray | int]:
-        """Return plain arrays, which Ray's object store passes on without a copy."""
+        """Return plain arrays, which Ray's object store passes on without a copy.
+
+        numpy has no bfloat16: such latents go as the same bits in uint16.
+        """
+        latents = self.latents.cpu()
+        if latents.dtype == torch.bfloat16:
+            latents = latents.view(torch.uint16)
         arrays: dict[str, np.ndarray | int] = {
-            "latents": self.latents.cpu().numpy(),
+            "latents": latents.numpy(),
             "log_probs": self.log_probs.cpu().numpy(),
             "rewards": self.rewards.cpu().numpy(),
             "policy_version": self.policy_version,
@@ -101,6 +107,8 @@ class Trajectories:
     def from_numpy(arrays: dict[str, np.ndarray | int]) -> Trajectories:
         """Undo :meth:`to_numpy`."""
         tensors = {k: torch.tensor(v) for k, v in arrays.items() if isinstance(v, np.ndarray)}
+        if tensors["latents"].dtype == torch.uint16:
+            tensors["latents"] = tensors["latents"].view(torch.bfloat16)
         return Trajectories(**tensors, policy_version=int(arrays["policy_version"]))
 
 
@@ -144,6 +152,22 @@ class Transitions:
             advantages=self.advantages.reshape(-1),
             labels=None if self.labels is None else self.labels.expand(lead).reshape(-1),
         )
+
+    def part(self, trajectories: slice, *, num_steps: int | None = None) -> Transitions:
+        """Take the first steps, by default all, of some trajectories of the (T, B) grid."""
+        steps = slice(num_steps)
+        return Transitions(
+            latents=self.latents[steps, trajectories],
+            actions=self.actions[steps, trajectories],
+            step_index=self.step_index[steps],
+            old_log_probs=self.old_log_probs[steps, trajectories],
+            advantages=self.advantages[steps, trajectories],
+            labels=None if self.labels is None else self.labels[trajectories],
+        )
+
+    def __len__(self) -> int:
+        assert len(self.lead_shape) == 1, "count flat transitions; call flatten() first"
+        return len(self.advantages)
 
     def __getitem__(self, index: Tensor | slice) -> Transitions:
         """Take a subset of flat transitions."""

@@ -1,12 +1,16 @@
 """A checkpoint is whole or it is refused."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from sft_rl.checkpoint import Checkpoint, DamagedCheckpoint, load, save
+from sft_rl.config import Config
+from sft_rl.errors import UserError
+from sft_rl.store import RunFolder
 
 CHECKPOINT = Checkpoint(
     {"policy": {"a": torch.randn(5, 3), "b": torch.arange(4)}, "empty": {}},
@@ -73,3 +77,17 @@ def test_missing_foreign_and_mixed_up_files_are_found(folder: Path, tmp_path: Pa
     (folder / "policy.safetensors").unlink()
     with pytest.raises(DamagedCheckpoint, match="policy"):
         load(folder)
+
+
+def test_a_checkpoint_from_before_a_setting_existed_has_its_default(
+    tmp_path: Path, tiny_config: Callable[..., Config]
+):
+    store = RunFolder.create(tmp_path / "run", tiny_config())
+    older = store.config.model_dump(mode="json")
+    del older["model"]["compile"]
+    save(store.path / "checkpoints" / "000003", Checkpoint({}, {"config": older}))
+    assert store.latest().meta["config"] == older
+    older["model"]["width"] += 1
+    save(store.path / "checkpoints" / "000003", Checkpoint({}, {"config": older}))
+    with pytest.raises(UserError, match="of another configuration: model is"):
+        store.latest()

@@ -32,7 +32,7 @@ def test_forward_passes_of_an_iteration(tiny_config: TinyConfig):
     calls: Counter[str] = Counter()
     counted(calls, "rollout policy", runner.policy.network)
     counted(calls, "policy", networks.policy.network)
-    counted(calls, "critic", networks.critic)
+    counted(calls, "critic", networks.critic.network)
     counted(calls, "value", networks.value)
     collector.submit(Request(0, learner.version, learner.weights(), num_shards=4))
     shards = list(collector.results())

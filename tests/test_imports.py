@@ -11,6 +11,7 @@ import pytest
     ("module", "absent"),
     [
         ("sft_rl.trainer", ["ray"]),
+        ("sft_rl.fine_tuning", ["ray", "tensorboardX", "matplotlib"]),
         ("sft_rl.build", ["ray", "sklearn", "pandas", "matplotlib"]),
         ("envs", ["ray"]),
         ("sft_rl.presets", ["ray", "torch"]),

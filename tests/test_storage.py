@@ -45,7 +45,9 @@ def test_a_run_in_an_object_store(
     assert train(url, *short) == 0
     assert train(url, *tiny_settings) == 0  # goes on to 3
     names = {Path(name).relative_to("/runs/a").parts[0] for name in objects(memory)}
-    assert names == {"config.yaml", "metrics.csv", "summary.json", "checkpoints", "plots"}
+    parts = {"config.yaml", "metrics.csv", "summary.json", "checkpoints", "plots", "tensorboard"}
+    assert names == parts
+    assert len(memory.find("/runs/a/tensorboard")) == 2  # one of each process
     assert {Path(n).parent.name for n in memory.find("/runs/a/checkpoints")} == {"000002", "000003"}
     rows = pd.read_csv(memory.open("/runs/a/metrics.csv"))
     assert rows["iteration"].tolist() == [1, 2, 3]

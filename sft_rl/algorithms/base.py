@@ -45,6 +45,9 @@ class Algorithm(ABC):
 
     uses_value: bool = False
     """Whether V(s_k) is to be trained."""
+    splits_batches: bool = False
+    """Whether a batch has a length, and slices that are batches, over whose rows the loss is a
+    mean: what `training.micro_batch_size` needs."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -11,6 +11,8 @@ back-propagated, as DRaFT does for rewards (Clark et al., 2024):
 Both terms are parts of one gradient, so advantages are not normalised here.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,11 +37,19 @@ class HybridBatch:
     transitions: Transitions
     chain: Chain
 
+    def __len__(self) -> int:
+        return len(self.chain)
+
+    def __getitem__(self, trajectories: slice) -> HybridBatch:
+        """Take some of the trajectories."""
+        return HybridBatch(self.transitions.part(trajectories), self.chain[trajectories])
+
 
 class Hybrid(Algorithm):
     """Score-function gradient first, pathwise gradient last."""
 
     uses_value = True
+    splits_batches = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -67,18 +77,10 @@ class Hybrid(Algorithm):
         for i in range(num_updates):
             part = slice(i * size, (i + 1) * size)
             starts = prepared.latents[first, part]
-            labels = None if prepared.labels is None else prepared.labels[part]
             shape = (len(prepared.latents) - first, *starts.shape)
             noise = torch.randn(shape, generator=generator, device=starts.device)
-            transitions = Transitions(
-                latents=prepared.latents[:first, part],
-                actions=prepared.actions[:first, part],
-                step_index=prepared.step_index[:first],
-                old_log_probs=prepared.old_log_probs[:first, part],
-                advantages=prepared.advantages[:first, part],
-                labels=labels,
-            )
-            yield HybridBatch(transitions, Chain(starts, noise, labels))
+            transitions = prepared.part(part, num_steps=first)
+            yield HybridBatch(transitions, Chain(starts, noise, transitions.labels))
 
     def loss(self, batch: HybridBatch, networks: Networks) -> Loss:
         """Return both terms, summed over steps and averaged over trajectories."""

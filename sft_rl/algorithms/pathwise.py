@@ -9,6 +9,8 @@ which activation checkpointing trades for a second forward pass. It needs no den
 how a deterministic sampler (DDIM, eta = 0) is fine-tuned.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -36,9 +38,19 @@ class Chain:
     noise: Tensor
     labels: Tensor | None = None
 
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, chains: slice) -> Chain:
+        """Take some of the chains."""
+        labels = None if self.labels is None else self.labels[chains]
+        return Chain(self.latents[chains], self.noise[:, chains], labels)
+
 
 class Pathwise(Algorithm):
     """Pathwise gradient through all steps, or the last K of them."""
+
+    splits_batches = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

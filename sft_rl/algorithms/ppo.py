@@ -24,6 +24,7 @@ class PPO(Algorithm):
     """PPO with clipped ratio; see :class:`sft_rl.config.PPOConfig` for its options."""
 
     uses_value = True
+    splits_batches = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -23,6 +23,8 @@ from sft_rl.types import Loss, Trajectories, Transitions
 class SFTPG(Algorithm):
     """SFT-PG; with ``sft_pg.baseline`` it is SFT-PG (B) of the paper."""
 
+    splits_batches = True
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.options = config.sft_pg
@@ -40,8 +42,10 @@ class SFTPG(Algorithm):
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[Transitions]:
         """Yield one batch of transitions for each of the `n_generator` policy steps."""
-        num_updates = self.config.training.n_generator
-        if self.options.transitions_per_update is None and num_updates == 1:
+        training = self.config.training
+        num_updates = training.n_generator
+        everything = self.options.transitions_per_update is None and num_updates == 1
+        if everything and training.micro_batch_size is None:
             yield prepared
             return
         flat = prepared.flatten()

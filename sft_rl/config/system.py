@@ -20,6 +20,10 @@ class TrainingConfig(Section):
     """Critic (and value) steps an iteration; each on trajectories of its own."""
     n_generator: Count = 1
     """Policy steps an iteration."""
+    micro_batch_size: Count | None = None
+    """Rows of an update's batch that are back-propagated at once, for memory's sake; the gradient
+    is that of the whole batch. Rows are samples for the critic, states for the value, transitions
+    for `sft_pg` and `ppo`, chains of T steps for `pathwise` and `hybrid`. None takes all."""
     max_offpolicy_steps: Annotated[int, Field(ge=0, le=1)] = 0
     """How many versions old the weights that draw may be: 0 draws with the newest, 1 draws the
     next iteration's trajectories while the learner still updates on this one's."""
@@ -51,6 +55,12 @@ class RolloutConfig(Section):
     """`spread`: workers on as many nodes as there are; `pack`: on few, the learner's first."""
     shards_per_batch: Count = 1
     """Parts into which the trajectories of a critic step are cut; the unit a worker draws."""
+    latent_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What latents are rounded to as they are drawn: the narrow ones travel and are kept in half
+    the bytes. The rounded latent is the action, so log-probs are those of what arrives. Near 1 it
+    is off by up to 0.004 (bfloat16) or 0.0005 (float16), which the noise of a step must exceed."""
+    cuda_graphs: bool = False
+    """Draw all steps of a shard at one go by a CUDA graph; needs rollouts on a GPU."""
     num_threads: Count = 1
     """CPU threads a worker computes with; a result depends on it in the last bits."""
     timeout_s: Positive = 300.0

@@ -26,7 +26,8 @@ class Critic(nn.Module):
         Row i is of the same class in both batches, if there are classes.
 
         The value is to be minimised over the critic's parameters. A critic without parameters
-        stores what it needs of the batches instead.
+        stores what it needs of the batches instead. One with parameters may get the batches part by
+        part (`training.micro_batch_size`), so its value is a mean over samples.
         """
         raise NotImplementedError
 

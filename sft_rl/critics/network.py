@@ -103,7 +103,8 @@ class NetworkCritic(Critic):
         self, real: Tensor, generated: Tensor, generator: torch.Generator, *labels: Tensor
     ) -> tuple[Tensor, Tensor]:
         def score(x: Tensor) -> Tensor:
-            return self(x, *labels)  # type: ignore[no-any-return]
+            # By `forward`, past a compiled call: torch.compile has no second derivatives.
+            return self.forward(x, *labels)
 
         if self.config.regulariser == "r1":
             return r1_penalty(score, real)

@@ -9,8 +9,10 @@ import torch
 
 from sft_rl.config import Config
 from sft_rl.data import Dataset
+from sft_rl.data.images import ImageDataset
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.measures import build_measure
+from sft_rl.pictures import sample_grid
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator, random_labels
 from sft_rl.types import Metrics
@@ -54,14 +56,22 @@ class Evaluator:
         source = generator(self.config.seed, purpose, device=policy.device)
         return self.data.to_units(policy.sample(num, source))
 
-    def validate(self, policy: DenoisingPolicy) -> float:
-        """The leading distance to training data, with noise of its own.
+    def validate(self, policy: DenoisingPolicy) -> tuple[float, Array | None]:
+        """The leading distance to training data, with noise of its own, and a picture.
 
         For looking at a run and choosing its best policy; results are reported against the
         reference.
+
+        Returns:
+            The distance; and a grid of the first samples, RGB, uint8, shape (height, width, 3),
+            or None if they are points.
         """
         num, distance = self._validation
-        return distance(self._draw(policy, num, "validation"))
+        samples = self._draw(policy, num, "validation")
+        picture = None
+        if isinstance(self.data, ImageDataset):
+            picture = sample_grid(samples, self.data.pixel_max)
+        return distance(samples), picture
 
     def distance(self, samples: Array) -> float:
         """The leading distance of samples to the reference."""

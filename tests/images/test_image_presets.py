@@ -45,6 +45,13 @@ def test_an_iteration_of_cifar_size_fits_in_12_gib():
         assert float(needed.removesuffix(" GiB")) < 12
 
 
+def test_micro_batches_make_a_policy_gradient_of_cifar_size_fit_in_12_gib():
+    settings = ["algorithm=sft_pg", "training.batch_size=128", "training.micro_batch_size=128"]
+    needs = dry_run(load_config("cifar10", settings))  # T = 10
+    assert needs["network calls kept for a policy step"] == "1 of 128 latents"
+    assert float(needs["memory, all"].removesuffix(" GiB")) < 12
+
+
 def test_activations_are_counted_in_the_bytes_that_autograd_keeps(tiny_unet: dict[str, object]):
     settings = ["model.kind=unet", "sampler.num_steps=2"]
     config = load_config("digits", settings)

@@ -1,0 +1,213 @@
+"""CIFAR-10 on one GPU: what each setting gives over a plain float32 loop.
+
+    python -m benchmarks.gpu           # sampling and policy steps; needs no Ray and no data
+    python -m benchmarks.gpu --tiny    # on any machine, with tiny networks: does it run
+
+Networks have the size of the preset ``cifar10`` and random weights, and the data are noise: speed
+depends on neither. Rows add one setting after another to torch's defaults, under which float32
+convolutions are TF32 on recent GPUs. The share is that of the rate of a large bfloat16 matrix
+product, measured in the same process; operations are counted by torch's FlopCounterMode. Writes
+``benchmarks/results/gpu.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.machine import RESULTS, machine
+from sft_rl.algorithms import build_algorithm
+from sft_rl.build import build_networks, resolve_device
+from sft_rl.cuda_graphs import GraphedChain
+from sft_rl.data import Dataset
+from sft_rl.learner import Learner
+from sft_rl.networks import noise_network
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.presets import load_config
+from sft_rl.types import Trajectories
+
+TINY_UNET = {
+    "block_out_channels": [4, 4],
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "add_attention": False,
+}
+TINY = (f"model.unet={json.dumps(TINY_UNET)}", "sampler.num_steps=2", "critic.width=2")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "float32 loop": (),
+    "bfloat16": ("model.precision=bfloat16",),
+    "and channels last": ("model.precision=bfloat16", "model.channels_last=true"),
+    "and compiled": (
+        "model.precision=bfloat16",
+        "model.channels_last=true",
+        "model.compile=true",
+    ),
+}
+"""What is measured, and its settings."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+        settings: Settings of the networks.
+        batch: Samples drawn at once.
+        chains: Trajectories of an update.
+        matrix: Side of the matrices of the reference product.
+        rounds: Timed repetitions, after one that is not.
+    """
+
+    settings: tuple[str, ...] = ()
+    batch: int = 512
+    chains: int = 128
+    matrix: int = 8192
+    rounds: int = 10
+
+
+def seconds(work: Callable[[], Any], size: Size) -> float:
+    """Median seconds of a call, with all it has started on the GPU."""
+    times = []
+    for _ in range(size.rounds + 1):
+        begun = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return median(times[1:])
+
+
+def operations(work: Callable[[], Any]) -> int:
+    """Floating-point operations of a call, a multiplication and an addition each counted."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def matmul_rate(device: torch.device, size: Size) -> float:
+    """Operations a second of one large bfloat16 matrix product."""
+    n = size.matrix
+    a, b = torch.randn(2, n, n, device=device, dtype=torch.bfloat16)
+    return 2.0 * n**3 / seconds(lambda: a @ b, size)
+
+
+def sampling(policy: DenoisingPolicy, batch: int) -> Callable[[], None]:
+    """Draw a batch step by step."""
+    source = torch.Generator(policy.device).manual_seed(0)
+
+    @torch.inference_mode()
+    def draw() -> None:
+        start = torch.randn(batch, *policy.shape, generator=source, device=policy.device)
+        for _ in policy.denoise(start, source):
+            pass
+
+    return draw
+
+
+def graphed_sampling(policy: DenoisingPolicy, batch: int) -> Callable[[], None]:
+    """Draw a batch by a CUDA graph, with its log-probs, as rollouts do."""
+    chain = GraphedChain(policy, batch)
+    source = torch.Generator(policy.device).manual_seed(0)
+
+    def draw() -> None:
+        start = torch.randn(batch, *policy.shape, generator=source, device=policy.device)
+        chain(start, source)
+
+    return draw
+
+
+def new_learner(size: Size, settings: tuple[str, ...], device: torch.device) -> Learner:
+    """A learner with random weights, and noise for data."""
+    chains = (f"training.batch_size={size.chains}", f"pathwise.chains_per_update={size.chains}")
+    config = load_config("cifar10", (*size.settings, *chains, "training.n_critic=1", *settings))
+    shape = config.data.image_shape
+    networks = build_networks(config, noise_network(config, shape).to(device), shape)
+    data = Dataset(
+        train=torch.randn(64, *shape),
+        held_out=None,
+        shift=torch.zeros(1),
+        scale=torch.ones(1),
+        fingerprint="noise",
+        config=config.data,
+    )
+    return Learner(networks, build_algorithm(config), data=data, config=config)
+
+
+def updates(learner: Learner, chains: int) -> Callable[[], Any]:
+    """One policy step; FlopCounterMode cannot count a critic's gradient penalty."""
+    policy = learner.networks.policy
+    shape = (policy.num_steps + 1, chains, *policy.shape)
+    latents = torch.randn(shape, device=policy.device)
+    unused = latents.new_zeros(policy.num_steps, chains)
+    trajectories = Trajectories(latents, unused, unused[0], policy_version=0)
+
+    return lambda: learner.update_policy(trajectories, 0)
+
+
+def measured(name: str, size: Size, device: torch.device) -> dict[str, float]:
+    """Samples and policy steps a second with one of the settings."""
+    learner = new_learner(size, SETTINGS[name], device)
+    policy, num = learner.networks.policy, size.batch
+    rates = {f"sampling, {name}": num / seconds(sampling(policy, num), size)}
+    if name != "float32 loop":
+        graphed = graphed_sampling(policy, num)
+        rates[f"sampling, {name}, CUDA graph"] = num / seconds(graphed, size)
+    rates[f"update, {name}"] = 1 / seconds(updates(learner, size.chains), size)
+    return rates
+
+
+def counted(size: Size, device: torch.device) -> dict[str, float]:
+    """Operations of a sample and of an update; they are the same in every setting."""
+    learner = new_learner(size, (), device)
+    return {
+        "sampling": float(operations(sampling(learner.networks.policy, 1))),
+        "update": float(operations(updates(learner, size.chains))),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print the table, keep the numbers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
+    args = parser.parse_args(arguments)
+    device = resolve_device("auto")
+    if device.type != "cuda" and not args.tiny:
+        parser.error("there is no GPU; --tiny runs anywhere")
+    size = Size(TINY, batch=4, chains=2, matrix=64, rounds=1) if args.tiny else Size()
+    names = [name for name in SETTINGS if not (args.tiny and name == "and compiled")]
+    rate, work = matmul_rate(device, size), counted(size, device)
+    rates: dict[str, float] = {}
+    for name in names:
+        rates |= measured(name, size, device)
+    rows = {}
+    print("| what | per second | of the float32 loop | of the matrix product |\n|---|---|---|---|")
+    for name, per_second in rates.items():
+        kind = name.partition(",")[0]
+        speedup, share = per_second / rates[f"{kind}, float32 loop"], per_second * work[kind] / rate
+        rows[name] = {"per_second": per_second, "speedup": speedup, "share": share}
+        print(f"| {name} | {per_second:.4g} | {speedup:.2f} | {share:.1%} |")
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    content = {
+        "machine": {**machine(), "gpu": gpu},
+        "matmul_bfloat16_per_second": rate,
+        "operations": work,
+        "rows": rows,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Chains drawn at one go are the chains of a walk step by step."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from sft_rl.build import build_networks, build_runner, check
+from sft_rl.config import Config
+from sft_rl.dry_run import sample_shape
+from sft_rl.errors import UserError
+from sft_rl.networks import noise_network
+from sft_rl.policy import to_arrays
+from sft_rl.presets import load_config
+from sft_rl.rollout import RolloutRunner
+from sft_rl.types import Trajectories
+
+TinyConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def tiny_by_class(tiny_digits: tuple[str, ...]) -> TinyConfig:
+    """Build a configuration of a tiny class-conditional model."""
+    classes = "model.unet.num_class_embeds=10"
+    return lambda *settings: load_config("digits", [*tiny_digits, classes, *settings])
+
+
+def shards(config: Config) -> list[Trajectories]:
+    """Draw two shards with one version's weights and one with the next's."""
+    shape = sample_shape(config)
+    runner: RolloutRunner = build_runner(config, shape)
+    drawn = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        policy = build_networks(config, noise_network(config, shape), shape).policy
+        runner.load(seed, to_arrays(policy))
+        drawn += [runner.collect(0, shard) for shard in range(2 - seed)]
+    return drawn
+
+
+def compare(tiny_config: TinyConfig, *settings: str) -> None:
+    at_once = shards(tiny_config("rollout.cuda_graphs=true", *settings))
+    for ours, theirs in zip(at_once, shards(tiny_config(*settings)), strict=True):
+        assert (ours.labels is None) == (theirs.labels is None)
+        if ours.labels is not None and theirs.labels is not None:
+            assert torch.equal(ours.labels, theirs.labels)
+        assert ours.policy_version == theirs.policy_version
+        assert torch.equal(ours.latents, theirs.latents)
+        assert torch.equal(ours.log_probs, theirs.log_probs)
+        assert torch.equal(ours.rewards, theirs.rewards)
+        assert not ours.latents.is_inference()  # the learner differentiates through them
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_steps_at_once_are_the_same_steps(tiny_config: TinyConfig, dtype: str):
+    """The steps themselves, without a GPU."""
+    compare(tiny_config, f"rollout.latent_dtype={dtype}")
+
+
+def test_with_labels_too(tiny_by_class: TinyConfig):
+    compare(tiny_by_class)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_graph_draws_the_same_chains(tiny_config: TinyConfig, tiny_by_class: TinyConfig):
+    compare(tiny_config, "device=cuda", "rollout.latent_dtype=bfloat16")
+    compare(tiny_by_class, "device=cuda")
+
+
+def test_rollouts_on_a_cpu_are_refused(tiny_config: TinyConfig):
+    with pytest.raises(UserError, match=r"rollout\.cuda_graphs: needs rollouts on a GPU"):
+        check(tiny_config("rollout.cuda_graphs=true", "device=cpu"))
