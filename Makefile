@@ -8,10 +8,10 @@ demo: .venv/installed
 	$(BIN)/sft-rl train swiss_roll
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 test-slow: lint
-	$(BIN)/python -m pytest -n 2 --slow
+	$(BIN)/python -m pytest -n 3 --slow
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

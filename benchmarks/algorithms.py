@@ -2,14 +2,16 @@
 
     python -m benchmarks.algorithms                              # all, seeds 0, 1, 2
     python -m benchmarks.algorithms --algorithms ppo --steps 10  # some
+    python -m benchmarks.algorithms --cold                       # from nothing, pretraining included
 
 Each run is ``sft-rl train swiss_roll algorithm=A sampler.num_steps=T seed=S`` in a process of its
 own, on one core without Ray (the numbers are the same with any number of workers); the pretrained
-model is in the cache. `--side-by-side 2` runs two at a time, on a core each.
+model is in the cache, or with `--cold` each run trains its own. `--side-by-side 2` runs two at a
+time, on a core each.
 
 Time to quality is the time from the start of the process until the run has saved a result whose
 distance to the held-out reference is at most the bar. Prints the table of the docs and writes
-``benchmarks/results/algorithms.json``.
+``benchmarks/results/algorithms.json``, or ``algorithms-cold.json``.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ BARS = (0.010, 0.0075)
 EVAL_EVERY = 25
 
 
-def run_once(extra: list[str], job: tuple[str, int, int]) -> dict[str, Any]:
+def run_once(extra: list[str], cold: bool, job: tuple[str, int, int]) -> dict[str, Any]:
     """Train in a process of its own; return what it reached, and when."""
     algorithm, steps, seed = job
     settings = [
@@ -50,10 +52,11 @@ def run_once(extra: list[str], job: tuple[str, int, int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings]
+        cache = {"SFT_RL_CACHE": f"{folder}/cache"} if cold else {}
         begun = time.time()
         done = subprocess.run(
             [*command, "--out", str(out)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **cache},
             stdout=subprocess.DEVNULL,
             check=False,
         )
@@ -128,15 +131,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value", dest="extra")
     parser.add_argument("--side-by-side", type=int, default=1, metavar="N")
-    parser.add_argument("--out", type=Path, default=RESULTS / "algorithms.json")
+    parser.add_argument("--cold", action="store_true", help="with an empty cache for each run")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     jobs = list(product(args.algorithms, args.steps, args.seeds))
     with ThreadPoolExecutor(args.side_by_side) as pool:
-        runs = list(pool.map(partial(run_once, args.extra), jobs))
+        runs = list(pool.map(partial(run_once, args.extra, args.cold), jobs))
     print(table(runs))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    out = args.out or RESULTS / f"algorithms{'-cold' if args.cold else ''}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine(), "side_by_side": args.side_by_side, "runs": runs}
-    args.out.write_text(json.dumps(content, indent=1) + "\n")
+    out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -44,9 +44,7 @@ class JobCommand:
     @property
     def entrypoint(self) -> str:
         """The shell line that runs it; a leading ``~`` is the cluster's home folder."""
-        mirrored = self.out is not None and is_url(self.out)
-        module = ("cluster.mirror", self.out) if mirrored else ("sft_rl",)
-        return " ".join(quote(str(word)) for word in ("python", "-m", *module, *self.words))
+        return " ".join(quote(word) for word in ("python", "-m", "sft_rl", *self.words))
 
 
 def run_submit(args: argparse.Namespace, started: float) -> int:
@@ -110,13 +108,11 @@ def job_command(
         return JobCommand(tuple(words), str(args.out), _needs(words[0], args))
     args.out = Path(out)
     needs = _needs(words[0], args)
-    if not is_url(out):
-        words = [*words, "--out", out]
-    elif needs.check_trials is not None:
+    if is_url(out) and needs.check_trials is not None:
         raise UserError(
             f"--storage: got {out.rpartition('/')[0]}; a search needs a folder that all nodes share"
         )
-    return JobCommand(tuple(words), out, needs)
+    return JobCommand((*words, "--out", out), out, needs)
 
 
 def _needs(command: str, args: argparse.Namespace) -> Needs:

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     0 done, 1 the run failed, 2 wrong input, 130 interrupted, 143 preempted, or its own.
     """
     started = time.perf_counter()
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     try:
         code: int | None = args.run(args, started)
     except UserError as error:
@@ -42,6 +42,18 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code or 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse a command line; settings may stand anywhere behind the preset."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    # argparse ends a list of positional arguments at the first option behind it.
+    if rest and (not hasattr(args, "settings") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.settings += rest
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:

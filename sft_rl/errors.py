@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 24
+"""How many names a hint lists."""
+
 
 class UserError(ValueError):
     """Wrong input: one line that names the field, what was given and what is allowed.
@@ -27,7 +30,13 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return the hint that ends an error about an unknown name: the nearest valid ones."""
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    section = given.partition(".")[0] + "."
+    names = [name for name in names if name.startswith(section)] or names
+    if len(names) > MOST_NAMES:  # keys of a configuration: its sections are enough
+        names = sorted({name.partition(".")[0] for name in names})
+    return f"choose from: {', '.join(names)}"
 
 
 def last_line(error: BaseException) -> str:

@@ -62,11 +62,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Side by side (-n 2): a file's tests share their fixtures, and one Ray at a time is enough.
+    # Side by side: a file's tests share their fixtures, and many files the one cluster. What waits
+    # for processes comes first, so that others fill the gaps.
     for item in items:
-        name = "ray" if item.get_closest_marker("ray") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(name))
+        shared = "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("cluster" if shared else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     if config.getoption("--slow"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

@@ -10,17 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sft_rl.cli import main
+
 OVERLAP = ("training.max_offpolicy_steps=1", "training.num_iterations=60")
 
 
-def command(out: Path, *settings: str) -> list[str]:
-    return [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings, "--out", str(out)]
-
-
 def run(out: Path, *settings: str) -> str:
-    done = subprocess.run(command(out, *settings), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return str(json.loads((out / "summary.json").read_text())["policy_sha256"])
+    assert main(["train", "swiss_roll", *settings, "--out", str(out)]) == 0
+    return policy_sha256(out)
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +50,12 @@ def test_the_ratio_corrects_for_weights_one_version_old(undisturbed: Path):
     assert deviation.iloc[1:].max() > 1e-3
 
 
-@pytest.mark.ray
-def test_workers_give_the_same_policy_as_none(
-    tmp_path: Path, settings: tuple[str, ...], undisturbed: Path
-):
-    workers = ("rollout.num_workers=2", "rollout.num_cpus_per_worker=0.5")
-    assert run(tmp_path / "run", *settings, *workers) == policy_sha256(undisturbed)
-
-
 def test_a_killed_run_goes_on_with_what_was_on_its_way(
     tmp_path: Path, settings: tuple[str, ...], undisturbed: Path
 ):
     out = tmp_path / "run"
-    process = subprocess.Popen(command(out, *settings), stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings]
+    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
     metrics = out / "metrics.csv"
     while process.poll() is None:
         if metrics.exists() and metrics.read_text().count("\n") > 20:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sft_rl.checkpoint import load
+from sft_rl.cli import main
 from sft_rl.files import SaveError
 from sft_rl.metrics_log import MetricsLog
 
@@ -29,11 +30,12 @@ def as_anybody() -> None:
 
 
 def train(
-    out: Path, *settings: str, before: Callable[[], None] | None = None
+    out: Path, *settings: str, before: Callable[[], None]
 ) -> subprocess.CompletedProcess[str]:
+    """Go on with a run, in a process of its own that is changed before it starts."""
     command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings]
     return subprocess.run(
-        [*command, "--out", str(out), "--resume", "auto"],
+        [*command, "--out", str(out), "--resume"],
         capture_output=True,
         text=True,
         preexec_fn=before,
@@ -48,8 +50,8 @@ def contents(out: Path) -> dict[Path, bytes]:
 def run(tmp_path: Path, tiny_settings: tuple[str, ...]) -> Iterator[Path]:
     """A finished run of 2 iterations, ready to go on to 4."""
     out = tmp_path / "run"
-    done = train(out, *tiny_settings, "training.num_iterations=2")
-    assert done.returncode == 0, done.stderr
+    short = (*tiny_settings, "training.num_iterations=2")
+    assert main(["train", "swiss_roll", *short, "--out", str(out)]) == 0
     yield out
     for path in (out, *out.rglob("*")):
         path.chmod(0o755)
@@ -64,8 +66,7 @@ def test_no_room_for_a_checkpoint(run: Path, tiny_settings: tuple[str, ...]):
     assert " bytes needed, " in line
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["000002"]
     assert load(run / "checkpoints" / "000002").meta["iteration"] == 2
-    again = train(run, *more)
-    assert again.returncode == 0, again.stderr
+    assert main(["train", "swiss_roll", *more, "--out", str(run), "--resume"]) == 0
     assert load(run / "checkpoints" / "000004").meta["iteration"] == 4
 
 

@@ -173,12 +173,13 @@ def traffic(config: Config) -> dict[str, int]:
     return counts
 
 
-def policy_sha256(config: Config, num_workers: int) -> str:
-    """Fine-tune with some workers."""
+def policy_sha256(config: Config, num_workers: int, lag: int = 0) -> str:
+    """Fine-tune with some workers, whose weights may be a version old."""
     rollout = config.rollout.model_copy(
         update={"num_workers": num_workers, "num_cpus_per_worker": 0.4}
     )
-    config = config.model_copy(update={"rollout": rollout})
+    training = config.training.model_copy(update={"max_offpolicy_steps": lag})
+    config = config.model_copy(update={"rollout": rollout, "training": training})
     data = load_dataset(config.data)
     evaluator = Evaluator(data, config)
     observer = ConsoleObserver()
@@ -206,6 +207,8 @@ def main(out: str, settings: list[str]) -> None:
         narrow = load_config("swiss_roll", [*settings, "rollout.latent_dtype=bfloat16"])
         for num in (0, 2, 4):
             results[f"sha256 {num}"] = policy_sha256(narrow, num)
+        for num in (0, 1):
+            results[f"sha256 {num}, overlapped"] = policy_sha256(config, num, lag=1)
         unpunctual = partial(make, Unpunctual, config)
         results["killed"] = collect(config, unpunctual, num_workers=2, signal_number=signal.SIGKILL)
         results["hung"] = collect(

@@ -12,7 +12,6 @@ from typing import Any
 import ray
 import torch
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
-from ray.util import get_current_placement_group
 
 from sft_rl.config import RolloutConfig
 from sft_rl.errors import RunFailed, UserError, last_line
@@ -133,7 +132,7 @@ class RayCollector:
 
     def _start(self) -> _Slot:
         # A trial of the search brings its own placement group, which workers must stay in.
-        in_group = get_current_placement_group() is not None
+        in_group = ray.get_runtime_context().should_capture_child_tasks_in_placement_group
         actor = ray.remote(RolloutWorker).options(
             num_cpus=self.config.num_cpus_per_worker,
             num_gpus=self.config.num_gpus_per_worker,

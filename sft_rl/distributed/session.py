@@ -14,7 +14,7 @@ from types import TracebackType
 
 from sft_rl.config import Config, RayConfig, RolloutConfig
 from sft_rl.distributed.placement import NOTHING, check_room, learner_bundle, this_machine
-from sft_rl.errors import UserError
+from sft_rl.errors import RunFailed, UserError, last_line
 
 OBJECT_STORE_BYTES = 256 * 2**20
 CONNECT_S = 5.0
@@ -78,16 +78,19 @@ class RaySession:
         set_local_environment()
         import ray
 
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, 1),
-            include_dashboard=False,
-            dashboard_host="127.0.0.1",
-            object_store_memory=OBJECT_STORE_BYTES,
-            configure_logging=True,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, 1),
+                include_dashboard=False,
+                dashboard_host="127.0.0.1",
+                object_store_memory=OBJECT_STORE_BYTES,
+                configure_logging=True,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except Exception as error:  # of no type of its own when a busy machine is too slow
+            raise RunFailed(f"ray: could not start: {last_line(error)}") from error
 
     def _join(self, address: str) -> None:
         use_own_token()

@@ -111,6 +111,7 @@ def test_a_job_outlives_a_node_and_gives_the_same_policy(ray_cluster, sft_rl, se
         wait_for(lambda: ray_cluster.is_up(3))
 
 
+@pytest.mark.slow
 def test_trials_of_a_search_run_on_several_nodes(ray_cluster, sft_rl, tmp_path, tiny_settings):
     rates = {"policy.learning_rate": {"loguniform": [1e-4, 1e-3]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump({"space": rates}))

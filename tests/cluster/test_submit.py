@@ -56,7 +56,7 @@ def test_a_job_gets_a_run_folder_that_outlives_it():
 
 def test_a_run_folder_may_be_on_storage_with_a_url():
     command = job_command(["train", "swiss_roll"], parsers(), out="s3://bucket/runs/1")
-    assert command.entrypoint == "python -m cluster.mirror s3://bucket/runs/1 train swiss_roll"
+    assert command.entrypoint == "python -m sft_rl train swiss_roll --out s3://bucket/runs/1"
     assert command.out == "s3://bucket/runs/1"
     search = ["tune", "swiss_roll", "--search", "lr_steps", "--num-trials", "1"]
     with pytest.raises(UserError, match="--storage: got s3://bucket/runs; a search needs a folder"):
