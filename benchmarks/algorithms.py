@@ -2,7 +2,7 @@
 
     python -m benchmarks.algorithms                              # all, seeds 0, 1, 2
     python -m benchmarks.algorithms --algorithms ppo --steps 10  # some
-    python -m benchmarks.algorithms --cold                       # from nothing, pretraining included
+    python -m benchmarks.algorithms --cold                       # each from an empty cache
 
 Each run is ``sft-rl train swiss_roll algorithm=A sampler.num_steps=T seed=S`` in a process of its
 own, on one core without Ray (the numbers are the same with any number of workers); the pretrained
