@@ -35,7 +35,7 @@ class DataConfig(Section):
     """Noise of the synthetic sources, in scikit-learn's units."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of a file's rows, or of the images, that is held out as the reference of the
-    metrics; CIFAR-10 brings its own."""
+    metrics, of labelled images the same of each class; CIFAR-10 brings its own."""
     standardise: bool = True
     """Shift points to mean 0 and scale to std 1 for the model; undone on output. Pixels go to
     -1..1 always."""

@@ -104,9 +104,18 @@ def load_images(config: DataConfig) -> ImageDataset:
     if num < MIN_IMAGES:
         raise UserError(f"data.path: {config.path} has {num} images, needs at least {MIN_IMAGES}")
     order = np.random.default_rng(config.seed).permutation(num)
-    num_test = max(int(num * config.test_fraction), 2)
-    held_out, train = everything[order[:num_test]], everything[order[num_test:]]
+    labels = None if everything.labels is None else everything.labels[order]
+    test = _share_of_each_class(num, labels, max(int(num * config.test_fraction), 2))
+    train, held_out = everything[order[~test]], everything[order[test]]
     return _dataset(train, held_out, config, pixel_max=pixel_max)
+
+
+def _share_of_each_class(total: int, labels: Array | None, num: int) -> Array:
+    """Mark `num` of all images, bool, shape (total,): by class, every so many-th."""
+    by_class = np.arange(total) if labels is None else np.argsort(labels, kind="stable")
+    marked = np.zeros(total, dtype=bool)
+    marked[by_class[np.arange(num) * total // num]] = True
+    return marked
 
 
 def _digits() -> LabelledImages:

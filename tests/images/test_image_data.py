@@ -31,6 +31,10 @@ def test_the_digits_are_split_and_scaled():
     assert data.shape == (1, 8, 8)
     assert len(data.train) + len(data.held_out) == 1797
     assert len(data.labels) == len(data.train)
+    shares = (
+        data.held_out_labels.bincount() / torch.cat([data.labels, data.held_out_labels]).bincount()
+    )
+    assert ((shares - 0.3).abs() < 0.01).all(), "the same share of each digit"
     batch = data.batch(500, torch.Generator().manual_seed(0))
     assert batch.min() == -1.0
     assert batch.max() == 1.0
