@@ -28,6 +28,7 @@ from benchmarks.machine import RESULTS, machine
 SAMPLE_S = 5.0
 WARM_UP_S = 180.0
 WINDOW_S = 180.0
+GRACE_S = 20.0
 
 
 def group(title: str) -> str:
@@ -91,6 +92,16 @@ def growth(rows: list[dict[str, float]], name: str) -> dict[str, float]:
     return {"first": round(mean(first), 2), "last": round(mean(last), 2), "%": round(percent, 2)}
 
 
+def still_there(processes: dict[int, str]) -> list[str]:
+    """Command lines of what has not ended by itself after a while."""
+    deadline = time.monotonic() + GRACE_S
+    while left := [t.strip() for pid, t in processes.items() if Path(f"/proc/{pid}").exists()]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    return left
+
+
 def main() -> None:
     """Run, read, print a table, keep it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -112,8 +123,7 @@ def main() -> None:
         begun = time.monotonic()
         code = process.wait()
         seconds_to_save = round(time.monotonic() - begun, 1)
-        time.sleep(5.0)
-        left = [title for pid, title in below.items() if Path(f"/proc/{pid}").exists()]
+        left = still_there(below)
         iterations = sum(1 for _ in (out / "metrics.csv").open()) - 1
     names = ("driver_mb", "worker_mb", "ray_mb", "store_mb", "files", "processes")
     table = {name: growth(rows, name) for name in names}
