@@ -7,13 +7,16 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sft_rl import __version__
 from sft_rl.errors import UserError
 
 if TYPE_CHECKING:
     from sft_rl.config import Config
+
+Subparsers = Any
+"""What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
 
 EPILOG = """examples:
   sft-rl train swiss_roll                        the main job
@@ -74,24 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(pretrain)
     pretrain.set_defaults(run=_pretrain)
 
-    train = commands.add_parser("train", help="fine-tune a sampler to few steps")
-    train.add_argument("preset", nargs="?", help="a name from `sft-rl presets`")
-    train.add_argument("settings", nargs="*", metavar="key=value", help="settings to change")
-    train.add_argument("--config", metavar="FILE", help="a config.yaml instead of a preset")
-    train.add_argument(
-        "--out", type=_place, help="run folder, a path or URL (default: a new one under runs/)"
-    )
-    train.add_argument(
-        "--resume",
-        nargs="?",
-        const="always",
-        choices=["always", "auto"],
-        help="go on with the interrupted run in --out; auto: or start it, if there is none yet",
-    )
-    train.add_argument(
-        "--dry-run", action="store_true", help="only say what the run will need, and stop"
-    )
-    train.set_defaults(run=_train)
+    _add_train(commands)
 
     evaluate = commands.add_parser("evaluate", help="measure the sampler of a run again")
     evaluate.add_argument("folder", type=_place, metavar="RUN")
@@ -123,6 +109,27 @@ def _parser() -> argparse.ArgumentParser:
     add_tune_command(commands)
     add_cluster_commands(commands)
     return parser
+
+
+def _add_train(commands: Subparsers) -> None:
+    train = commands.add_parser("train", help="fine-tune a sampler to few steps")
+    train.add_argument("preset", nargs="?", help="a name from `sft-rl presets`")
+    train.add_argument("settings", nargs="*", metavar="key=value", help="settings to change")
+    train.add_argument("--config", metavar="FILE", help="a config.yaml instead of a preset")
+    train.add_argument(
+        "--out", type=_place, help="run folder, a path or URL (default: a new one under runs/)"
+    )
+    train.add_argument(
+        "--resume",
+        nargs="?",
+        const="always",
+        choices=["always", "auto"],
+        help="go on with the interrupted run in --out; auto: or start it, if there is none yet",
+    )
+    train.add_argument(
+        "--dry-run", action="store_true", help="only say what the run will need, and stop"
+    )
+    train.set_defaults(run=_train)
 
 
 def _place(text: str) -> Path | str:
