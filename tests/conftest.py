@@ -64,11 +64,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Side by side: a file's tests share their fixtures, and many files the one cluster. What waits
-    # for processes comes first, so that others fill the gaps.
+    # Side by side: a file's tests share their fixtures, and a folder's its cluster. What waits for
+    # processes comes first, so that others fill the gaps.
     for item in items:
         shared = "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("cluster" if shared else item.path.stem))
+        place = item.path.parent if shared else item.path
+        item.add_marker(pytest.mark.xdist_group(str(place)))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     if config.getoption("--slow"):
         return

@@ -212,11 +212,11 @@ def test_a_population_exchanges_checkpoints(
     file.write_text(yaml.safe_dump({"space": rates}))
     process = on_cluster(
         "swiss_roll", *tiny_settings, "training.num_iterations=12", "--search", str(file),
-        "--num-trials", "2", "--scheduler", "pbt", "--out", str(out),
+        "--num-trials", "4", "--scheduler", "pbt", "--out", str(out),
     )  # fmt: skip
     output(process)
     results = pd.read_csv(out / "results.csv")
-    assert list(results["state"]) == ["done"] * 2
+    assert list(results["state"]) == ["done"] * 4
     exchanges = (out / "ray" / "session-1" / "pbt_global.txt").read_text().splitlines()
     assert exchanges
     assert "holds the last ones" in (out / "report.md").read_text()
