@@ -38,12 +38,14 @@ def space(tmp_path: Path) -> str:
 
 
 def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start a search; a token that an earlier one left in this process is not its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
         [sys.executable, "-m", "sft_rl", "tune", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | environment,
+        env=clean | environment,
         start_new_session=True,
     )
 
