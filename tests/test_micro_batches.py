@@ -14,6 +14,7 @@ from sft_rl.errors import UserError
 from sft_rl.learner import Learner
 from sft_rl.networks import noise_network
 from sft_rl.presets import load_config
+from sft_rl.types import Trajectories
 
 TinyConfig = Callable[..., Config]
 LOOSE = ("policy.max_grad_norm=1e6", "sampler.learn_std=true", "ppo.target_kl=null")
@@ -26,15 +27,22 @@ def gradients(module: nn.Module) -> list[Tensor]:
     return [p.grad for p in module.parameters() if p.grad is not None]
 
 
-def update(config: Config) -> tuple[dict[str, list[Tensor]], dict[str, float]]:
-    """Step critic, value and policy on one batch; return their gradients and the numbers."""
-    torch.manual_seed(0)
+def learner_and_batch(config: Config) -> tuple[Learner, Trajectories]:
+    """A new learner, and trajectories drawn with its weights."""
     data = load_dataset(config.data)
     networks = build_networks(config, noise_network(config, data.shape), data.shape)
     learner = Learner(networks, build_algorithm(config), data=data, config=config)
     runner = build_runner(config, data.shape)
     runner.load(0, learner.weights())
     batch = runner.collect(iteration=0, shard=0)
+    return learner, batch
+
+
+def update(config: Config) -> tuple[dict[str, list[Tensor]], dict[str, float]]:
+    """Step critic, value and policy on one batch; return their gradients and the numbers."""
+    torch.manual_seed(0)
+    learner, batch = learner_and_batch(config)
+    networks = learner.networks
     scores, metrics = learner.update_critic(batch.final, 0, 0, batch.labels)
     critic = gradients(networks.critic)
     metrics |= learner.update_value(batch, scores)
@@ -77,12 +85,8 @@ def test_the_gradient_is_that_of_the_whole_batch(
 
 def test_no_more_rows_go_through_a_network_with_gradients_at_once(tiny_config: TinyConfig):
     config = tiny_config("training.micro_batch_size=5")
-    data = load_dataset(config.data)
-    networks = build_networks(config, noise_network(config, data.shape), data.shape)
-    learner = Learner(networks, build_algorithm(config), data=data, config=config)
-    runner = build_runner(config, data.shape)
-    runner.load(0, learner.weights())
-    batch = runner.collect(iteration=0, shard=0)
+    learner, batch = learner_and_batch(config)
+    networks = learner.networks
     rows: dict[str, list[int]] = {"policy": [], "value": [], "critic": []}
 
     def seen(name: str, module: nn.Module) -> None:
