@@ -84,6 +84,7 @@ def _own_machine_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFT_RL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_worker_niceness", "0")  # tests beside it must not starve a cluster
         patch.delenv("RAY_ADDRESS", raising=False)
         torch.set_num_threads(1)
         # A shell that starts the tests with "&" has SIGINT ignored, and so would all children.

@@ -110,12 +110,13 @@ class RaySession:
 
 
 def set_local_environment() -> None:
-    """Set what keeps a local Ray closed; Ray reads it once, when it is first imported."""
+    """Set what keeps a local Ray closed and lean; Ray reads it once, when it is first imported."""
     environment = {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # binds every socket to loopback
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_task_events_report_interval_ms": "0",  # a history of every call, which grows
+        "RAY_worker_niceness": "0",  # else anything busy beside it would starve the workers
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
