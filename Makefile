@@ -8,10 +8,10 @@ demo: .venv/installed
 	$(BIN)/sft-rl train swiss_roll
 
 test: lint
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
 test-slow: lint
-	$(BIN)/python -m pytest -n 3 --slow
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --slow
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

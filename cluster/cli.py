@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cluster.storage import URLS
 from sft_rl.errors import UserError
 
 Subparsers = Any
@@ -199,6 +198,6 @@ _amount.__name__ = "amount"
 
 
 def _storage(text: str) -> str:
-    if not text.startswith(("/", "~/", *URLS)):
-        raise argparse.ArgumentTypeError(f"got {text}; it must start with /, ~/, {', '.join(URLS)}")
+    if not text.startswith(("/", "~/")) and "://" not in text:
+        raise argparse.ArgumentTypeError(f"got {text}; it must start with /, ~/ or be a URL")
     return text

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from cluster.storage import reach
 from sft_rl.distributed.nodes import alive_nodes, node_name, on_node, versions
+from sft_rl.storage import reach
 
 PREFIX = "sft-rl doctor: "
 BROADCAST_MIB = 64
@@ -87,7 +87,7 @@ def _write(file: str, content: bytes) -> str | None:
         storage.create_dir(path.rpartition("/")[0], recursive=True)
         with storage.open_output_stream(path) as stream:
             stream.write(content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         return str(error).splitlines()[0]
     return None if _read(file) == content else "what is read is not what was written"
 
@@ -98,7 +98,7 @@ def _read(file: str) -> bytes | None:
         storage, path = reach(file)
         with storage.open_input_stream(path) as stream:
             return bytes(stream.read())
-    except (OSError, ValueError):
+    except (OSError, ValueError, ImportError):
         return None
 
 

@@ -37,6 +37,24 @@ def is_url(place: str | Path) -> bool:
     return isinstance(place, str) and "://" in place
 
 
+def reach(place: str) -> tuple[arrow_fs.FileSystem, str]:
+    """Return the file system that a path or URL is on, and its path there.
+
+    Raises:
+        OSError: It cannot be reached.
+        ValueError: The URL is wrong.
+        ImportError: Nothing installed knows such URLs.
+    """
+    if not is_url(place):
+        return arrow_fs.LocalFileSystem(), str(Path(place).expanduser())
+    try:
+        file_system, path = arrow_fs.FileSystem.from_uri(place)
+        return file_system, path.rstrip("/")
+    except pa.ArrowInvalid:  # not one of Arrow's own
+        file_system, path = fsspec.core.url_to_fs(place)
+        return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(file_system)), path
+
+
 def holds_run(place: str | Path) -> bool:
     """Whether there is a run at a path or URL."""
     if is_url(place):
@@ -81,7 +99,7 @@ class Remote:
             raise UserError("--out: a URL is written to logs; give credentials by the environment")
         self.url = url.rstrip("/")
         try:
-            self._fs, self._root = _file_system(self.url)
+            self._fs, self._root = reach(self.url)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"--out: cannot use {url}: {str(error).splitlines()[0]}") from error
 
@@ -231,11 +249,3 @@ class StoredRun(RunFolder):
             self.remote.upload(self.path, name)
         else:
             self.remote.remove(name)
-
-
-def _file_system(url: str) -> tuple[arrow_fs.FileSystem, str]:
-    try:
-        return arrow_fs.FileSystem.from_uri(url)  # type: ignore[no-any-return]
-    except pa.ArrowInvalid:  # not one of Arrow's own
-        file_system, root = fsspec.core.url_to_fs(url)
-        return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(file_system)), root

@@ -64,12 +64,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Side by side: a file's tests share their fixtures, and a folder's its cluster. What waits for
-    # processes comes first, so that others fill the gaps.
+    # Side by side: a file's tests, which share its fixtures. What waits for processes comes first,
+    # so that others fill the gaps: in two rows, one of which shares a cluster.
     for item in items:
-        shared = "ray_cluster" in getattr(item, "fixturenames", ())
-        place = item.path.parent if shared else item.path
-        item.add_marker(pytest.mark.xdist_group(str(place)))
+        is_ray = item.get_closest_marker("ray") is not None
+        on_cluster = "ray_cluster" in getattr(item, "fixturenames", ())
+        group = "a cluster" if on_cluster else "Ray" if is_ray else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     if config.getoption("--slow"):
         return
