@@ -39,6 +39,7 @@ from envs import DenoisingVectorEnv
 from sft_rl.config import Config
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import step_schedule
+from sft_rl.memory import keep_freed_memory
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.presets import load_config
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=200, help="episodes of points")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     config = load_config("swiss_roll", [f"sampler.num_steps={NUM_STEPS}"])
     print("| samples | action | array | bare, ms a step | env, ms a step | overhead (quartiles) |")
     print("|---|---|---|---|---|---|")

@@ -29,6 +29,7 @@ from sft_rl.build import build_networks, build_runner
 from sft_rl.config import Config
 from sft_rl.data import load_dataset
 from sft_rl.learner import Learner
+from sft_rl.memory import keep_freed_memory
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.presets import load_config
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=PICTURE)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     rates, parts = {}, {}
     for preset in args.presets:
         rates[preset] = throughput(load_config(preset), args.workers, args.rounds)

@@ -24,6 +24,7 @@ from sft_rl.data import Dataset, check_labels
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import step_schedule
 from sft_rl.errors import UserError
+from sft_rl.memory import keep_freed_memory
 from sft_rl.networks import noise_network, value_network
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.rollout import Collector, LocalCollector, RolloutRunner
@@ -46,12 +47,13 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"device: {name!r} is unknown, use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device: {name} asked for, this machine has {torch.cuda.device_count()}")
+        raise UserError(f"device: {name} asked for; GPUs here: {torch.cuda.device_count()}")
     return device
 
 
-def choose_kernels(config: Config) -> None:
-    """Let torch use kernels that give the same bits every time, or whichever is fastest."""
+def prepare_process(config: Config) -> None:
+    """Set what a process that computes needs: kernels that repeat bits, or any; memory kept."""
+    keep_freed_memory()
     if config.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
     torch.use_deterministic_algorithms(config.training.deterministic)
@@ -78,7 +80,7 @@ def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -
 
 def build_runner(config: Config, shape: tuple[int, ...]) -> RolloutRunner:
     """Build what a rollout worker runs; its weights come with the first request."""
-    choose_kernels(config)
+    prepare_process(config)
     device = _rollout_device(config)
     policy = DenoisingPolicy.from_config(config, noise_network(config, shape), shape).to(device)
     if config.model.compile:

@@ -15,7 +15,7 @@ from sft_rl.algorithms import build_algorithm
 from sft_rl.build import (
     build_collector,
     build_networks,
-    choose_kernels,
+    prepare_process,
     resolve_device,
 )
 from sft_rl.checkpoint import Checkpoint
@@ -72,7 +72,7 @@ def fine_tune(
         The content of summary.json, which is written; nothing unless this learner leads.
     """
     config, data, team = store.config, evaluator.data, team or Team()
-    choose_kernels(config)
+    prepare_process(config)
     with clock.phase("first evaluation"), num_threads(config.learner.num_threads):
         networks = build_networks(config, network, data.shape)
         before = evaluator.samples(networks.policy)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sft_rl.build import (
     check_data,
-    choose_kernels,
+    prepare_process,
     resolve_device,
 )
 from sft_rl.clock import Clock
@@ -45,7 +45,7 @@ def train(
         The content of summary.json.
     """
     config = with_pretrained(config)
-    choose_kernels(config)
+    prepare_process(config)
     data = load_dataset(config.data)
     check_data(config, data)
     evaluator = Evaluator(data, config)
@@ -84,6 +84,7 @@ def train(
 
 def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
     """Load the sampler that a run gave, and its data."""
+    prepare_process(store.config)
     data = load_dataset(store.config.data)
     policy, _ = store.result(data.shape)
     return policy.to(resolve_device(store.config.device)), data
@@ -92,6 +93,7 @@ def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     """Train and cache the full-step model; return the rows of a table about it."""
     config = with_pretrained(config)
+    prepare_process(config)
     data = load_dataset(config.data)
     check_data(config, data)
     device = resolve_device(config.device)
