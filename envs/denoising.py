@@ -142,7 +142,7 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
         Raises:
             UserError: If the episode has ended, or the action's shape or numbers are wrong.
         """
-        x = torch.as_tensor(np.asarray(action, dtype=np.float32))
+        x = as_tensor(action)
         check_actions(x, self.process.shape)
         done = self.process.advance(x[None])
         reward = float(self.process.score()) if done else 0.0
@@ -253,16 +253,16 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             UserError: If the env was not reset, or the actions' shape or numbers are wrong.
         """
-        x = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
+        x = as_tensor(actions)
         check_actions(x, (self.num_envs, *self.process.shape))
-        done = self.process.advance(x.to(self.process.latents.device, torch.float32))
-        rewards = self.process.score() if done else self.process.latents.new_zeros(self.num_envs)
+        done = self.process.advance(x.to(self.process.latents.device))
+        rewards = self._out(self.process.score()) if done else self._all(np.float32(0.0))
         infos: dict[str, Any] = {}
         if done:
             infos = {"final_obs": self._observe(), "_final_obs": self._all(True)}
             infos |= {"final_info": {}, "_final_info": self._all(True)}
             self.process.restart()
-        return self._observe(), self._out(rewards), self._all(done), self._all(False), infos
+        return self._observe(), rewards, self._all(done), self._all(False), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Draw all samples into one picture, uint8, shape (height, width, 3)."""
@@ -280,15 +280,22 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             seen["label"] = self._out(self.process.labels)
         return seen
 
-    def _all(self, value: bool | int) -> Any:
+    def _all(self, value: Any) -> Any:
         """The same value for every row."""
         if self.array == "numpy":
-            return np.full(self.num_envs, value)
+            return np.full(self.num_envs, value) if value else np.zeros(self.num_envs, type(value))
         return torch.full((self.num_envs,), value, device=self.process.latents.device)
 
     def _out(self, tensor: Tensor) -> Any:
         """Hand out a tensor; as numpy it is a copy, which the receiver may keep and change."""
         return tensor.numpy().copy() if self.array == "numpy" else tensor
+
+
+def as_tensor(actions: Any) -> Tensor:
+    """Actions as float32, without a copy if they are float32 arrays or tensors already."""
+    if isinstance(actions, Tensor):
+        return actions.float()
+    return torch.from_numpy(np.asarray(actions, dtype=np.float32))
 
 
 def check_actions(actions: Tensor, expected: tuple[int, ...]) -> None:
@@ -301,7 +308,7 @@ def check_actions(actions: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(actions.shape) != expected:
         raise UserError(f"action: shape {tuple(actions.shape)} given, expected {expected}")
     # A sum is many times faster than a look at every number; one bad number makes it bad.
-    if not torch.isfinite(actions.sum()) and not torch.isfinite(actions).all():
+    if not math.isfinite(actions.sum().item()) and not torch.isfinite(actions).all():
         raise NotFiniteError("action: holds numbers that are not finite")
 
 

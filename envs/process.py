@@ -109,17 +109,18 @@ class DenoisingProcess:
             return self.latents.new_zeros(self.num_rows)
         return checked_scores(self.reward(self.latents, *given(self.labels)), self.latents)
 
-    @torch.no_grad()
     def _next_latents(self, actions: Tensor) -> Tensor:
         if self.action == "next_latent":
             return actions
         assert self.policy is not None
         k = torch.tensor(self.step_index, device=self.latents.device)
-        if self.action == "noise":
-            mean = self.policy.mean(self.latents, k, self.labels)
-            return mean + self.policy.step_std(k) * actions
-        mean = self.policy.mean_from_eps(self.latents, actions, k)
-        return mean + self.policy.step_std(k) * self._noise(self.step_index + 1)
+        with torch.no_grad():
+            if self.action == "noise":
+                mean, noise = self.policy.mean(self.latents, k, self.labels), actions
+            else:
+                mean = self.policy.mean_from_eps(self.latents, actions, k)
+                noise = self._noise(self.step_index + 1)
+            return mean + self.policy.step_std(k) * noise
 
     def _noise(self, draw: int) -> Tensor:
         """Standard normal noise of this episode, each row from its own seed; 0 is its start."""
