@@ -10,7 +10,7 @@ from torch import Tensor
 from sft_rl.critics.function import checked_scores
 from sft_rl.errors import UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.seeding import label_rows, normal_rows
+from sft_rl.seeding import label_rows, normal_rows, row_keys
 from sft_rl.types import given
 
 RewardFunction = Callable[..., Tensor]
@@ -72,11 +72,11 @@ class DenoisingProcess:
         self.labels: Tensor | None = None
         self.step_index = 0
         self._episode = -1
-        self._seeds = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self._keys = torch.zeros(num_rows, dtype=torch.int64, device=device)
 
     def seed(self, seeds: Tensor) -> None:
         """Give every row its seed, int64, shape (B,); the next episode is their first."""
-        self._seeds = seeds.to(self.latents.device)
+        self._keys = row_keys(seeds.to(self.latents.device))
         self._episode = -1
 
     def restart(self) -> None:
@@ -85,7 +85,7 @@ class DenoisingProcess:
         self.step_index = 0
         self.latents = self._noise(0)
         if self.num_classes:
-            self.labels = label_rows(self._seeds, self._episode, self.num_classes)
+            self.labels = label_rows(self._keys, self._episode, self.num_classes)
 
     def advance(self, actions: Tensor) -> bool:
         """Take one denoising step; return whether the episodes ended.
@@ -124,4 +124,4 @@ class DenoisingProcess:
 
     def _noise(self, draw: int) -> Tensor:
         """Standard normal noise of this episode, each row from its own seed; 0 is its start."""
-        return normal_rows(self._seeds, self._episode * (self.num_steps + 1) + draw, self.shape)
+        return normal_rows(self._keys, self._episode * (self.num_steps + 1) + draw, self.shape)

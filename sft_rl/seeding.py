@@ -46,57 +46,61 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Shift 64-bit integers right, filling with zeros (torch's own shift keeps the sign)."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _splitmix64(x: Tensor) -> Tensor:
     """Scramble 64-bit integers: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
+    x = _shift_right(x, 30).bitwise_xor_(x).mul_(_MIX_1)
+    x = _shift_right(x, 27).bitwise_xor_(x).mul_(_MIX_2)
+    return _shift_right(x, 31).bitwise_xor_(x)
 
 
-def _random_bits(seeds: Tensor, stream: int, num: int) -> Tensor:
+def _random_bits(keys: Tensor, stream: int, num: int) -> Tensor:
     """64 random bits for each of `num` counters of a stream, int64, shape (B, num)."""
-    counters = torch.arange(num, device=seeds.device, dtype=torch.int64) * _GOLDEN_GAMMA
-    streams = torch.full_like(seeds, stream) * _MIX_1
-    keys = _splitmix64(_splitmix64(seeds * _GOLDEN_GAMMA + 1) + streams)
-    return _splitmix64(keys[:, None] + counters)
+    counters = torch.arange(num, device=keys.device, dtype=torch.int64) * _GOLDEN_GAMMA
+    streams = torch.tensor(stream, device=keys.device) * _MIX_1
+    return _splitmix64(_splitmix64(keys + streams)[:, None] + counters)
 
 
-def normal_rows(seeds: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
-    """Draw standard normal rows, each from its own seed, all at once.
+def row_keys(seeds: Tensor) -> Tensor:
+    """Make the keys that rows are drawn with from one seed a row; both int64, shape (B,)."""
+    return _splitmix64(seeds * _GOLDEN_GAMMA + 1)
 
-    Row i depends on ``seeds[i]`` and ``draw`` alone, so a batch of one gives the same numbers as
+
+def normal_rows(keys: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
+    """Draw standard normal rows, each from its own key, all at once.
+
+    Row i depends on ``keys[i]`` and ``draw`` alone, so a batch of one gives the same numbers as
     the same row of a large batch. A counter-based generator with the Box-Muller transform.
 
     Args:
-        seeds: One seed a row, int64, shape (B,).
-        draw: Which draw from these seeds, counted from 0.
+        keys: One a row, of :func:`row_keys`, int64, shape (B,).
+        draw: Which draw from these keys, counted from 0.
         shape: Shape of one row.
 
     Returns:
-        float32 tensor of shape (B, *shape), on the device of ``seeds``.
+        float32 tensor of shape (B, *shape), on the device of ``keys``.
     """
     num = math.prod(shape)
     half = (num + 1) // 2
-    bits = _random_bits(seeds, draw + 1, 2 * half)
+    bits = _random_bits(keys, draw + 1, 2 * half)
     uniform = (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
     radius = torch.sqrt(-2.0 * torch.log(uniform[:, :half]))
     angle = 2.0 * math.pi * uniform[:, half:]
     pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
-    return pairs[:, :num].reshape(len(seeds), *shape).float()
+    return pairs[:, :num].reshape(len(keys), *shape).float()
 
 
-def label_rows(seeds: Tensor, draw: int, num_classes: int) -> Tensor:
-    """Draw one label a row, uniformly, each from its own seed as in :func:`normal_rows`.
+def label_rows(keys: Tensor, draw: int, num_classes: int) -> Tensor:
+    """Draw one label a row, uniformly, each from its own key as in :func:`normal_rows`.
 
     Args:
-        seeds: One seed a row, int64, shape (B,).
-        draw: Which draw from these seeds, counted from 0; independent of all normal ones.
+        keys: One a row, of :func:`row_keys`, int64, shape (B,).
+        draw: Which draw from these keys, counted from 0; independent of all normal ones.
         num_classes: Labels are 0..num_classes - 1.
 
     Returns:
-        int64 tensor of shape (B,), on the device of ``seeds``.
+        int64 tensor of shape (B,), on the device of ``keys``.
     """
-    return _shift_right(_random_bits(seeds, -1 - draw, 1)[:, 0], 1) % num_classes
+    return _shift_right(_random_bits(keys, -1 - draw, 1)[:, 0], 1) % num_classes

@@ -3,7 +3,7 @@
 import torch
 from scipy import stats
 
-from sft_rl.seeding import derive_seed, generator, normal_rows
+from sft_rl.seeding import derive_seed, generator, normal_rows, row_keys
 
 
 def test_streams_and_indices_give_different_seeds():
@@ -24,27 +24,26 @@ def test_generators_are_fresh():
 
 
 def test_a_row_is_the_same_alone_and_in_a_batch():
-    seeds = torch.tensor([7, -3, 2**62, 0])
-    batch = normal_rows(seeds, 5, (3, 2))
-    for i in range(len(seeds)):
-        assert torch.equal(batch[i], normal_rows(seeds[i : i + 1], 5, (3, 2))[0])
+    keys = row_keys(torch.tensor([7, -3, 2**62, 0]))
+    batch = normal_rows(keys, 5, (3, 2))
+    for i in range(len(keys)):
+        assert torch.equal(batch[i], normal_rows(keys[i : i + 1], 5, (3, 2))[0])
 
 
 def test_rows_are_standard_normal_and_independent():
-    rows = normal_rows(torch.arange(50_000), 0, (2,)).double()
+    keys = row_keys(torch.arange(50_000))
+    rows = normal_rows(keys, 0, (2,)).double()
     assert stats.kstest(rows.flatten().numpy(), "norm").pvalue > 1e-3
     neighbours = torch.corrcoef(torch.stack([rows[:-1, 0], rows[1:, 0]]))[0, 1]
     coordinates = torch.corrcoef(rows.T)[0, 1]
-    draws = torch.corrcoef(
-        torch.stack([rows[:, 0], normal_rows(torch.arange(50_000), 1, (2,))[:, 0].double()])
-    )
+    draws = torch.corrcoef(torch.stack([rows[:, 0], normal_rows(keys, 1, (2,))[:, 0].double()]))
     for correlation in (neighbours, coordinates, draws[0, 1]):
         assert abs(correlation.item()) < 4.5 / 50_000**0.5
 
 
 def test_golden_numbers():
     """The noise of a seed never changes between versions, or no run could be repeated."""
-    rows = normal_rows(torch.tensor([0, 1]), 0, (2,))
+    rows = normal_rows(row_keys(torch.tensor([0, 1])), 0, (2,))
     torch.testing.assert_close(rows, torch.tensor(GOLDEN), rtol=0, atol=1e-6)
 
 
