@@ -111,7 +111,8 @@ def test_a_search_reports_reproduces_and_survives(
 ):
     settings = tuple(s for s in tiny_settings if not s.startswith(("sampler.", "rollout.")))
     sizes = ("--search", space, "--num-trials", "4", "--seed", "1", "--out")
-    arguments = ("swiss_roll", *settings, *LONGER)
+    long_enough = ("training.num_iterations=400",) if everything else ()  # to be killed in
+    arguments = ("swiss_roll", *settings, *LONGER, *long_enough)
     straight = tmp_path / "straight"
     with_workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
     process = on_cluster(*arguments, *with_workers, "learner.num_cpus=0.5", *sizes, str(straight))
@@ -140,6 +141,7 @@ def test_a_search_reports_reproduces_and_survives(
     process = on_cluster("--resume", str(moved))
     if everything:
         read_until(process, "trial 0")
+        wait_for(lambda: ray_cluster.actors(LEARNER))
         os.kill(ray_cluster.actors(LEARNER)[0]["pid"], signal.SIGKILL)
     output(process)
     assert any(record.attempts == 2 for record in Records(moved).all()) == everything
