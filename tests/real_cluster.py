@@ -93,8 +93,9 @@ class RealCluster:
         return [one for one in answer["data"]["result"]["result"] if one["state"] == "ALIVE"]
 
     def actors(self, class_name: str) -> list[dict[str, Any]]:
-        """Return the live actors of a class."""
-        return [actor for actor in self.state("actors") if actor["class_name"] == class_name]
+        """Return the live actors of a class; Ray gives some classes with where they were made."""
+        actors = self.state("actors")
+        return [one for one in actors if one["class_name"].rpartition(".")[2] == class_name]
 
     def is_up(self, num_nodes: int) -> bool:
         """Whether the nodes and the report that no autoscaler is there have arrived."""

@@ -100,7 +100,9 @@ def table(folder: Path) -> pd.DataFrame:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "everything", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
 def test_a_search_reports_reproduces_and_survives(
     tmp_path: Path,
     tiny_settings: tuple[str, ...],
@@ -111,7 +113,7 @@ def test_a_search_reports_reproduces_and_survives(
 ):
     settings = tuple(s for s in tiny_settings if not s.startswith(("sampler.", "rollout.")))
     sizes = ("--search", space, "--num-trials", "4", "--seed", "1", "--out")
-    long_enough = ("training.num_iterations=400",) if everything else ()  # to be killed in
+    long_enough = ("training.num_iterations=100",) if everything else ()  # to be killed in
     arguments = ("swiss_roll", *settings, *LONGER, *long_enough)
     straight = tmp_path / "straight"
     with_workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
