@@ -6,6 +6,8 @@ import numpy as np
 
 Array = np.ndarray
 NUM_IN_GRID, MIN_GRID_SIZE = 64, 256
+LINE = (110, 130, 160)
+"""Colour between images, RGB."""
 
 
 def to_rgb(images: Array, low: float, high: float) -> Array:
@@ -16,12 +18,13 @@ def to_rgb(images: Array, low: float, high: float) -> Array:
 
 
 def tile(images: Array, columns: int) -> Array:
-    """Lay RGB images (N, H, W, 3) side by side, row by row; missing ones are black."""
+    """Lay RGB images (N, H, W, 3) side by side, row by row, with a line between them."""
     num, height, width = images.shape[:3]
     rows = -(-num // columns)
-    grid = np.zeros((rows, columns, height, width, 3), np.uint8)
-    grid.reshape(-1, height, width, 3)[:num] = images
-    return grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+    cells = np.full((rows * columns, height + 1, width + 1, 3), LINE, np.uint8)
+    cells[:num, :height, :width] = images
+    grid = cells.reshape(rows, columns, height + 1, width + 1, 3).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(rows * (height + 1), columns * (width + 1), 3)[:-1, :-1]
 
 
 def sample_grid(images: Array, pixel_max: int) -> Array:

@@ -74,7 +74,7 @@ def test_a_run_on_images_shows_its_numbers_and_the_samples(digits_run: Path):
     for step, png in values["samples"]:
         kept = Image.open(digits_run / "samples" / f"iteration-{step:06d}.png")
         assert np.array_equal(kept, Image.open(io.BytesIO(png)))
-        assert kept.size == (256, 256)
+        assert kept.size == (284, 284)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
