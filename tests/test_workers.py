@@ -72,3 +72,7 @@ def test_one_put_a_version_one_answer_a_shard_and_little_more_than_the_trajector
     assert counts["puts"] == 2
     assert counts["answers"] == 3 * 8
     assert counts["own_bytes"] < counts["bytes"] <= 1.05 * counts["own_bytes"]
+
+
+def test_what_is_drawn_ahead_does_not_wait_for_the_learner(scenarios: dict[str, Any]):
+    assert scenarios["ahead"] == {"handed out": 8, "kept": 0}

@@ -134,6 +134,23 @@ def collect(
     }
 
 
+def ahead(config: Config) -> dict[str, int]:
+    """Order an iteration and the next one; count who has the next one's shards after the first."""
+    from sft_rl.distributed.collector import RayCollector
+
+    options = RolloutConfig(num_workers=1, num_cpus_per_worker=0.5)
+    collector = RayCollector(partial(build_runner, config, SHAPE), options)
+    try:
+        for iteration in range(2):
+            collector.submit(request(config, iteration))
+        for _ in collector.results():
+            pass
+        calls = sum(len(slot.calls) for slot in collector._slots)
+        return {"handed out": calls + len(collector._done), "kept": len(collector._waiting)}
+    finally:
+        collector.close()
+
+
 def traffic(config: Config) -> dict[str, int]:
     """Count what three iterations cost, the last two drawn with the same weights."""
     import ray
@@ -220,6 +237,7 @@ def main(out: str, settings: list[str]) -> None:
             signal_number=signal.SIGSTOP,
         )
         results["traffic"] = traffic(config)
+        results["ahead"] = ahead(config)
         for name, make_runner in (
             ("faulty", partial(make, Faulty, config)),
             ("faulty start", faulty_start),

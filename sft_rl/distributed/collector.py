@@ -19,7 +19,7 @@ from sft_rl.rollout import Request, RolloutRunner, Weights
 from sft_rl.types import Trajectories
 
 MAX_IN_FLIGHT = 2
-"""Calls queued at a worker, so that it never waits for the next one."""
+"""Calls queued at a worker of what is waited for: the fastest worker takes the next one."""
 
 MAX_LOSSES = 3
 """Workers that a shard may be lost on in a row, none answering in between: so many do not die by
@@ -96,6 +96,7 @@ class RayCollector:
         self._slots = [self._start() for _ in range(config.num_workers)]
         self._waiting: deque[_Task] = deque()
         self._requests: deque[Request] = deque()
+        self._awaited = 0  # iteration of the oldest request
         self._done: dict[tuple[int, int], Trajectories] = {}
         self._put: tuple[int, Any] | None = None  # newest version and the reference to its weights
         self._losses: Counter[tuple[int, int]] = Counter()  # since the last answer
@@ -105,6 +106,8 @@ class RayCollector:
         """Put the weights into the object store, once a version, and queue the shards."""
         if self._put is None or self._put[0] != request.version:
             self._put = (request.version, ray.put(request.weights))
+        if not self._requests:
+            self._awaited = request.iteration
         self._requests.append(request)
         self._waiting.extend(
             _Task(request.iteration, shard, *self._put) for shard in range(request.num_shards)
@@ -118,6 +121,7 @@ class RayCollector:
             RunFailed: If a worker's own code fails, or workers die faster than they answer.
         """
         request = self._requests.popleft()
+        self._awaited = request.iteration
         for shard in range(request.num_shards):
             self._receive(timeout=0.0)  # keeps the workers busy with what was ordered next
             while (request.iteration, shard) not in self._done:
@@ -143,7 +147,9 @@ class RayCollector:
     def _dispatch(self) -> None:
         while self._waiting:
             slot = min(self._slots, key=lambda slot: len(slot.calls))
-            if len(slot.calls) >= MAX_IN_FLIGHT:
+            # What is drawn ahead is handed out whole: nobody is here while the learner computes.
+            is_ahead = self._waiting[0].iteration > self._awaited
+            if len(slot.calls) >= MAX_IN_FLIGHT and not is_ahead:
                 return
             task = self._waiting.popleft()
             if not slot.calls:
