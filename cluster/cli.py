@@ -200,4 +200,6 @@ _amount.__name__ = "amount"
 def _storage(text: str) -> str:
     if not text.startswith(("/", "~/")) and "://" not in text:
         raise argparse.ArgumentTypeError(f"got {text}; it must start with /, ~/ or be a URL")
+    if "://" in text and "@" in text:  # it is written to logs and to the job's description
+        raise argparse.ArgumentTypeError("credentials belong in the nodes' environment, not here")
     return text
