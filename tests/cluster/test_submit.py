@@ -63,6 +63,24 @@ def test_a_run_folder_may_be_on_storage_with_a_url():
         job_command(search, parsers(), out="s3://bucket/runs/1")
 
 
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ("bucket/runs", "it must start with /, ~/ or be a URL"),
+        ("s3://key:secret@bucket/runs", "credentials belong in the nodes' environment"),
+    ],
+)
+def test_what_storage_is_not(capsys: pytest.CaptureFixture[str], storage: str, words: str):
+    subparsers = argparse.ArgumentParser().add_subparsers()
+    add_cluster_commands(subparsers)
+    with pytest.raises(SystemExit) as left:
+        subparsers.choices["submit"].parse_args(["--storage", storage, "--", "train", "swiss_roll"])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "secret" not in error
+
+
 @pytest.mark.parametrize("out", [["--out", "/shared/x"], ["--out=/shared/x"]])
 def test_an_own_run_folder_is_kept(out):
     command = job_command(["train", *out, "swiss_roll"], parsers(), out="~/runs/1")
