@@ -3,10 +3,11 @@
     python -m benchmarks.digits               # seeds 0, 1, 2 at T = 10 and T = 4
     python -m benchmarks.digits --seeds 10    # another seed
     python -m benchmarks.digits --side-by-side 2    # two runs at a time, on a core each
+    python -m benchmarks.digits --cold        # only the plain command, once, from an empty cache
 
 Every distance is of 5,000 images, as one of the preset's 2,000 differs by 0.05 from draw to draw.
 Prints the table of the README, writes ``benchmarks/results/digits.json`` after every run, and
-puts the pictures of the first seed into ``docs/images``.
+puts the pictures of the first seed into ``docs/images``. ``--cold`` writes ``digits_cold.json``.
 """
 
 from __future__ import annotations
@@ -31,17 +32,21 @@ NUM_SAMPLES = 5000
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
 
 
-def run_once(num_steps: int, seed: int, *, keep_pictures: bool) -> dict[str, Any]:
+def run_once(
+    num_steps: int, seed: int, *, num_samples: int, keep_pictures: bool, cache: Path | None = None
+) -> dict[str, Any]:
     """Run the command in a process of its own; return what is worth keeping of its summary."""
     settings = [
         f"sampler.num_steps={num_steps}",
         f"seed={seed}",
-        f"metrics.num_samples={NUM_SAMPLES}",
+        f"metrics.num_samples={num_samples}",
     ]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "sft_rl", "train", "digits", *settings, "--out", str(out)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if cache is not None:
+            environment["SFT_RL_CACHE"] = str(cache)
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         with MemoryWatch(process.pid) as memory:
             if process.wait() != 0:
@@ -86,19 +91,32 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def measure_cold() -> dict[str, Any]:
+    """Run `sft-rl train digits` from an empty cache, without the pictures."""
+    with tempfile.TemporaryDirectory() as cache:
+        return run_once(10, 0, num_samples=2000, keep_pictures=False, cache=Path(cache))
+
+
 def main() -> None:
     """Measure, print the table, keep the numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--side-by-side", type=int, default=1)
+    parser.add_argument("--cold", action="store_true")
     args = parser.parse_args()
-    runs: list[dict[str, Any]] = []
     RESULTS.mkdir(exist_ok=True)
+    if args.cold:
+        cold = {"machine": machine(), **measure_cold()}
+        (RESULTS / "digits_cold.json").write_text(json.dumps(cold, indent=1) + "\n")
+        print(json.dumps(cold["seconds"], indent=1))
+        return
+    runs: list[dict[str, Any]] = []
 
     def run_job(job: tuple[int, int]) -> dict[str, Any]:
         seed, num_steps = job
-        return run_once(num_steps, seed, keep_pictures=seed == args.seeds[0])
+        pictures = seed == args.seeds[0]
+        return run_once(num_steps, seed, num_samples=NUM_SAMPLES, keep_pictures=pictures)
 
     with ThreadPoolExecutor(args.side_by_side) as pool:
         for run in pool.map(run_job, product(args.seeds, args.steps)):

@@ -33,6 +33,7 @@ class ConsoleObserver:
             transient=False,
         )
         self._task: Any = None
+        self._counted = False
         self._name = ""
         self._begun = time.perf_counter()
         self._told = 0.0
@@ -50,13 +51,23 @@ class ConsoleObserver:
         trace: TracebackType | None,
     ) -> None:
         if self._live:  # else it prints an empty line
+            self._drop_uncounted()
             self._bar.stop()
 
     def phase(self, name: str) -> None:
         """Show that a phase begins."""
-        self._name, self._task, self._begun = name, None, time.perf_counter()
+        self._name, self._begun = name, time.perf_counter()
         if not self._live:
             self._say(name)
+            return
+        self._drop_uncounted()
+        self._task, self._counted = self._bar.add_task(name, total=None, numbers=""), False
+
+    def _drop_uncounted(self) -> None:
+        """Take a phase that never told how far it was off the screen."""
+        if self._task is not None and not self._counted:
+            self._bar.remove_task(self._task)
+            self._task = None
 
     def warn(self, text: str) -> None:
         """Print a warning above the live line."""
@@ -68,9 +79,8 @@ class ConsoleObserver:
             self._distance = metrics.get(name, self._distance)
         numbers = self._numbers(metrics)
         if self._live:
-            if self._task is None:
-                self._task = self._bar.add_task(self._name, total=total, numbers="")
-            self._bar.update(self._task, completed=done, numbers=numbers)
+            self._counted = True
+            self._bar.update(self._task, total=total, completed=done, numbers=numbers)
             return
         now = time.perf_counter()
         if now - self._told < PLAIN_EVERY_S and done < total:

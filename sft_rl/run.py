@@ -61,11 +61,13 @@ def train(
             from sft_rl.distributed.session import RaySession
 
             session = stack.enter_context(RaySession(config.ray, config.rollout))
-        with num_threads(config.learner.num_threads), clock.phase("pretraining"):
-            network, _ = pretrained_network(
-                config, data, device=resolve_device(config.device), progress=observer.progress
-            )
-            full_step = full_step_metrics(config, network, evaluator)
+        with num_threads(config.learner.num_threads):
+            with clock.phase("pretraining"):
+                network, _ = pretrained_network(
+                    config, data, device=resolve_device(config.device), progress=observer.progress
+                )
+            with clock.phase("full-step sampler"):
+                full_step = full_step_metrics(config, network, evaluator)
         if config.learner.launcher == "ray_train":
             assert session is not None, "Ray Train needs Ray"
             session.wait()
