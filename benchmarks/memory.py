@@ -1,0 +1,98 @@
+"""Peak memory of a run's processes, and bytes of an iteration through the object store.
+
+    python -m benchmarks.memory                       # the swiss roll and the digits
+    python -m benchmarks.memory --set algorithm=ppo   # with another setting
+
+A run with one worker, its memory without pages shared with other processes; and the sizes that
+Ray reports for one version of the weights and for the trajectories of an iteration, against the
+bytes of the arrays in them. Writes ``benchmarks/results/memory.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import RESULTS, machine
+from benchmarks.main_job import MemoryWatch
+from sft_rl.build import build_runner
+from sft_rl.config import Config
+from sft_rl.data import load_dataset
+from sft_rl.policy import to_arrays
+from sft_rl.presets import load_config
+
+ONE_WORKER = "rollout.num_workers=1"
+
+
+def peaks(preset: str, settings: list[str]) -> dict[str, float]:
+    """Run the command; return the peak MB of driver and worker."""
+    command = [sys.executable, "-m", "sft_rl", "train", preset, *settings, ONE_WORKER]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "run")
+        process = subprocess.Popen(
+            [*command, "--out", out], env=environment, stdout=subprocess.DEVNULL
+        )
+        with MemoryWatch(process.pid) as memory:
+            if process.wait() != 0:
+                raise SystemExit(f"the run failed: {' '.join(command)}")
+    return {"driver_mb": round(memory.driver), "worker_mb": round(memory.worker)}
+
+
+def traffic(config: Config) -> dict[str, int]:
+    """Bytes of an iteration in the object store; needs Ray to run."""
+    import ray
+
+    def stored(value: Any) -> int:
+        reference = ray.put(value)
+        return int(ray.experimental.get_object_locations([reference])[reference]["object_size"])
+
+    runner = build_runner(config, load_dataset(config.data).shape)
+    weights = to_arrays(runner.policy)
+    num_shards = config.training.n_critic * config.rollout.shards_per_batch
+    shards = [runner.collect(0, shard).to_numpy() for shard in range(num_shards)]
+    arrays = [array for shard in shards for array in shard.values() if hasattr(array, "nbytes")]
+    return {
+        "trajectory_bytes": sum(stored(shard) for shard in shards),
+        "own_bytes": sum(array.nbytes for array in arrays),
+        "weight_bytes": stored(weights),
+        "own_weight_bytes": sum(array.nbytes for array in weights.values()),
+    }
+
+
+def main() -> None:
+    """Measure, print the table, keep the numbers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--presets", nargs="+", default=["swiss_roll", "digits"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="key=value", dest="extra")
+    args = parser.parse_args()
+    rows = {preset: peaks(preset, args.extra) for preset in args.presets}
+
+    from sft_rl.distributed.session import RaySession
+
+    first = load_config(args.presets[0], [*args.extra, ONE_WORKER])
+    with RaySession(first.ray, first.rollout) as session:
+        session.wait()
+        for preset, row in rows.items():
+            row |= traffic(load_config(preset, [*args.extra, ONE_WORKER]))
+    print("| preset | driver MB | worker MB | KB of trajectories an iteration | over their arrays "
+          "| KB of weights a version |\n|---|---|---|---|---|---|")  # fmt: skip
+    for preset, row in rows.items():
+        over = row["trajectory_bytes"] / row["own_bytes"] - 1.0
+        print(
+            f"| {preset} | {row['driver_mb']} | {row['worker_mb']} "
+            f"| {row['trajectory_bytes'] / 1000:.0f} | {over:.1%} "
+            f"| {row['weight_bytes'] / 1000:.0f} |"
+        )
+    content = {"machine": machine(), "settings": args.extra, "rows": rows}
+    (RESULTS / "memory.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
