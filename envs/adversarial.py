@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from sft_rl.checkpoint import TensorGroups
 from sft_rl.critics import Critic
 from sft_rl.data import Dataset
 from sft_rl.errors import UserError
 from sft_rl.optim import load_optimizer_tensors, optimizer_tensors
 from sft_rl.seeding import generator
+from sft_rl.storage.checkpoint import TensorGroups
 from sft_rl.types import given
 
 
@@ -131,7 +131,7 @@ class AdversarialReward:
             self._num_steps += 1
 
     def state(self) -> TensorGroups:
-        """Everything needed to go on, for a checkpoint (see ``sft_rl.checkpoint``)."""
+        """Everything needed to go on, for a checkpoint (see ``sft_rl.storage.checkpoint``)."""
         counts = torch.tensor([self._num_seen, self._num_waiting, self._num_steps])
         groups = {
             "reward_critic": dict(self.critic.state_dict()),

@@ -116,7 +116,7 @@ def _from_preset(
 def _from_run(
     folder: Path,
 ) -> tuple[DenoisingPolicy, Dataset, Config, dict[str, Tensor]]:
-    from sft_rl.store import RunFolder
+    from sft_rl.storage.run_folder import RunFolder
 
     store = RunFolder.open(folder)
     config = store.config

@@ -166,8 +166,8 @@ def _pretrain(args: argparse.Namespace, started: float) -> None:
 
 def _train(args: argparse.Namespace, started: float) -> None:
     from sft_rl.presets import load_config_of
-    from sft_rl.storage import holds_run, open_run
-    from sft_rl.store import free_run_path
+    from sft_rl.storage.remote import holds_run, open_run
+    from sft_rl.storage.run_folder import free_run_path
 
     config = load_config_of(args.preset, args.settings, args.config)
     if args.dry_run:

@@ -20,7 +20,7 @@ from sft_rl.few_step import FewStepScheduler
 from sft_rl.networks import NoiseFromVelocity
 from sft_rl.networks.unet import UNet
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.store import RunFolder, parameters_sha256
+from sft_rl.storage.run_folder import RunFolder, parameters_sha256
 
 SCHEDULER_CODE = Path(few_step.__file__)
 PIPELINE_CODE = Path(class_pipeline.__file__)

@@ -18,11 +18,9 @@ from sft_rl.build import (
     prepare_process,
     resolve_device,
 )
-from sft_rl.checkpoint import Checkpoint
 from sft_rl.clock import Clock
 from sft_rl.config import Config
 from sft_rl.data import load_dataset
-from sft_rl.files import saving
 from sft_rl.full_step import Summary, full_step_samples
 from sft_rl.learner import Learner
 from sft_rl.metrics.distances import Array
@@ -31,8 +29,10 @@ from sft_rl.networks import noise_network
 from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.preemption import Notice, PreemptionNotice
 from sft_rl.rollout import Weights, num_threads
-from sft_rl.storage import open_run
-from sft_rl.store import NoStore, RunFolder, parameters_sha256
+from sft_rl.storage.checkpoint import Checkpoint
+from sft_rl.storage.files import saving
+from sft_rl.storage.remote import open_run
+from sft_rl.storage.run_folder import NoStore, RunFolder, parameters_sha256
 from sft_rl.team import Team
 from sft_rl.trainer import Observer, Trainer
 

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sft_rl.cache import cache_folder
 from sft_rl.config import Config
 from sft_rl.data.images import ImageDataset
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import own_steps
-from sft_rl.files import replace_file, saving
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretraining import cache_key
+from sft_rl.storage.cache import cache_folder
+from sft_rl.storage.files import replace_file, saving
 from sft_rl.types import Metrics
 
 Summary = dict[str, Any]

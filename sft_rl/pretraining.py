@@ -11,8 +11,6 @@ import torch
 from torch import nn
 
 import sft_rl
-from sft_rl.cache import cache_folder
-from sft_rl.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 from sft_rl.config import Config
 from sft_rl.data import Dataset
 from sft_rl.diffusion.loss import epsilon_matching_loss
@@ -20,6 +18,8 @@ from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.networks import noise_network
 from sft_rl.optim import decay_factor, update_average
 from sft_rl.seeding import derive_seed, generator, random_labels
+from sft_rl.storage.cache import cache_folder
+from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 
 Progress = Callable[[int, int, dict[str, float]], None]
 REPORT_EVERY = 100

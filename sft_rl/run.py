@@ -24,8 +24,8 @@ from sft_rl.policy import DenoisingPolicy
 from sft_rl.preemption import PreemptionNotice
 from sft_rl.pretraining import pretrained_network, with_pretrained
 from sft_rl.rollout import num_threads
-from sft_rl.storage import create_run, open_run
-from sft_rl.store import RunFolder
+from sft_rl.storage.remote import create_run, open_run
+from sft_rl.storage.run_folder import RunFolder
 from sft_rl.trainer import Observer
 
 

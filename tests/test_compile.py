@@ -11,7 +11,7 @@ from sft_rl.build import build_networks, check
 from sft_rl.config import Config
 from sft_rl.errors import UserError
 from sft_rl.networks import noise_network
-from sft_rl.store import parameters_sha256
+from sft_rl.storage.run_folder import parameters_sha256
 
 
 def gradients(networks: Networks) -> list[Tensor]:

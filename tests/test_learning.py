@@ -19,7 +19,7 @@ from sft_rl.networks import value_network
 from sft_rl.networks.mlp import TimeMLP
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.rollout import LocalCollector, RolloutRunner
-from sft_rl.store import RunFolder, parameters_sha256
+from sft_rl.storage.run_folder import RunFolder, parameters_sha256
 from sft_rl.trainer import Trainer
 
 TARGET_MEAN, TARGET_STD = 1.5, 0.5

@@ -11,7 +11,6 @@ import torch
 from sft_rl.algorithms import Networks, build_algorithm
 from sft_rl.algorithms.sft_pg import SFTPG
 from sft_rl.build import build_networks, build_runner
-from sft_rl.checkpoint import load
 from sft_rl.cli import main
 from sft_rl.config import Config
 from sft_rl.critics import Critic
@@ -20,6 +19,7 @@ from sft_rl.diffusion.reverse import gaussian_kl
 from sft_rl.monitors import PATIENCE, Alarm, TrainingAlarm, critic_slope, drift
 from sft_rl.networks import noise_network
 from sft_rl.policy import to_arrays
+from sft_rl.storage.checkpoint import load
 from sft_rl.types import Loss, Trajectories, Transitions
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sft_rl.checkpoint import load
 from sft_rl.cli import main
-from sft_rl.files import SaveError
-from sft_rl.metrics_log import MetricsLog
+from sft_rl.storage.checkpoint import load
+from sft_rl.storage.files import SaveError
+from sft_rl.storage.metrics_log import MetricsLog
 
 DROP_CAPABILITY, DAC_OVERRIDE, DAC_READ_SEARCH = 24, 1, 2
 

@@ -19,7 +19,7 @@ from sft_rl.fine_tuning import fine_tune
 from sft_rl.full_step import full_step_metrics
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.pretraining import pretrained_network
-from sft_rl.store import RunFolder
+from sft_rl.storage.run_folder import RunFolder
 from sft_rl.team import Team
 
 SIZE = 2

@@ -32,7 +32,7 @@ from sft_rl.presets import load_config
 from sft_rl.pretraining import pretrained_network
 from sft_rl.progress import ConsoleObserver
 from sft_rl.rollout import LocalCollector, Request, RolloutRunner
-from sft_rl.store import RunFolder
+from sft_rl.storage.run_folder import RunFolder
 from sft_rl.types import Trajectories
 
 SHAPE = (2,)

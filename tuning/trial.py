@@ -11,9 +11,7 @@ from typing import Any
 from ray import tune
 from torch import nn
 
-from sft_rl import checkpoint
 from sft_rl.build import check_data, resolve_device
-from sft_rl.checkpoint import Checkpoint
 from sft_rl.clock import Clock
 from sft_rl.config import Config
 from sft_rl.data import Dataset, load_dataset
@@ -26,7 +24,9 @@ from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.presets import dump_config
 from sft_rl.pretraining import cache_key, pretrained_network, with_pretrained
 from sft_rl.rollout import Weights, num_threads
-from sft_rl.store import RunFolder
+from sft_rl.storage import checkpoint
+from sft_rl.storage.checkpoint import Checkpoint
+from sft_rl.storage.run_folder import RunFolder
 from sft_rl.trainer import Observer
 from sft_rl.types import Metrics
 from tuning.search import DISTANCE, Search

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sft_rl.cache import cache_folder
 from sft_rl.config import DataConfig
 from sft_rl.errors import UserError
+from sft_rl.storage.cache import cache_folder
 
 Array = np.ndarray
 CIFAR10_BYTES = 1 + 3 * 32 * 32

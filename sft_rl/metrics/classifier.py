@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft_rl.cache import cache_folder
-from sft_rl.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 from sft_rl.data.images import ImageDataset
 from sft_rl.seeding import derive_seed, generator
+from sft_rl.storage.cache import cache_folder
+from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 
 Array = np.ndarray
 NUM_FEATURES = 32

@@ -25,7 +25,7 @@ from sft_rl.networks import critic_network, noise_network
 from sft_rl.policy import to_arrays
 from sft_rl.presets import load_config
 from sft_rl.pretraining import pretrain, with_pretrained
-from sft_rl.store import RunFolder
+from sft_rl.storage.run_folder import RunFolder
 from sft_rl.types import Trajectories
 
 DIGITS = (1, 8, 8)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from sft_rl.events import EventLog
-from sft_rl.files import SaveError
+from sft_rl.storage.events import EventLog
+from sft_rl.storage.files import SaveError
 
 
 def records(file: Path) -> Iterator[Event]:

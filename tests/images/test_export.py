@@ -16,7 +16,7 @@ from sft_rl.export import to_diffusers
 from sft_rl.few_step import FewStepScheduler
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.store import RunFolder
+from sft_rl.storage.run_folder import RunFolder
 
 NUM = 6
 WITHOUT_US = """

@@ -19,7 +19,7 @@ from sft_rl.networks import NoiseFromVelocity
 from sft_rl.presets import load_config
 from sft_rl.pretrained import resolve_pretrained
 from sft_rl.pretraining import pretrained_network
-from sft_rl.store import RunFolder
+from sft_rl.storage.run_folder import RunFolder
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sft_rl.files import saving
+from sft_rl.storage.files import saving
 from sft_rl.types import Metrics
 
 Array = np.ndarray

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from sft_rl.files import replace_file, saving, sync
+from sft_rl.storage.files import replace_file, saving, sync
 from sft_rl.types import Metrics
 
 

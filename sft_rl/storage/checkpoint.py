@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sft_rl.errors import UserError
-from sft_rl.files import saving, sync, write_synced
+from sft_rl.storage.files import saving, sync, write_synced
 
 MANIFEST = "manifest.json"
 META = "meta.json"
