@@ -99,11 +99,12 @@ def throughput(config: Config, workers: list[int], rounds: int) -> dict[str, Any
     ways["in the learner's process"] = Order(LocalCollector(runner, num_threads=1), runner)
     with ExitStack() as stack:
         if workers:
-            from sft_rl.distributed.collector import RayCollector
             from sft_rl.distributed.session import RaySession
 
             session = stack.enter_context(RaySession(config.ray, config.rollout))
             session.wait()
+            from sft_rl.distributed.collector import RayCollector
+
             for num in workers:
                 options = config.rollout.model_copy(
                     update={"num_workers": num, "num_cpus_per_worker": 0.5}

@@ -93,3 +93,22 @@ def test_a_signal_stops_ray_too(
     (line,) = errors.splitlines()
     assert said in line
     assert wait_until_gone(process.pid) == []
+
+
+def test_ray_that_was_imported_too_early_is_refused():
+    code = (
+        "import ray\n"
+        "from sft_rl.distributed.session import RaySession\n"
+        "from sft_rl.presets import load_config\n"
+        "config = load_config('swiss_roll')\n"
+        "with RaySession(config.ray, config.rollout) as session:\n"
+        "    session.wait()\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode != 0
+    assert "call sft_rl.distributed.session.set_local_environment() before `import ray`" in (
+        done.stderr.splitlines()[-1]
+    )

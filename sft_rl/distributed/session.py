@@ -8,6 +8,7 @@ import re
 import secrets
 import signal
 import socket
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -75,6 +76,11 @@ class RaySession:
             self._join(address)
 
     def _start_local(self) -> None:
+        if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+            raise UserError(
+                "ray: imported before its settings were there, so it would ask nobody for a token; "
+                "call sft_rl.distributed.session.set_local_environment() before `import ray`"
+            )
         set_local_environment()
         import ray
 
