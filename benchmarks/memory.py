@@ -3,7 +3,7 @@
     python -m benchmarks.memory                       # the swiss roll and the digits
     python -m benchmarks.memory --set algorithm=ppo   # with another setting
 
-A run with one worker, its memory without pages shared with other processes; and the sizes that
+A run of 20 iterations with one worker, its memory without pages shared with other processes; and the sizes that
 Ray reports for one version of the weights and for the trajectories of an iteration, against the
 bytes of the arrays in them. Writes ``benchmarks/results/memory.json``.
 """
@@ -28,11 +28,12 @@ from sft_rl.policy import to_arrays
 from sft_rl.presets import load_config
 
 ONE_WORKER = "rollout.num_workers=1"
+SHORT = "training.num_iterations=20"
 
 
 def peaks(preset: str, settings: list[str]) -> dict[str, float]:
     """Run the command; return the peak MB of driver and worker."""
-    command = [sys.executable, "-m", "sft_rl", "train", preset, *settings, ONE_WORKER]
+    command = [sys.executable, "-m", "sft_rl", "train", preset, ONE_WORKER, SHORT, *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "run")
