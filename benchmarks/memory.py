@@ -3,9 +3,9 @@
     python -m benchmarks.memory                       # the swiss roll and the digits
     python -m benchmarks.memory --set algorithm=ppo   # with another setting
 
-A run of 20 iterations with one worker, its memory without pages shared with other processes; and the sizes that
-Ray reports for one version of the weights and for the trajectories of an iteration, against the
-bytes of the arrays in them. Writes ``benchmarks/results/memory.json``.
+A run of 20 iterations with one worker, its memory without pages shared with other processes; and
+the sizes that Ray reports for one version of the weights and for the trajectories of an iteration,
+against the bytes of the arrays in them. Writes ``benchmarks/results/memory.json``.
 """
 
 from __future__ import annotations

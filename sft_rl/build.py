@@ -54,9 +54,11 @@ def resolve_device(name: str) -> torch.device:
 def prepare_process(config: Config) -> None:
     """Set what a process that computes needs: kernels that repeat bits, or any; memory kept."""
     keep_freed_memory()
-    if config.training.deterministic:
+    deterministic = config.training.deterministic
+    if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
-    torch.use_deterministic_algorithms(config.training.deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # to set it takes a second
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def build_networks(config: Config, network: nn.Module, shape: tuple[int, ...]) -> Networks:

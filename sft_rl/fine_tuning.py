@@ -76,7 +76,6 @@ def fine_tune(
     with clock.phase("first evaluation"), num_threads(config.learner.num_threads):
         networks = build_networks(config, network, data.shape)
         before = evaluator.samples(networks.policy)
-    learner = Learner(networks, build_algorithm(config), data=data, config=config, team=team)
     with ExitStack() as stack:
         with clock.phase("starting workers"):
             warn = clock.observer.warn
@@ -84,6 +83,8 @@ def fine_tune(
                 partial(build_collector, config, data.shape, session, warn=warn)
             )
             stack.callback(collector.close)
+        # The first optimiser takes a second to import; the workers start meanwhile.
+        learner = Learner(networks, build_algorithm(config), data=data, config=config, team=team)
         trainer = Trainer(
             learner,
             collector,

@@ -109,6 +109,7 @@ def test_ray_that_was_imported_too_early_is_refused():
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode != 0
-    assert "call sft_rl.distributed.session.set_local_environment() before `import ray`" in (
-        done.stderr.splitlines()[-1]
+    assert (
+        "call sft_rl.distributed.session.set_local_environment() before `import ray`"
+        in (done.stderr.splitlines()[-1])
     )

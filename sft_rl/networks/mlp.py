@@ -70,7 +70,10 @@ class TimeMLP(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        frequencies = torch.logspace(0.0, math.log10(50.0), embedding_dim // 2) / time_range
+        # On the CPU even for a network without memory: there a division imports half of torch.
+        frequencies = (
+            torch.logspace(0.0, math.log10(50.0), embedding_dim // 2, device="cpu") / time_range
+        )
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.depth = depth
         self.embedding = nn.Sequential(
