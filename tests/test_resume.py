@@ -237,3 +237,17 @@ def test_two_processes_on_one_folder(
     first.wait()
     assert code == 2
     assert f"in use by process {first.pid} on {socket.gethostname()}" in capsys.readouterr().err
+
+
+def test_a_lock_ends_although_a_process_being_forked_has_its_file(tmp_path: Path):
+    out = tmp_path / "run"
+    store = RunFolder.create(out, load_config("swiss_roll"))
+    with store.lock():
+        own = Path("/proc/self/fd").iterdir()
+        files = [file for file in own if file.resolve() == out / ".lock"]
+        copy = os.dup(int(files[0].name))  # as a fork makes it; Ray's start forks at any time
+    try:
+        with store.lock():
+            pass
+    finally:
+        os.close(copy)

@@ -133,7 +133,10 @@ class RunFolder:
             stream.truncate(0)
             stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             stream.flush()
-            yield
+            try:
+                yield
+            finally:  # closing alone would leave it to a process that is being forked right now
+                fcntl.flock(stream, fcntl.LOCK_UN)
 
     def log(self, row: Metrics) -> None:
         """Append one iteration's numbers to metrics.csv, and at evaluations to the events."""
