@@ -46,22 +46,21 @@ def train(
     """
     config = with_pretrained(config)
     prepare_process(config)
+    data = load_dataset(config.data)
+    check_data(config, data)
+    evaluator = Evaluator(data, config)
+    store = open_run(out) if resume else create_run(out, config)
+    store.warn = observer.warn
     clock = Clock(started, observer)
     with ExitStack() as stack:
+        stack.enter_context(store.lock())
         notice = stack.enter_context(PreemptionNotice())
+        checkpoint = store.resume(config) if resume else None
         session = None
         if config.uses_ray:
             from sft_rl.distributed.session import RaySession
 
-            # It starts in the background, which takes longer than all that follows.
             session = stack.enter_context(RaySession(config.ray, config.rollout))
-        data = load_dataset(config.data)
-        check_data(config, data)
-        evaluator = Evaluator(data, config)
-        store = open_run(out) if resume else create_run(out, config)
-        store.warn = observer.warn
-        stack.enter_context(store.lock())
-        checkpoint = store.resume(config) if resume else None
         with num_threads(config.learner.num_threads):
             with clock.phase("pretraining"):
                 network, _ = pretrained_network(
