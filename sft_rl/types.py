@@ -79,10 +79,10 @@ class Trajectories:
         """Move the tensors to a device; latents become float32 there, after they travelled."""
         return replace(
             self,
-            latents=self.latents.to(device).float(),
-            log_probs=self.log_probs.to(device),
-            rewards=self.rewards.to(device),
-            labels=None if self.labels is None else self.labels.to(device),
+            latents=_moved(self.latents, device).float(),
+            log_probs=_moved(self.log_probs, device),
+            rewards=_moved(self.rewards, device),
+            labels=None if self.labels is None else _moved(self.labels, device),
         )
 
     def to_numpy(self) -> dict[str, np.ndarray | int]:
@@ -110,6 +110,13 @@ class Trajectories:
         if tensors["latents"].dtype == torch.uint16:
             tensors["latents"] = tensors["latents"].view(torch.bfloat16)
         return Trajectories(**tensors, policy_version=int(arrays["policy_version"]))
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device; onto a GPU from pinned memory, which the CPU need not wait for."""
+    if tensor.is_cpu and device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass(frozen=True)

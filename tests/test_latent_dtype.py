@@ -65,3 +65,14 @@ def test_rounding_that_drowns_the_noise_of_a_step_is_refused(tiny_config: TinyCo
         check(tiny_config(*narrow))
     check(tiny_config(*narrow, "rollout.latent_dtype=float16"))
     check(tiny_config(*narrow, "algorithm=pathwise"))  # it has no log-probs
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_they_arrive_on_a_gpu_as_they_left(tiny_config: TinyConfig):
+    worker = build_runner(tiny_config("rollout.latent_dtype=bfloat16"), (2,))
+    left = Trajectories.from_numpy(worker.collect(0, 0).to_numpy())
+    arrived = left.to(torch.device("cuda"))
+    assert arrived.latents.is_cuda
+    assert torch.equal(arrived.latents.cpu(), left.to(CPU).latents)
+    assert torch.equal(arrived.log_probs.cpu(), left.log_probs)
