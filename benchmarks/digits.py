@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.machine import RESULTS, machine
-from benchmarks.main_job import MemoryWatch
+from benchmarks.watch import watched_train
 
 NUM_SAMPLES = 5000
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
@@ -35,7 +33,7 @@ PICTURES = Path(__file__).parent.parent / "docs" / "images"
 def run_once(
     num_steps: int, seed: int, *, num_samples: int, keep_pictures: bool, cache: Path | None = None
 ) -> dict[str, Any]:
-    """Run the command in a process of its own; return what is worth keeping of its summary."""
+    """Run the command; return what is worth keeping of its summary."""
     settings = [
         f"sampler.num_steps={num_steps}",
         f"seed={seed}",
@@ -43,14 +41,7 @@ def run_once(
     ]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, "-m", "sft_rl", "train", "digits", *settings, "--out", str(out)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if cache is not None:
-            environment["SFT_RL_CACHE"] = str(cache)
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-        with MemoryWatch(process.pid) as memory:
-            if process.wait() != 0:
-                raise SystemExit(f"the run failed: {' '.join(command)}")
+        memory = watched_train("digits", settings, out, cache=cache)
         summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
         if keep_pictures:
             for name in ("samples", "path"):

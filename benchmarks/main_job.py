@@ -10,74 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import threading
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from benchmarks.machine import RESULTS, machine
-
-SAMPLE_EVERY_S = 0.25
-
-
-class MemoryWatch:
-    """Follows the peak resident memory of a process and of the Ray workers below it, in MB."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.driver = self.worker = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow)
-
-    def __enter__(self) -> MemoryWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(SAMPLE_EVERY_S):
-            self.driver = max(self.driver, _resident_mb(self.pid))
-            for process in Path("/proc").iterdir():
-                if process.name.isdigit() and b"RolloutWorker" in _read(process / "cmdline"):
-                    self.worker = max(self.worker, _resident_mb(int(process.name)))
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
-
-
-def _resident_mb(pid: int) -> float:
-    """Resident memory without pages shared with other processes, such as the object store."""
-    fields = _read(Path(f"/proc/{pid}/statm")).split()
-    if not fields:
-        return 0.0
-    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") / 2**20
+from benchmarks.watch import watched_train
 
 
 def run_once(settings: list[str], cache: Path | None) -> dict[str, Any]:
-    """Run the command in a process of its own; return its summary with the peaks of memory."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if cache is not None:
-        environment["SFT_RL_CACHE"] = str(cache)
+    """Run the command; return what is worth keeping of its summary, with the peaks of memory."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings]
-        process = subprocess.Popen(
-            [*command, "--out", str(out)], env=environment, stdout=subprocess.DEVNULL
-        )
-        with MemoryWatch(process.pid) as memory:
-            if process.wait() != 0:
-                raise SystemExit(f"the run failed: {' '.join(command)}")
+        memory = watched_train("swiss_roll", settings, out, cache=cache)
         summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     seconds = summary["wall_seconds"]
     after = ("fine-tuning", "last evaluation", "plots")

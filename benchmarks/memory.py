@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS, machine
-from benchmarks.main_job import MemoryWatch
+from benchmarks.watch import watched_train
 from sft_rl.build import build_runner
 from sft_rl.config import Config
 from sft_rl.data import load_dataset
@@ -33,16 +30,8 @@ SHORT = "training.num_iterations=20"
 
 def peaks(preset: str, settings: list[str]) -> dict[str, float]:
     """Run the command; return the peak MB of driver and worker."""
-    command = [sys.executable, "-m", "sft_rl", "train", preset, ONE_WORKER, SHORT, *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        out = str(Path(folder) / "run")
-        process = subprocess.Popen(
-            [*command, "--out", out], env=environment, stdout=subprocess.DEVNULL
-        )
-        with MemoryWatch(process.pid) as memory:
-            if process.wait() != 0:
-                raise SystemExit(f"the run failed: {' '.join(command)}")
+        memory = watched_train(preset, [ONE_WORKER, SHORT, *settings], Path(folder) / "run")
     return {"driver_mb": round(memory.driver), "worker_mb": round(memory.worker)}
 
 
