@@ -1,7 +1,9 @@
 """The command line as a user has it: real processes, their files, their exit codes."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -200,3 +202,26 @@ def test_presets_are_listed_and_shown(capsys: pytest.CaptureFixture[str]):
     assert main(["presets", "swiss_roll_paper"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["training"]["n_critic"] == 5
+
+
+def test_a_terminal_shows_what_goes_on_even_if_it_cannot_be_counted(
+    tmp_path: Path, tiny_settings: tuple[str, ...]
+):
+    long = "metrics.num_samples=2000"  # 1000 steps of so many points take long enough to be seen
+    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *tiny_settings, long]
+    terminal, its_end = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "run")], stdout=its_end, env=environment
+    )
+    os.close(its_end)
+    shown = b""
+    with contextlib.suppress(OSError):  # raised when the last process has closed its end
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    os.close(terminal)
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "full-step sampler" in text
+    assert "3/3" in text
+    assert "full-step sampler" not in text[text.rindex("fine-tuning") :]
