@@ -78,10 +78,10 @@ def run_once(extra: list[str], cold: bool, job: tuple[str, int, int]) -> dict[st
 
 def time_to_quality(out: Path, begun: float) -> dict[str, float | None]:
     """Seconds after `begun` at which a saved result was first within each bar."""
+    from sft_rl.jobs.commands import load_policy
     from sft_rl.metrics.evaluation import Evaluator
-    from sft_rl.run import load_policy
+    from sft_rl.runs.folder import RunFolder
     from sft_rl.storage.checkpoint import load
-    from sft_rl.storage.run_folder import RunFolder
 
     store = RunFolder.open(out)
     policy, data = load_policy(store)

@@ -37,12 +37,12 @@ from torch import Tensor, nn
 from benchmarks.machine import RESULTS, machine
 from envs import DenoisingVectorEnv
 from sft_rl.config import Config
+from sft_rl.config.files import load_config
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import step_schedule
-from sft_rl.memory import keep_freed_memory
+from sft_rl.jobs.memory import keep_freed_memory
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.presets import load_config
 
 NUM_STEPS = 10
 

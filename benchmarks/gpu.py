@@ -26,13 +26,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import RESULTS, machine
 from sft_rl.algorithms import build_algorithm
-from sft_rl.build import build_networks, resolve_device
-from sft_rl.cuda_graphs import GraphedChain
+from sft_rl.config.files import load_config
 from sft_rl.data import Dataset
-from sft_rl.learner import Learner
+from sft_rl.jobs.build import build_networks, resolve_device
+from sft_rl.learning.learner import Learner
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.presets import load_config
+from sft_rl.rollout.cuda_graphs import GraphedChain
 from sft_rl.types import Trajectories
 
 TINY_UNET = {

@@ -18,11 +18,11 @@ from typing import Any
 
 from benchmarks.machine import RESULTS, machine
 from benchmarks.watch import watched_train
-from sft_rl.build import build_runner
 from sft_rl.config import Config
+from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
+from sft_rl.jobs.build import build_runner
 from sft_rl.policy import to_arrays
-from sft_rl.presets import load_config
 
 ONE_WORKER = "rollout.num_workers=1"
 SHORT = "training.num_iterations=20"

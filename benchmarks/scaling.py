@@ -29,7 +29,7 @@ import torch
 from benchmarks.machine import RESULTS, machine
 from sft_rl.config import RolloutConfig
 from sft_rl.distributed.session import set_local_environment
-from sft_rl.rollout import Request, Weights
+from sft_rl.rollout.runner import Request, Weights
 from sft_rl.types import Trajectories
 
 NUM_STEPS, BATCH, DIM = 10, 64, 2

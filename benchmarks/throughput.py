@@ -25,15 +25,15 @@ import torch
 
 from benchmarks.machine import RESULTS, machine
 from sft_rl.algorithms import build_algorithm
-from sft_rl.build import build_networks, build_runner
 from sft_rl.config import Config
+from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
-from sft_rl.learner import Learner
-from sft_rl.memory import keep_freed_memory
+from sft_rl.jobs.build import build_networks, build_runner
+from sft_rl.jobs.memory import keep_freed_memory
+from sft_rl.learning.learner import Learner
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy, to_arrays
-from sft_rl.presets import load_config
-from sft_rl.rollout import Collector, LocalCollector, Request, RolloutRunner
+from sft_rl.rollout.runner import Collector, LocalCollector, Request, RolloutRunner
 from sft_rl.types import Trajectories
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "time.png"

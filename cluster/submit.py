@@ -18,7 +18,7 @@ from cluster.follow import follow
 from cluster.package import stage
 from sft_rl.distributed.placement import NOTHING, Bundle, Needs, check_room
 from sft_rl.errors import UserError, did_you_mean
-from sft_rl.storage.remote import is_url
+from sft_rl.runs.remote import is_url
 
 COMMANDS = ("train", "tune", "pretrain", "evaluate")
 OUT_KEY = "sft_rl_out"
@@ -122,7 +122,7 @@ def _needs(command: str, args: argparse.Namespace) -> Needs:
         return needs
     if "preset" not in args:
         return Needs()
-    from sft_rl.presets import load_config_of
+    from sft_rl.config.files import load_config_of
 
     file = getattr(args, "config", None)
     config = load_config_of(args.preset, args.settings, file)

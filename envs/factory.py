@@ -13,12 +13,12 @@ from torch import Tensor
 from envs.adversarial import AdversarialReward
 from envs.denoising import DenoisingEnv, DenoisingVectorEnv
 from sft_rl.config import Config
+from sft_rl.config.files import load_config
 from sft_rl.critics import Critic, build_critic
 from sft_rl.data import Dataset, check_labels, load_dataset
 from sft_rl.errors import UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.presets import load_config
-from sft_rl.pretraining import pretrained_network, with_pretrained
+from sft_rl.pretrained.training import pretrained_network, with_pretrained
 from sft_rl.seeding import derive_seed
 
 Reward = str | Callable[..., Tensor] | None
@@ -116,7 +116,7 @@ def _from_preset(
 def _from_run(
     folder: Path,
 ) -> tuple[DenoisingPolicy, Dataset, Config, dict[str, Tensor]]:
-    from sft_rl.storage.run_folder import RunFolder
+    from sft_rl.runs.folder import RunFolder
 
     store = RunFolder.open(folder)
     config = store.config

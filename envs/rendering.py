@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from sft_rl.pictures import tile, to_rgb
+from sft_rl.data.pictures import tile, to_rgb
 
 SIZE = 256
 RANGE = 3.0

@@ -6,9 +6,9 @@ import gymnasium
 import numpy as np
 import torch
 
+from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.presets import load_config
 
 Act = Callable[[np.ndarray], np.ndarray]
 """Maps flat observations (B, dim + 1) to actions (B, dim)."""

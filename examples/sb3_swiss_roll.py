@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from envs.integrations.stable_baselines3 import StableBaselines3VecEnv
 from examples.measure import Act, Judge
+from sft_rl.learning.optim import update_average
 from sft_rl.networks.mlp import FourierFeatures
-from sft_rl.optim import update_average
 
 NUM_STEPS = 10
 PLAIN_START = ("sampler.start_time=999", "sampler.spacing=uniform")

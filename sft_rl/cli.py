@@ -143,7 +143,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _presets(args: argparse.Namespace, started: float) -> None:
-    from sft_rl.presets import dump_config, load_config, preset_names
+    from sft_rl.config.files import dump_config, load_config, preset_names
 
     if args.preset:
         sys.stdout.write(dump_config(load_config(args.preset)))
@@ -153,11 +153,11 @@ def _presets(args: argparse.Namespace, started: float) -> None:
 
 
 def _pretrain(args: argparse.Namespace, started: float) -> None:
-    from sft_rl.presets import load_config
+    from sft_rl.config.files import load_config
 
     config = load_config(args.preset, args.settings)
-    from sft_rl.progress import ConsoleObserver
-    from sft_rl.run import pretrain
+    from sft_rl.jobs.commands import pretrain
+    from sft_rl.jobs.console import ConsoleObserver
 
     with ConsoleObserver() as observer:
         rows = pretrain(config, observer=observer)
@@ -165,9 +165,9 @@ def _pretrain(args: argparse.Namespace, started: float) -> None:
 
 
 def _train(args: argparse.Namespace, started: float) -> None:
-    from sft_rl.presets import load_config_of
-    from sft_rl.storage.remote import holds_run, open_run
-    from sft_rl.storage.run_folder import free_run_path
+    from sft_rl.config.files import load_config_of
+    from sft_rl.runs.folder import free_run_path
+    from sft_rl.runs.remote import holds_run, open_run
 
     config = load_config_of(args.preset, args.settings, args.config)
     if args.dry_run:
@@ -176,10 +176,10 @@ def _train(args: argparse.Namespace, started: float) -> None:
     if args.resume and args.out is None:
         raise UserError("--resume: say which run, with --out FOLDER")
     out = args.out or free_run_path(config.preset, config.sampler.num_steps, config.seed)
-    from sft_rl.build import check
-    from sft_rl.pretraining import with_pretrained
-    from sft_rl.progress import ConsoleObserver
-    from sft_rl.run import train
+    from sft_rl.jobs.build import check
+    from sft_rl.jobs.commands import train
+    from sft_rl.jobs.console import ConsoleObserver
+    from sft_rl.pretrained.training import with_pretrained
 
     config = with_pretrained(config)
     check(config)
@@ -208,15 +208,15 @@ def _train(args: argparse.Namespace, started: float) -> None:
 
 
 def _dry_run(config: Config) -> None:
-    from sft_rl.dry_run import dry_run
-    from sft_rl.progress import ConsoleObserver
+    from sft_rl.jobs.console import ConsoleObserver
+    from sft_rl.jobs.dry_run import dry_run
 
     ConsoleObserver().table(f"{config.preset}: what a run needs", dry_run(config))
 
 
 def _evaluate(args: argparse.Namespace, started: float) -> None:
-    from sft_rl.progress import ConsoleObserver
-    from sft_rl.run import evaluate
+    from sft_rl.jobs.commands import evaluate
+    from sft_rl.jobs.console import ConsoleObserver
 
     rows = evaluate(args.folder)
     ConsoleObserver().table(f"{args.folder}", rows)
@@ -225,14 +225,14 @@ def _evaluate(args: argparse.Namespace, started: float) -> None:
 def _sample(args: argparse.Namespace, started: float) -> None:
     if args.num < 1:
         raise UserError(f"--num: must be at least 1, got {args.num}")
-    from sft_rl.run import write_samples
+    from sft_rl.jobs.commands import write_samples
 
     write_samples(args.folder, num=args.num, out=args.out, seed=args.seed, label=args.label)
     sys.stdout.write(f"{args.num} samples written to {args.out}\n")
 
 
 def _export(args: argparse.Namespace, started: float) -> None:
-    from sft_rl.export import export
+    from sft_rl.export.pipeline import export
 
     export(args.folder, args.out, with_code=not args.no_code)
     sys.stdout.write(f"pipeline written to {args.out}\n")

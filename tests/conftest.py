@@ -10,7 +10,7 @@ import torch
 from real_cluster import RealCluster, real_cluster
 
 from sft_rl.config import Config
-from sft_rl.presets import load_config
+from sft_rl.config.files import load_config
 
 TINY = (
     "data.num_points=2000",

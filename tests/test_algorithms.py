@@ -11,9 +11,9 @@ import torch
 from sft_rl.algorithms import build_algorithm
 from sft_rl.algorithms.advantages import generalised_advantages, normalised
 from sft_rl.algorithms.pathwise import Chain, walk
-from sft_rl.build import build_networks
 from sft_rl.config import Config
 from sft_rl.errors import UserError
+from sft_rl.jobs.build import build_networks
 from sft_rl.networks import noise_network
 from sft_rl.types import Transitions
 

@@ -9,8 +9,8 @@ import torch
 
 from sft_rl.config import Config
 from sft_rl.errors import UserError
+from sft_rl.runs.folder import RunFolder
 from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
-from sft_rl.storage.run_folder import RunFolder
 
 CHECKPOINT = Checkpoint(
     {"policy": {"a": torch.randn(5, 3), "b": torch.arange(4)}, "empty": {}},

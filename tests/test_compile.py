@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from sft_rl.algorithms import Networks
-from sft_rl.build import build_networks, check
 from sft_rl.config import Config
 from sft_rl.errors import UserError
+from sft_rl.jobs.build import build_networks, check
 from sft_rl.networks import noise_network
-from sft_rl.storage.run_folder import parameters_sha256
+from sft_rl.runs.folder import parameters_sha256
 
 
 def gradients(networks: Networks) -> list[Tensor]:

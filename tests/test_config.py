@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sft_rl.config.files import all_keys, dump_config, load_config, load_config_file, preset_names
 from sft_rl.errors import UserError
-from sft_rl.presets import all_keys, dump_config, load_config, load_config_file, preset_names
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sft_rl.build import build_networks, build_runner, check
 from sft_rl.config import Config
-from sft_rl.dry_run import sample_shape
+from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
+from sft_rl.jobs.build import build_networks, build_runner, check
+from sft_rl.jobs.dry_run import sample_shape
 from sft_rl.networks import noise_network
 from sft_rl.policy import to_arrays
-from sft_rl.presets import load_config
-from sft_rl.rollout import RolloutRunner
+from sft_rl.rollout.runner import RolloutRunner
 from sft_rl.types import Trajectories
 
 TinyConfig = Callable[..., Config]

@@ -13,8 +13,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
 from envs import DenoisingEnv, DenoisingVectorEnv
-from sft_rl.build import build_networks
 from sft_rl.errors import UserError
+from sft_rl.jobs.build import build_networks
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
 

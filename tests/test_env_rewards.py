@@ -14,7 +14,7 @@ from sft_rl.cli import main
 from sft_rl.critics import build_critic
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
-from sft_rl.storage.run_folder import RunFolder
+from sft_rl.runs.folder import RunFolder
 
 
 def test_the_adversarial_reward_learns_and_goes_on_after_a_checkpoint(tiny_config: Any):

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from torch import nn
 
 from sft_rl.algorithms import build_algorithm
-from sft_rl.build import build_networks, build_runner
 from sft_rl.config import Config
 from sft_rl.data import load_dataset
-from sft_rl.learner import Learner
+from sft_rl.jobs.build import build_networks, build_runner
+from sft_rl.learning.learner import Learner
 from sft_rl.networks import noise_network
-from sft_rl.rollout import LocalCollector, Request
+from sft_rl.rollout.runner import LocalCollector, Request
 from sft_rl.types import Trajectories
 
 TinyConfig = Callable[..., Config]

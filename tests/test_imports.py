@@ -10,11 +10,11 @@ import pytest
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("sft_rl.trainer", ["ray"]),
-        ("sft_rl.fine_tuning", ["ray", "tensorboardX", "matplotlib"]),
-        ("sft_rl.build", ["ray", "sklearn", "pandas", "matplotlib"]),
+        ("sft_rl.learning.trainer", ["ray"]),
+        ("sft_rl.jobs.fine_tuning", ["ray", "tensorboardX", "matplotlib"]),
+        ("sft_rl.jobs.build", ["ray", "sklearn", "pandas", "matplotlib"]),
         ("envs", ["ray"]),
-        ("sft_rl.presets", ["ray", "torch"]),
+        ("sft_rl.config.files", ["ray", "torch"]),
     ],
 )
 def test_what_an_import_leaves_out(module: str, absent: list[str]):

@@ -13,14 +13,14 @@ from sft_rl.config import Config
 from sft_rl.critics import build_critic
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.diffusion.schedule import StepSchedule
-from sft_rl.learner import Learner
+from sft_rl.learning.learner import Learner
+from sft_rl.learning.trainer import Trainer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks import value_network
 from sft_rl.networks.mlp import TimeMLP
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.rollout import LocalCollector, RolloutRunner
-from sft_rl.storage.run_folder import RunFolder, parameters_sha256
-from sft_rl.trainer import Trainer
+from sft_rl.rollout.runner import LocalCollector, RolloutRunner
+from sft_rl.runs.folder import RunFolder, parameters_sha256
 
 TARGET_MEAN, TARGET_STD = 1.5, 0.5
 

@@ -7,7 +7,7 @@ import pytest
 
 COUNT = """
 import resource, sys
-from sft_rl.memory import keep_freed_memory
+from sft_rl.jobs.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for _ in range(50):

@@ -10,13 +10,13 @@ import torch
 
 from sft_rl.algorithms import Networks, build_algorithm
 from sft_rl.algorithms.sft_pg import SFTPG
-from sft_rl.build import build_networks, build_runner
 from sft_rl.cli import main
 from sft_rl.config import Config
 from sft_rl.critics import Critic
 from sft_rl.critics.function import FunctionCritic
 from sft_rl.diffusion.reverse import gaussian_kl
-from sft_rl.monitors import PATIENCE, Alarm, TrainingAlarm, critic_slope, drift
+from sft_rl.jobs.build import build_networks, build_runner
+from sft_rl.learning.monitors import PATIENCE, Alarm, TrainingAlarm, critic_slope, drift
 from sft_rl.networks import noise_network
 from sft_rl.policy import to_arrays
 from sft_rl.storage.checkpoint import load

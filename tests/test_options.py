@@ -9,9 +9,9 @@ import torch
 
 from sft_rl.algorithms import build_algorithm
 from sft_rl.algorithms.pathwise import Chain
-from sft_rl.build import build_networks
 from sft_rl.cli import main
 from sft_rl.config import Config
+from sft_rl.jobs.build import build_networks
 from sft_rl.networks import noise_network
 from sft_rl.storage.checkpoint import TensorGroups, load
 

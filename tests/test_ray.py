@@ -99,7 +99,7 @@ def test_ray_that_was_imported_too_early_is_refused():
     code = (
         "import ray\n"
         "from sft_rl.distributed.session import RaySession\n"
-        "from sft_rl.presets import load_config\n"
+        "from sft_rl.config.files import load_config\n"
         "config = load_config('swiss_roll')\n"
         "with RaySession(config.ray, config.rollout) as session:\n"
         "    session.wait()\n"

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from sft_rl.cli import main
+from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
-from sft_rl.presets import load_config
+from sft_rl.runs.folder import RunFolder
 from sft_rl.storage.checkpoint import DamagedCheckpoint, load
-from sft_rl.storage.run_folder import RunFolder
 
 
 def command(out: Path, *settings: str) -> list[str]:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sft_rl.algorithms import Networks, build_algorithm
-from sft_rl.build import build_networks, build_runner
 from sft_rl.config import Config
 from sft_rl.data import Dataset, load_dataset
-from sft_rl.learner import Learner
+from sft_rl.jobs.build import build_networks, build_runner
+from sft_rl.learning.learner import Learner
 from sft_rl.networks import noise_network
 from sft_rl.policy import to_arrays
 from sft_rl.types import Trajectories

@@ -13,8 +13,8 @@ import pytest
 
 from sft_rl.cli import main
 from sft_rl.errors import UserError
+from sft_rl.runs.remote import Remote, open_run
 from sft_rl.storage.files import SaveError
-from sft_rl.storage.remote import Remote, open_run
 
 
 @pytest.fixture

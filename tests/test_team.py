@@ -10,17 +10,17 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from sft_rl.build import resolve_device
-from sft_rl.clock import Clock
 from sft_rl.config import Config
 from sft_rl.data import load_dataset
 from sft_rl.distributed.team import TorchTeam
-from sft_rl.fine_tuning import fine_tune
-from sft_rl.full_step import full_step_metrics
+from sft_rl.jobs.build import resolve_device
+from sft_rl.jobs.clock import Clock
+from sft_rl.jobs.fine_tuning import fine_tune
+from sft_rl.learning.team import Team
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.pretraining import pretrained_network
-from sft_rl.storage.run_folder import RunFolder
-from sft_rl.team import Team
+from sft_rl.pretrained.full_step import full_step_metrics
+from sft_rl.pretrained.training import pretrained_network
+from sft_rl.runs.folder import RunFolder
 
 SIZE = 2
 TIMES = ["seconds", "seconds_waiting", "trajectories_per_second"]

@@ -18,21 +18,21 @@ from typing import Any
 
 import torch
 
-from sft_rl.build import build_runner, resolve_device
-from sft_rl.clock import Clock
 from sft_rl.config import Config, RayConfig, RolloutConfig
+from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.distributed.session import RaySession
 from sft_rl.errors import UserError
-from sft_rl.fine_tuning import fine_tune
-from sft_rl.full_step import full_step_metrics
+from sft_rl.jobs.build import build_runner, resolve_device
+from sft_rl.jobs.clock import Clock
+from sft_rl.jobs.console import ConsoleObserver
+from sft_rl.jobs.fine_tuning import fine_tune
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import to_arrays
-from sft_rl.presets import load_config
-from sft_rl.pretraining import pretrained_network
-from sft_rl.progress import ConsoleObserver
-from sft_rl.rollout import LocalCollector, Request, RolloutRunner
-from sft_rl.storage.run_folder import RunFolder
+from sft_rl.pretrained.full_step import full_step_metrics
+from sft_rl.pretrained.training import pretrained_network
+from sft_rl.rollout.runner import LocalCollector, Request, RolloutRunner
+from sft_rl.runs.folder import RunFolder
 from sft_rl.types import Trajectories
 
 SHAPE = (2,)

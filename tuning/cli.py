@@ -70,8 +70,8 @@ def needs(args: argparse.Namespace) -> Needs:
     Raises:
         UserError: If anything asked for cannot work.
     """
+    from sft_rl.config.files import load_config
     from sft_rl.distributed.placement import Needs
-    from sft_rl.presets import load_config
     from tuning.space import space_names
 
     search = _new(args)
@@ -141,7 +141,7 @@ def _new(args: argparse.Namespace) -> Search:
             f"--out: {args.out} already holds a search; go on with it: "
             f"sft-rl tune --resume {args.out}"
         )
-    from sft_rl.presets import load_config
+    from sft_rl.config.files import load_config
     from tuning.search import Search
     from tuning.space import load_space
 

@@ -14,7 +14,7 @@ from optuna.distributions import (
 from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 
-from sft_rl.presets import lookup
+from sft_rl.config.files import lookup
 from sft_rl.seeding import derive_seed
 from tuning.records import Records
 from tuning.search import STEPS, Search

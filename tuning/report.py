@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from sft_rl.presets import dump_config, load_config_file
+from sft_rl.config.files import dump_config, load_config_file
 from tuning.plots import plot_curves, plot_parallel, plot_pareto
 from tuning.progress import show_values
 from tuning.records import Record, Records

@@ -13,7 +13,7 @@ from sft_rl.config import RayConfig
 from sft_rl.distributed.nodes import is_fixed, room
 from sft_rl.distributed.placement import learner_bundle, worker_bundles
 from sft_rl.distributed.session import RaySession
-from sft_rl.progress import ConsoleObserver
+from sft_rl.jobs.console import ConsoleObserver
 from tuning.ledger import Ledger
 from tuning.progress import SearchView
 from tuning.records import Records

@@ -11,7 +11,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
 
 from sft_rl.config import Config
-from sft_rl.presets import lookup
+from sft_rl.config.files import lookup
 from sft_rl.seeding import derive_seed
 from tuning.records import Records
 from tuning.search import DISTANCE, STEPS, Search

@@ -12,12 +12,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import yaml
 
-from sft_rl.build import check
 from sft_rl.config import Config, RayConfig
+from sft_rl.config.files import load_config, lookup
 from sft_rl.distributed import placement
 from sft_rl.distributed.session import check_ray
 from sft_rl.errors import UserError
-from sft_rl.presets import load_config, lookup
+from sft_rl.jobs.build import check
 from sft_rl.seeding import derive_seed
 from tuning.space import Space, Values, parse_space
 

@@ -25,8 +25,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import yaml
 
+from sft_rl.config.files import all_keys
 from sft_rl.errors import UserError, did_you_mean
-from sft_rl.presets import all_keys
 
 Values = dict[str, Any]
 

@@ -11,23 +11,23 @@ from typing import Any
 from ray import tune
 from torch import nn
 
-from sft_rl.build import check_data, resolve_device
-from sft_rl.clock import Clock
 from sft_rl.config import Config
+from sft_rl.config.files import dump_config
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError
-from sft_rl.fine_tuning import fine_tune
-from sft_rl.full_step import Summary, full_step_metrics
+from sft_rl.jobs.build import check_data, resolve_device
+from sft_rl.jobs.clock import Clock
+from sft_rl.jobs.fine_tuning import fine_tune
+from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks import noise_network
 from sft_rl.policy import load_arrays, to_arrays
-from sft_rl.presets import dump_config
-from sft_rl.pretraining import cache_key, pretrained_network, with_pretrained
-from sft_rl.rollout import Weights, num_threads
+from sft_rl.pretrained.full_step import Summary, full_step_metrics
+from sft_rl.pretrained.training import cache_key, pretrained_network, with_pretrained
+from sft_rl.rollout.runner import Weights, num_threads
+from sft_rl.runs.folder import RunFolder
 from sft_rl.storage import checkpoint
 from sft_rl.storage.checkpoint import Checkpoint
-from sft_rl.storage.run_folder import RunFolder
-from sft_rl.trainer import Observer
 from sft_rl.types import Metrics
 from tuning.search import DISTANCE, Search
 
@@ -45,7 +45,10 @@ def share_pretrained(config: Config, observer: Observer) -> Pretrained:
     """
     sections: dict[str, Any] = {}
     if config.pretrained.path is not None:
-        from sft_rl.pretrained import filled_in, read_pretrained  # diffusers is slow to import
+        from sft_rl.pretrained.loading import (  # diffusers is slow to import
+            filled_in,
+            read_pretrained,
+        )
 
         sections = read_pretrained(config)
         config = filled_in(config, sections)
@@ -129,7 +132,7 @@ def resolved(config: Config, pretrained: Pretrained) -> Config:
     """Fill in what `pretrained.path` says, as the driver read it unless the trial's is another."""
     own, shared = config.pretrained, pretrained["sections"].get("pretrained")
     if shared is not None and (own.path, own.variant) == (shared["path"], shared["variant"]):
-        from sft_rl.pretrained import filled_in
+        from sft_rl.pretrained.loading import filled_in
 
         return filled_in(config, pretrained["sections"])
     return with_pretrained(config)

@@ -8,8 +8,8 @@ from sft_rl.algorithms.pathwise import Pathwise
 from sft_rl.algorithms.ppo import PPO
 from sft_rl.algorithms.sft_pg import SFTPG
 from sft_rl.config import Config
+from sft_rl.config.extensions import is_reference, load_class
 from sft_rl.errors import UserError, did_you_mean
-from sft_rl.extensions import is_reference, load_class
 
 __all__ = ["Algorithm", "Networks", "build_algorithm"]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sft_rl.config import Config
+from sft_rl.config.extensions import is_reference, load_class, load_object
 from sft_rl.critics.base import Critic
 from sft_rl.critics.function import FunctionCritic
 from sft_rl.critics.network import OBJECTIVES, NetworkCritic
 from sft_rl.critics.witness import MMDCritic, SlicedWassersteinCritic
 from sft_rl.errors import UserError, did_you_mean
-from sft_rl.extensions import is_reference, load_class, load_object
 from sft_rl.networks import critic_network
 
 __all__ = ["Critic", "NetworkCritic", "build_critic", "critic_builder"]

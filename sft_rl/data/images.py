@@ -15,9 +15,9 @@ from torch import Tensor
 from sft_rl.config import DataConfig
 from sft_rl.data.dataset import Dataset
 from sft_rl.data.image_files import LabelledImages, read_cifar10, read_images
+from sft_rl.data.pictures import tile, to_rgb
 from sft_rl.data.points import new_file
 from sft_rl.errors import UserError
-from sft_rl.pictures import tile, to_rgb
 
 Array = np.ndarray
 DIGITS_MAX = 16

@@ -15,7 +15,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from sft_rl.config import RolloutConfig
 from sft_rl.errors import RunFailed, UserError, last_line
-from sft_rl.rollout import Request, RolloutRunner, Weights
+from sft_rl.rollout.runner import Request, RolloutRunner, Weights
 from sft_rl.types import Trajectories
 
 MAX_IN_FLIGHT = 2

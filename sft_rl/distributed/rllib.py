@@ -14,11 +14,11 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
 from envs.wrappers import NextStepAutoreset
+from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.networks import value_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.presets import load_config
-from sft_rl.pretraining import pretrained_network, with_pretrained
+from sft_rl.pretrained.training import pretrained_network, with_pretrained
 
 
 def make_env(context: dict[str, Any]) -> gymnasium.Env[Any, Any] | NextStepAutoreset:

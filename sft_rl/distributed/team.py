@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sft_rl.rollout import Collector, Request
-from sft_rl.team import Team
+from sft_rl.learning.team import Team
+from sft_rl.rollout.runner import Collector, Request
 from sft_rl.types import Trajectories
 
 T = TypeVar("T")

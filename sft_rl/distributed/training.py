@@ -18,9 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sft_rl.config import LearnerConfig
 from sft_rl.distributed.team import TorchTeam
 from sft_rl.errors import RunFailed, UserError, last_line
-from sft_rl.preemption import Notice
-from sft_rl.team import Team
-from sft_rl.trainer import Observer
+from sft_rl.learning.protocols import Notice, Observer
+from sft_rl.learning.team import Team
 from sft_rl.types import Metrics
 
 POLL_S = 0.25

@@ -10,9 +10,9 @@ import torch
 from sft_rl.config import Config
 from sft_rl.data import Dataset
 from sft_rl.data.images import ImageDataset
+from sft_rl.data.pictures import sample_grid
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.measures import build_measure
-from sft_rl.pictures import sample_grid
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator, random_labels
 from sft_rl.types import Metrics

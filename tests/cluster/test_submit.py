@@ -21,9 +21,9 @@ from cluster.fetch import Receiver
 from cluster.package import MAX_BYTES, stage
 from cluster.submit import job_command, runtime_environment
 from sft_rl.config import RolloutConfig
+from sft_rl.config.files import dump_config, load_config
 from sft_rl.distributed.placement import Bundle, Needs, check_room, without_autoscaler
 from sft_rl.errors import UserError
-from sft_rl.presets import dump_config, load_config
 from tuning.cli import add_tune_command
 
 TOKEN = "0123456789abcdef" * 4

@@ -13,19 +13,19 @@ from gymnasium.utils.env_checker import check_env
 
 from envs import DenoisingEnv, DenoisingVectorEnv
 from sft_rl.algorithms import build_algorithm
-from sft_rl.build import build_networks, build_runner, check_data
-from sft_rl.class_pipeline import ClassConditionalPipeline
 from sft_rl.cli import main
 from sft_rl.config import Config
+from sft_rl.config.files import load_config
 from sft_rl.data.images import load_images
 from sft_rl.errors import UserError
-from sft_rl.learner import Learner
-from sft_rl.monitors import critic_slope, drift
+from sft_rl.export.class_pipeline import ClassConditionalPipeline
+from sft_rl.jobs.build import build_networks, build_runner, check_data
+from sft_rl.learning.learner import Learner
+from sft_rl.learning.monitors import critic_slope, drift
 from sft_rl.networks import critic_network, noise_network
 from sft_rl.policy import to_arrays
-from sft_rl.presets import load_config
-from sft_rl.pretraining import pretrain, with_pretrained
-from sft_rl.storage.run_folder import RunFolder
+from sft_rl.pretrained.training import pretrain, with_pretrained
+from sft_rl.runs.folder import RunFolder
 from sft_rl.types import Trajectories
 
 DIGITS = (1, 8, 8)

@@ -12,11 +12,11 @@ from diffusers import DDPMPipeline, DiffusionPipeline
 
 from sft_rl.cli import main
 from sft_rl.config import Config
-from sft_rl.export import to_diffusers
-from sft_rl.few_step import FewStepScheduler
+from sft_rl.export.few_step import FewStepScheduler
+from sft_rl.export.pipeline import to_diffusers
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.storage.run_folder import RunFolder
+from sft_rl.runs.folder import RunFolder
 
 NUM = 6
 WITHOUT_US = """

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sft_rl.config import Config
+from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.metrics.evaluation import Evaluator
@@ -16,7 +17,6 @@ from sft_rl.metrics.frechet import (
     nearest_distances,
     precision_recall,
 )
-from sft_rl.presets import load_config
 
 FEATURES = np.random.default_rng(0).normal(size=(300, 5)) * [1.0, 2.0, 3.0, 0.5, 0.1]
 

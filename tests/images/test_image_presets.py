@@ -9,10 +9,10 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from sft_rl.cli import main
-from sft_rl.dry_run import activation_bytes, dry_run
+from sft_rl.config.files import load_config
+from sft_rl.jobs.dry_run import activation_bytes, dry_run
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.presets import load_config
 
 TINY = (
     "training.num_iterations=2",

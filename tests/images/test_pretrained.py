@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from sft_rl.cli import main
 from sft_rl.config import Config
+from sft_rl.config.files import load_config
 from sft_rl.data.images import load_images
 from sft_rl.errors import UserError
 from sft_rl.networks import NoiseFromVelocity
-from sft_rl.presets import load_config
-from sft_rl.pretrained import resolve_pretrained
-from sft_rl.pretraining import pretrained_network
-from sft_rl.storage.run_folder import RunFolder
+from sft_rl.pretrained.loading import resolve_pretrained
+from sft_rl.pretrained.training import pretrained_network
+from sft_rl.runs.folder import RunFolder
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from sft_rl.build import build_networks
 from sft_rl.config import RayConfig, RolloutConfig
+from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.distributed.session import RaySession
-from sft_rl.presets import load_config
-from sft_rl.pretraining import pretrained_network
+from sft_rl.jobs.build import build_networks
+from sft_rl.pretrained.training import pretrained_network
 
 SETTINGS = sys.argv[1:]
 NUM_ENVS, NUM_STEPS = 8, 4

@@ -9,9 +9,9 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from sft_rl.config import Config
+from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.presets import load_config
 from sft_rl.types import Metrics
 from tuning.trial import _full_step_model, resolved, share_pretrained
 

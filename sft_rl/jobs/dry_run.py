@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sft_rl.algorithms import build_algorithm
-from sft_rl.build import build_networks
 from sft_rl.config import Config
 from sft_rl.critics import Critic
 from sft_rl.data import load_dataset
+from sft_rl.jobs.build import build_networks
 from sft_rl.networks import noise_network
 from sft_rl.networks.mlp import num_parameters
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretraining import with_pretrained
+from sft_rl.pretrained.training import with_pretrained
 from sft_rl.types import given
 
 GIB = 2**30

@@ -6,27 +6,27 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from sft_rl.build import (
-    check_data,
-    prepare_process,
-    resolve_device,
-)
-from sft_rl.clock import Clock
 from sft_rl.config import Config
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.data.images import ImageDataset, write_images
 from sft_rl.data.points import write_points
 from sft_rl.errors import UserError
-from sft_rl.fine_tuning import fine_tune, fine_tune_elsewhere
-from sft_rl.full_step import Summary, full_step_metrics
+from sft_rl.jobs.build import (
+    check_data,
+    prepare_process,
+    resolve_device,
+)
+from sft_rl.jobs.clock import Clock
+from sft_rl.jobs.fine_tuning import fine_tune, fine_tune_elsewhere
+from sft_rl.learning.preemption import PreemptionNotice
+from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator, sample_in_units
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.preemption import PreemptionNotice
-from sft_rl.pretraining import pretrained_network, with_pretrained
-from sft_rl.rollout import num_threads
-from sft_rl.storage.remote import create_run, open_run
-from sft_rl.storage.run_folder import RunFolder
-from sft_rl.trainer import Observer
+from sft_rl.pretrained.full_step import Summary, full_step_metrics
+from sft_rl.pretrained.training import pretrained_network, with_pretrained
+from sft_rl.rollout.runner import num_threads
+from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.remote import create_run, open_run
 
 
 def train(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sft_rl.trainer import Observer
+from sft_rl.learning.protocols import Observer
 
 
 class Clock:

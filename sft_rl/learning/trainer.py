@@ -4,44 +4,16 @@ from __future__ import annotations
 
 import time
 from itertools import islice
-from typing import Protocol
-
-import numpy as np
 
 from sft_rl.config import Config
 from sft_rl.errors import NotFiniteError
-from sft_rl.learner import Learner
+from sft_rl.learning.learner import Learner
+from sft_rl.learning.monitors import MAX_RATIO_DEVIATION, Alarm, critic_slope, drift
+from sft_rl.learning.preemption import Preempted, PreemptionNotice
+from sft_rl.learning.protocols import Notice, Observer, RunStore
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.monitors import MAX_RATIO_DEVIATION, Alarm, critic_slope, drift
-from sft_rl.preemption import Notice, Preempted, PreemptionNotice
-from sft_rl.rollout import Collector, Request, Weights, num_threads
+from sft_rl.rollout.runner import Collector, Request, Weights, num_threads
 from sft_rl.types import Metrics, Trajectories
-
-
-class Observer(Protocol):
-    """Told what happens while a run goes on."""
-
-    def phase(self, name: str) -> None:
-        """A phase of the run begins."""
-
-    def warn(self, text: str) -> None:
-        """Something is odd, but the run goes on."""
-
-    def progress(self, done: int, total: int, metrics: Metrics) -> None:
-        """`done` of `total` iterations of the phase are over; the newest numbers."""
-
-
-class RunStore(Protocol):
-    """Where a run leaves its metrics and checkpoints."""
-
-    def log(self, row: Metrics) -> None:
-        """Append the numbers of one iteration."""
-
-    def show(self, picture: np.ndarray, *, iteration: int) -> None:
-        """Keep a picture of the samples after `iteration` iterations, uint8, (H, W, 3)."""
-
-    def save(self, learner: Learner, *, iteration: int) -> None:
-        """Save a checkpoint after `iteration` iterations."""
 
 
 class Trainer:

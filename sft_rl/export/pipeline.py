@@ -11,16 +11,16 @@ import diffusers
 from diffusers import UNet2DModel
 
 import sft_rl
-from sft_rl import class_pipeline, few_step
-from sft_rl.class_pipeline import ClassConditionalPipeline
 from sft_rl.config import DISTANCES
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
-from sft_rl.few_step import FewStepScheduler
+from sft_rl.export import class_pipeline, few_step
+from sft_rl.export.class_pipeline import ClassConditionalPipeline
+from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.networks import NoiseFromVelocity
 from sft_rl.networks.unet import UNet
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.storage.run_folder import RunFolder, parameters_sha256
+from sft_rl.runs.folder import RunFolder, parameters_sha256
 
 SCHEDULER_CODE = Path(few_step.__file__)
 PIPELINE_CODE = Path(class_pipeline.__file__)
@@ -136,7 +136,7 @@ def _loading(*, with_code: bool, by_class: bool) -> str:
     kind = ClassConditionalPipeline.__name__ if by_class else "DiffusionPipeline"
     module = class_pipeline.__name__ if by_class else "diffusers"
     return (
-        f"from {module} import {kind}\n\nimport sft_rl.few_step  # the scheduler\n\n"
+        f"from {module} import {kind}\n\nimport sft_rl.export.few_step  # the scheduler\n\n"
         f'pipeline = {kind}.from_pretrained("FOLDER")'
     )
 

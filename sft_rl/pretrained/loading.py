@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sft_rl.config import Config
-from sft_rl.ddpm_checkpoint import read_ddpm_checkpoint
 from sft_rl.errors import UserError
+from sft_rl.pretrained.ddpm import read_ddpm_checkpoint
 
 Sections = dict[str, dict[str, Any]]
 """Settings by section."""

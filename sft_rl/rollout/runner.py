@@ -12,8 +12,8 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from sft_rl.cuda_graphs import GraphedChain
 from sft_rl.policy import DenoisingPolicy, load_arrays
+from sft_rl.rollout.cuda_graphs import GraphedChain
 from sft_rl.seeding import derive_seed, generator
 from sft_rl.types import Trajectories
 

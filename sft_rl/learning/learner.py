@@ -16,7 +16,7 @@ from torch.optim import Adam, Optimizer
 from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.config import Config
 from sft_rl.data import Dataset
-from sft_rl.optim import (
+from sft_rl.learning.optim import (
     accumulate,
     decay_factor,
     load_optimizer_tensors,
@@ -24,11 +24,11 @@ from sft_rl.optim import (
     optimizer_tensors,
     update_average,
 )
+from sft_rl.learning.team import Team
 from sft_rl.policy import DenoisingPolicy, to_arrays
-from sft_rl.rollout import Weights
+from sft_rl.rollout.runner import Weights
 from sft_rl.seeding import generator
 from sft_rl.storage.checkpoint import TensorGroups
-from sft_rl.team import Team
 from sft_rl.types import Loss, Metrics, Trajectories, given
 
 

@@ -15,8 +15,8 @@ from sft_rl.config import Config
 from sft_rl.data import Dataset
 from sft_rl.diffusion.loss import epsilon_matching_loss
 from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.learning.optim import decay_factor, update_average
 from sft_rl.networks import noise_network
-from sft_rl.optim import decay_factor, update_average
 from sft_rl.seeding import derive_seed, generator, random_labels
 from sft_rl.storage.cache import cache_folder
 from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
@@ -29,7 +29,9 @@ def with_pretrained(config: Config) -> Config:
     """Fill in what a pretrained model of somebody else's says of itself, if there is one."""
     if config.pretrained.path is None:
         return config
-    from sft_rl.pretrained import resolve_pretrained  # here, since diffusers is slow to import
+    from sft_rl.pretrained.loading import (
+        resolve_pretrained,  # here, since diffusers is slow to import
+    )
 
     return resolve_pretrained(config)
 
@@ -63,7 +65,9 @@ def pretrained_network(
     """
     network = noise_network(config, data.shape).to(device)
     if config.pretrained.path is not None:
-        from sft_rl.pretrained import load_pretrained  # here, since diffusers is slow to import
+        from sft_rl.pretrained.loading import (
+            load_pretrained,  # here, since diffusers is slow to import
+        )
 
         load_pretrained(network, config)
         return network, True

@@ -24,10 +24,10 @@ from sft_rl.data import Dataset, check_labels
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import step_schedule
 from sft_rl.errors import UserError
-from sft_rl.memory import keep_freed_memory
+from sft_rl.jobs.memory import keep_freed_memory
 from sft_rl.networks import noise_network, value_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.rollout import Collector, LocalCollector, RolloutRunner
+from sft_rl.rollout.runner import Collector, LocalCollector, RolloutRunner
 from sft_rl.seeding import derive_seed
 
 if TYPE_CHECKING:

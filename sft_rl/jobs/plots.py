@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sft_rl.config import DISTANCES
 from sft_rl.data import Dataset
 from sft_rl.data.images import ImageDataset
-from sft_rl.pictures import sample_grid, tile, to_rgb
+from sft_rl.data.pictures import sample_grid, tile, to_rgb
 
 Array = np.ndarray
 

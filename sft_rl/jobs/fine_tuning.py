@@ -12,29 +12,30 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sft_rl.algorithms import build_algorithm
-from sft_rl.build import (
+from sft_rl.config import Config
+from sft_rl.data import load_dataset
+from sft_rl.jobs.build import (
     build_collector,
     build_networks,
     prepare_process,
     resolve_device,
 )
-from sft_rl.clock import Clock
-from sft_rl.config import Config
-from sft_rl.data import load_dataset
-from sft_rl.full_step import Summary, full_step_samples
-from sft_rl.learner import Learner
+from sft_rl.jobs.clock import Clock
+from sft_rl.learning.learner import Learner
+from sft_rl.learning.preemption import PreemptionNotice
+from sft_rl.learning.protocols import Notice, Observer
+from sft_rl.learning.team import Team
+from sft_rl.learning.trainer import Trainer
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path
 from sft_rl.networks import noise_network
 from sft_rl.policy import load_arrays, to_arrays
-from sft_rl.preemption import Notice, PreemptionNotice
-from sft_rl.rollout import Weights, num_threads
+from sft_rl.pretrained.full_step import Summary, full_step_samples
+from sft_rl.rollout.runner import Weights, num_threads
+from sft_rl.runs.folder import NoStore, RunFolder, parameters_sha256
+from sft_rl.runs.remote import open_run
 from sft_rl.storage.checkpoint import Checkpoint
 from sft_rl.storage.files import saving
-from sft_rl.storage.remote import open_run
-from sft_rl.storage.run_folder import NoStore, RunFolder, parameters_sha256
-from sft_rl.team import Team
-from sft_rl.trainer import Observer, Trainer
 
 if TYPE_CHECKING:
     from sft_rl.distributed.session import RaySession
@@ -59,7 +60,7 @@ def fine_tune(
 
     Args:
         network: The pretrained network, on the learner's device; it is trained further.
-        full_step: What :func:`~sft_rl.full_step.full_step_metrics` says of it.
+        full_step: What :func:`~sft_rl.pretrained.full_step.full_step_metrics` says of it.
         store: The run's folder, which knows the configuration.
         evaluator: Measures; knows the data.
         clock: Takes the seconds of the phases and tells the observer of them.
@@ -158,7 +159,7 @@ def _fine_tune_here(
         config: The run's configuration.
         place: Path or URL of the run's folder.
         weights: Those of the pretrained network.
-        full_step: What :func:`~sft_rl.full_step.full_step_metrics` says of it.
+        full_step: What :func:`~sft_rl.pretrained.full_step.full_step_metrics` says of it.
         seconds: How long the run has taken so far.
     """
     data = load_dataset(config.data)
@@ -201,7 +202,7 @@ def _conclude(
         final = evaluator.all_distances(after)
         path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
     with clock.phase("plots"):
-        from sft_rl.report import Samples, write_plots
+        from sft_rl.jobs.plots import Samples, write_plots
 
         samples = Samples(
             evaluator.reference, before, after, path, full_step_samples(config, evaluator)

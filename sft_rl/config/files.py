@@ -25,10 +25,12 @@ from sft_rl.errors import UserError, did_you_mean
 
 Tree = dict[str, Any]
 
+PRESETS = resources.files("sft_rl.config") / "presets"
+
 
 def preset_names() -> list[str]:
     """Return the names of all presets."""
-    files = resources.files(__name__).iterdir()
+    files = PRESETS.iterdir()
     return sorted(f.name[:-5] for f in files if f.name.endswith(".yaml"))
 
 
@@ -51,7 +53,7 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
 
 def _read(preset: str) -> tuple[Tree, list[Tree]]:
     """Read a preset's settings and its blocks, those of what it extends before its own."""
-    text = resources.files(__name__).joinpath(f"{preset}.yaml").read_text()
+    text = PRESETS.joinpath(f"{preset}.yaml").read_text()
     tree: Tree = yaml.safe_load(text) or {}
     blocks = tree.pop("when", [])
     base = tree.pop("extends", None)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from sft_rl.rollout import Collector
+from sft_rl.rollout.runner import Collector
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from sft_rl.diffusion.schedule import own_steps
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretraining import cache_key
+from sft_rl.pretrained.training import cache_key
 from sft_rl.storage.cache import cache_folder
 from sft_rl.storage.files import replace_file, saving
 from sft_rl.types import Metrics

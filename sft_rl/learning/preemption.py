@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Protocol
 
 from sft_rl.errors import UserError
 
@@ -14,17 +13,6 @@ class Preempted(UserError):
     """The process was asked to stop; exits with 128 + 15, as shells expect."""
 
     exit_code = 143
-
-
-class Notice(Protocol):
-    """What a training loop asks after every iteration."""
-
-    in_loop: bool
-    """Whether the loop is running, and so will ask."""
-
-    @property
-    def arrived(self) -> bool:
-        """Whether to save and leave."""
 
 
 class PreemptionNotice:

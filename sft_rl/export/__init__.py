@@ -1,0 +1,1 @@
+"""A few-step sampler for others."""

@@ -1,0 +1,49 @@
+"""What the training loop expects of who watches, who keeps files, and who may stop it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from sft_rl.types import Metrics
+
+if TYPE_CHECKING:
+    from sft_rl.learning.learner import Learner
+
+
+class Observer(Protocol):
+    """Told what happens while a run goes on."""
+
+    def phase(self, name: str) -> None:
+        """A phase of the run begins."""
+
+    def warn(self, text: str) -> None:
+        """Something is odd, but the run goes on."""
+
+    def progress(self, done: int, total: int, metrics: Metrics) -> None:
+        """`done` of `total` iterations of the phase are over; the newest numbers."""
+
+
+class RunStore(Protocol):
+    """Where a run leaves its metrics and checkpoints."""
+
+    def log(self, row: Metrics) -> None:
+        """Append the numbers of one iteration."""
+
+    def show(self, picture: np.ndarray, *, iteration: int) -> None:
+        """Keep a picture of the samples after `iteration` iterations, uint8, (H, W, 3)."""
+
+    def save(self, learner: Learner, *, iteration: int) -> None:
+        """Save a checkpoint after `iteration` iterations."""
+
+
+class Notice(Protocol):
+    """What a training loop asks after every iteration."""
+
+    in_loop: bool
+    """Whether the loop is running, and so will ask."""
+
+    @property
+    def arrived(self) -> bool:
+        """Whether to save and leave."""

@@ -1,0 +1,1 @@
+"""The full-step model: trained here and cached, or loaded from whom it may come."""

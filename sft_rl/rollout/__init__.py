@@ -1,0 +1,1 @@
+"""From an env and a policy to trajectories."""
