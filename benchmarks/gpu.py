@@ -45,6 +45,8 @@ TINY_UNET = {
     "add_attention": False,
 }
 TINY = (f"model.unet={json.dumps(TINY_UNET)}", "sampler.num_steps=2", "critic.width=2")
+NOISE = ("training.n_critic=1", "metrics.distance=sliced_wasserstein")
+"""Data are noise, which has no labels."""
 SETTINGS: dict[str, tuple[str, ...]] = {
     "float32 loop": (),
     "bfloat16": ("model.precision=bfloat16",),
@@ -131,13 +133,13 @@ def graphed_sampling(policy: DenoisingPolicy, batch: int) -> Callable[[], None]:
 def new_learner(size: Size, settings: tuple[str, ...], device: torch.device) -> Learner:
     """A learner with random weights, and noise for data."""
     chains = (f"training.batch_size={size.chains}", f"pathwise.chains_per_update={size.chains}")
-    config = load_config("cifar10", (*size.settings, *chains, "training.n_critic=1", *settings))
+    config = load_config("cifar10", (*size.settings, *chains, *NOISE, *settings))
     shape = config.data.image_shape
     samples = Samples(shape=shape, shift=(0.0,), scale=(1.0,), fingerprint="noise")
     noise = Dataset(
         train=torch.randn(64, *shape), held_out=None, units=Units(samples), config=config.data
     )
-    resolved, data = resolve(config, data=noise)
+    resolved, data = resolve(config, data=noise, fetch=False)
     networks = networks_of(resolved, network_of(resolved).to(device))
     return learner_of(resolved, networks, data)
 

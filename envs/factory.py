@@ -123,7 +123,7 @@ def _of_preset(
 ) -> _Source:
     if num_steps is not None:
         settings = [*settings, f"sampler.num_steps={num_steps}"]
-    config, data = resolve(load_config(preset, settings))
+    config, data = resolve(load_config(preset, settings), trains=False)
     network, _ = full_step_network(config, data, device=device)
     return _Source(config, policy_of(config, network), lambda: data)
 

@@ -9,9 +9,8 @@ from torch import Tensor
 from sft_rl.algorithms import Networks
 from sft_rl.config import ResolvedConfig
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import check
-from sft_rl.runs.folder import parameters_sha256
 from sft_rl.runs.parts import network_of, networks_of
+from sft_rl.storage.checkpoint import parameters_sha256
 
 
 def gradients(networks: Networks) -> list[Tensor]:
@@ -54,4 +53,4 @@ def test_a_compiled_network_has_the_names_and_the_gradients_of_an_eager_one(
 def test_a_team_of_learners_is_refused(tiny_config: Callable[..., ResolvedConfig]):
     team = ("learner.launcher=ray_train", "learner.num_workers=2")
     with pytest.raises(UserError, match=r"model\.compile: goes with one learner"):
-        check(tiny_config(*team, "model.compile=true"))
+        tiny_config(*team, "model.compile=true")

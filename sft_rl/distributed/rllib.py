@@ -65,7 +65,7 @@ class SamplerModule(TorchRLModule, ValueFunctionAPI):
     def setup(self) -> None:
         """Build sampler and value network; the sampler's weights come from the cache."""
         settings = self.model_config.get("settings", ())
-        config, data = resolve(load_config(self.model_config["preset"], settings))
+        config, data = resolve(load_config(self.model_config["preset"], settings), trains=False)
         network, _ = full_step_network(config, data, device=torch.device("cpu"))
         self.policy = policy_of(config, network)
         self.value = value_of(config)

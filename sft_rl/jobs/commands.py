@@ -166,12 +166,16 @@ def _train(
         )
 
 
-def dry_run(config: Config) -> dict[str, str]:
+def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
     """Say what a run will need; return the rows of a table.
 
     Everything is checked as for the run itself, but a model on the hub, which is not fetched.
+
+    Args:
+        config: The settings.
+        data: The data, where Python hands them over.
     """
-    resolved, _ = resolve(config, fetch=False)
+    resolved, _ = resolve(config, data=data, fetch=False)
     with torch.device("meta"):
         networks = networks_of(resolved, network_of(resolved))
     return requirements(networks, algorithm_of(resolved), resolved.training)
@@ -179,7 +183,7 @@ def dry_run(config: Config) -> dict[str, str]:
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     """Train and cache the full-step model; return the rows of a table about it."""
-    resolved, data = resolve(config)
+    resolved, data = resolve(config, trains=False)
     prepare_process(deterministic=resolved.training.deterministic)
     begun = time.perf_counter()
     observer.phase("pretraining")

@@ -20,11 +20,11 @@ from torch import nn
 
 import sft_rl
 from sft_rl.config import ResolvedConfig
+from sft_rl.config.files import dump_config, load_resolved
 from sft_rl.errors import UserError
 from sft_rl.learning.learner import Learner
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.parts import network_of, policy_of
-from sft_rl.config.files import dump_config, load_resolved
 from sft_rl.storage import checkpoint
 from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, TensorGroups
 from sft_rl.storage.events import EventLog

@@ -149,7 +149,7 @@ def test_samples_of_a_class_and_of_any(run: Path, tmp_path: Path, capsys: Any):
     out = str(tmp_path / "e.npy")
     assert main(["sample", str(run), "--num", "1", "--out", out, "--label", "10"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("sft-rl: --label: got 10") and line.endswith("has classes 0 to 9")
+    assert line.startswith("sft-rl: label: got 10") and line.endswith("has classes 0 to 9")
 
 
 def pipeline_images(pipeline: DiffusionPipeline, labels: Any) -> np.ndarray:

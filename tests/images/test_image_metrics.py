@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sft_rl.config import Config
+from sft_rl.config import Config, MetricsConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
@@ -75,7 +75,7 @@ def evaluator(_own_machine_room: None) -> Evaluator:
 def test_the_classifier_knows_digits_and_stays_in_the_cache(evaluator: Evaluator):
     protocol = evaluator.protocol
     assert protocol["classifier_accuracy"] > 0.95
-    again = Evaluator(evaluator.data, load_config("digits", ["metrics.num_samples=500"]))
+    again = Evaluator(evaluator.data, MetricsConfig(num_samples=500))
     assert again.protocol == protocol
     train = evaluator.data.train_in_units(500)
     assert again.distance(train) == evaluator.distance(train)

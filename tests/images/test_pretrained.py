@@ -124,7 +124,8 @@ class OriginalUNet(nn.Module):
 
 
 def resolved(path: Path, *settings: str) -> tuple[ResolvedConfig, Dataset]:
-    return resolve(load_config("digits", [f"pretrained.path={path}", *settings]))
+    short = "sampler.start_time=10"
+    return resolve(load_config("digits", [f"pretrained.path={path}", short, *settings]))
 
 
 def config_of(path: Path, *settings: str) -> ResolvedConfig:

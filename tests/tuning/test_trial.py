@@ -73,6 +73,7 @@ def test_a_model_at_a_path_is_read_in_the_driver_alone(
     DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=15)).save_pretrained(tmp_path / "model")
     settings = [s for s in tiny_digits if not s.startswith(("model.", "noise."))]
     settings += [f"pretrained.path={tmp_path / 'model'}", "metrics.distance=sliced_wasserstein"]
+    settings += ["sampler.start_time=10"]
     shared = share_pretrained(search_over("digits", settings), Silent())
     shutil.rmtree(tmp_path / "model")  # as on a node that has no such folder
 
