@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sft_rl
-from cluster.dockerfile import PACKAGES
+
+PACKAGES = ("sft_rl", "envs", "tuning", "cluster")
 from sft_rl.errors import UserError
 
 MAX_BYTES = 100 * 2**20

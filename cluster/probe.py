@@ -16,7 +16,7 @@ import numpy as np
 import ray
 
 from sft_rl.distributed.nodes import alive_nodes, node_name, on_node, versions
-from sft_rl.runs.remote import reach
+from sft_rl.storage.urls import reach
 
 PREFIX = "sft-rl doctor: "
 BROADCAST_MIB = 64

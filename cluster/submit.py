@@ -18,7 +18,7 @@ from cluster.follow import follow
 from cluster.package import stage
 from sft_rl.distributed.placement import NOTHING, Bundle, Needs, check_room
 from sft_rl.errors import UserError, did_you_mean
-from sft_rl.runs.remote import is_url
+from sft_rl.storage.urls import is_url
 
 COMMANDS = ("train", "tune", "pretrain", "evaluate")
 OUT_KEY = "sft_rl_out"
