@@ -64,7 +64,7 @@ class Remote:
 
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder of a name."""
-        return self._type(name) != arrow_fs.FileType.NotFound
+        return bool(self._type(name) != arrow_fs.FileType.NotFound)
 
     def names(self, folder: str) -> list[str]:
         """Names of the folders in a folder."""
