@@ -33,7 +33,7 @@ def render(settings: ClusterSettings, target: str) -> str:
         raise UserError(f"target: got {target!r}; {did_you_mean(target, TARGETS)}")
     _check(settings, target)
     name = TARGETS[target]
-    quote = next((_QUOTES[end] for end in _QUOTES if f".{end}." in name), str)
+    quote = _QUOTES.get(name.split(".")[1], str)
     return _environment(quote).get_template(name).render(dict(settings))
 
 
