@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.connection import ADDRESS_VARIABLES, ClusterError, connect, job_server
+from cluster.connection import ClusterError, connect, given_address, job_server
 from cluster.helper import ask
 
 Report = dict[str, Any]
@@ -43,9 +43,8 @@ class Finding:
 
 def run_doctor(args: argparse.Namespace, started: float) -> int:
     """Print the table; return 1 if something would stop a job."""
-    given = args.address or next((os.environ.get(name) for name in ADDRESS_VARIABLES), None)
     try:
-        if given is not None and (args.address or given.startswith("http")):
+        if given_address(args.address):
             findings = _cluster(args)
         else:
             findings = [*diagnose(_this_machine(args.storage or "runs"))]
