@@ -5,7 +5,6 @@ import io
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,15 +29,15 @@ def zipped(*names: str) -> bytes:
     return archive.getvalue()
 
 
-@pytest.mark.parametrize("address", [str, Path.as_uri])
-def test_a_folder_comes_back_whole(tmp_path: Path, address: Callable[[Path], str]):
+@pytest.mark.parametrize("scheme", ["", "file://", "local://"], ids=["path", "Arrow", "fsspec"])
+def test_a_folder_comes_back_whole(tmp_path: Path, scheme: str):
     source = tmp_path / "runs" / "first"
     for name, content in CONTENTS.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(content)
-    if address is str:  # object stores have no links
+    if not scheme:  # object stores have no links
         (source / "link").symlink_to("/etc/passwd")
-    lines = sent(address(source)).stdout.splitlines()
+    lines = sent(f"{scheme}{source}").stdout.splitlines()
     archive = b"".join(base64.b64decode(line.removeprefix(ANSWER)) for line in lines)
     folder = tmp_path / "fetched"
     assert unpack(io.BytesIO(archive), folder) == len(CONTENTS)
