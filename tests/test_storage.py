@@ -13,8 +13,9 @@ import pytest
 
 from sft_rl.cli import main
 from sft_rl.errors import UserError
-from sft_rl.runs.remote import Remote, open_run
+from sft_rl.runs.remote import open_run
 from sft_rl.storage.files import SaveError
+from sft_rl.storage.urls import Remote
 
 
 @pytest.fixture
