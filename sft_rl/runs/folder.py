@@ -21,11 +21,11 @@ from torch import nn
 
 import sft_rl
 from sft_rl.config import Config
+from sft_rl.config.files import dump_config, load_config_file
 from sft_rl.errors import UserError
 from sft_rl.learning.learner import Learner
 from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.config.files import dump_config, load_config_file
 from sft_rl.storage import checkpoint
 from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, TensorGroups
 from sft_rl.storage.events import EventLog

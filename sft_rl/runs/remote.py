@@ -18,13 +18,13 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
 from sft_rl.config import Config
+from sft_rl.config.files import load_config_file
 from sft_rl.errors import RunFailed, UserError
 from sft_rl.learning.learner import Learner
-from sft_rl.config.files import load_config_file
+from sft_rl.runs.folder import RunFolder
 from sft_rl.storage import checkpoint
 from sft_rl.storage.cache import cache_folder
 from sft_rl.storage.files import saving
-from sft_rl.runs.folder import RunFolder
 
 PARTS = ("config.yaml", "metrics.csv", "summary.json", "checkpoints", "plots")
 """What a run reads back; whatever else is at the URL is left alone."""
