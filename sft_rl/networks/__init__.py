@@ -113,6 +113,7 @@ def _value(config: Config, shape: tuple[int, ...], *, num_outputs: int) -> nn.Mo
             widths=value.widths or [value.width] * value.depth,
             num_steps=num_steps,
             activation="relu",
+            output="scaled" if len(shape) == 1 else "xavier",
         )
         return flat if len(shape) == 1 else _Flattened(flat, event_ndim=len(shape))
     return TimeMLP(

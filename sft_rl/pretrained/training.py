@@ -23,6 +23,8 @@ from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 
 Progress = Callable[[int, int, dict[str, float]], None]
 REPORT_EVERY = 100
+FORMAT = 2
+"""Part of the cache's key; counts changes of the code that give other weights or names."""
 
 
 def with_pretrained(config: Config) -> Config:
@@ -39,7 +41,7 @@ def with_pretrained(config: Config) -> Config:
 def cache_key(config: Config, data: Dataset) -> str:
     """Hash of all that determines a pretrained model: its configuration and its data."""
     parts = {
-        "format": 1,
+        "format": FORMAT,
         "noise": config.noise.model_dump(),
         "model": config.model.model_dump(exclude={"precision", "compile"}),
         "pretraining": config.pretraining.model_dump(),
