@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_rl import __version__
-from sft_rl.errors import UserError
+from sft_rl.errors import UserError, check_neighbours
 
 if TYPE_CHECKING:
     from sft_rl.config import Config
@@ -31,8 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     0 done, 1 the run failed, 2 wrong input, 130 interrupted, 143 preempted, or its own.
     """
     started = time.perf_counter()
-    args = _parse(argv)
     try:
+        check_neighbours()
+        args = _parse(argv)
         code: int | None = args.run(args, started)
     except UserError as error:
         sys.stderr.write(f"sft-rl: {error}\n")
