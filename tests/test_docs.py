@@ -1,5 +1,6 @@
-"""What the docs tell people to type exists: extras, commands, settings, targets, modules."""
+"""What docs, hooks and workflow tell people and machines to run exists."""
 
+import os
 import re
 import shlex
 import tomllib
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sft_rl.cli import _parse
 from sft_rl.config.files import parse_overrides, preset_names
@@ -77,3 +79,14 @@ def test_every_link_leads_somewhere(page: str):
     for target in re.findall(r"\]\(([^)#\s]+)", PAGES[page]):
         if "://" not in target:
             assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_workflow_and_the_hooks_run_what_is_there():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    runs = [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
+    assert runs == [".ci/run"]
+    assert os.access(ROOT / runs[0], os.X_OK)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    entries = {Path(hook["entry"].split()[0]).name for hook in hooks}
+    linters = re.findall(r"\$\(BIN\)/(\S+)", (ROOT / "Makefile").read_text())
+    assert entries == {"ruff", "mypy", "lint-imports"} <= set(linters)
