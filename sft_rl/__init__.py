@@ -66,6 +66,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'sft_rl' has no attribute {name!r}")
+    importlib.import_module("sft_rl.errors").check_neighbours()
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_rl import __version__
-from sft_rl.errors import UserError
+from sft_rl.errors import UserError, check_neighbours
 
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
@@ -28,8 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     0 done, 1 the run failed, 2 wrong input, 130 interrupted, 143 preempted, or its own.
     """
     started = time.perf_counter()
-    args = _parse(argv)
     try:
+        check_neighbours()
+        args = _parse(argv)
         code: int | None = args.run(args, started)
     except UserError as error:
         sys.stderr.write(f"sft-rl: {error}\n")

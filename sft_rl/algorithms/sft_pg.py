@@ -6,8 +6,11 @@ r"""Shortcut fine-tuning by policy gradient, with and without baseline (Fan and 
 
 Departures from the released code, each with its reason in ``docs/deviations.md``: the policy
 steps of one iteration take disjoint transitions; each is weighted by the likelihood ratio
-pi / pi_old, which is 1 at the first step (there the gradient is the paper's) and keeps the later
-ones unbiased.
+pi / pi_old of its own action. That is the first-order surrogate of TRPO and PPO (Kakade and
+Langford, 2002; Schulman et al., 2015): at the first policy step the ratio is 1 and the gradient is
+the paper's. At later ones it is off in the first order of the policy's change, because the ratio
+corrects the choice of the action, while states, and the steps that follow, remain those of the
+old policy. Only the product of all T ratios, with a variance that grows in T, would correct them.
 """
 
 from collections.abc import Iterator
@@ -65,7 +68,7 @@ class SFTPG(Algorithm):
             yield flat[order[i * size : (i + 1) * size]]
 
     def loss(self, batch: Transitions, networks: Networks) -> Loss:
-        """Return -E[ratio * advantage], whose gradient at ratio 1 is the policy gradient."""
+        """Return the surrogate -E[ratio * advantage]; its gradient at ratio 1 is the paper's."""
         log_prob = networks.policy.log_prob(
             batch.latents, batch.actions, batch.step_index, batch.labels
         )

@@ -116,6 +116,7 @@ def _value(
             widths=value.widths or [value.width] * value.depth,
             num_steps=num_steps,
             activation="relu",
+            output="scaled" if len(shape) == 1 else "xavier",
         )
         return flat if len(shape) == 1 else _Flattened(flat, event_ndim=len(shape))
     return TimeMLP(

@@ -23,6 +23,8 @@ from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 
 Progress = Callable[[int, int, dict[str, float]], None]
 REPORT_EVERY = 100
+FORMAT = 2
+"""Part of the cache's key; counts changes of the code that give other weights or names."""
 
 
 def cache_key(
@@ -35,7 +37,7 @@ def cache_key(
 ) -> str:
     """Hash of all that determines a full-step model: its settings and its data."""
     parts = {
-        "format": 1,
+        "format": FORMAT,
         "noise": noise.model_dump(),
         "model": model.model_dump(exclude={"precision", "compile"}),
         "pretraining": pretraining.model_dump(),
