@@ -1,0 +1,84 @@
+"""The documentation: it builds, its links lead somewhere, its code runs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pytest import MonkeyPatch
+
+import sft_rl
+
+ROOT = Path(__file__).parent.parent
+FROM_ELSEWHERE = re.compile(r'<(?:script|img|iframe)[^>]*src="?https?:|<link[^>]*href="?https?:')
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+
+needs_api = pytest.mark.skipif(
+    not hasattr(sft_rl, "fine_tune"), reason="the Python API is not there yet"
+)
+
+
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path):
+    """Links and anchors of every page, the README's among them, are checked by the build."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = {page: page.read_text() for page in tmp_path.rglob("*.html")}
+    assert tmp_path / "index.html" in pages
+    assert [page for page, text in pages.items() if FROM_ELSEWHERE.search(text)] == []
+    formulas = {page.name for page, text in pages.items() if "<math" in text}
+    assert {"sft_pg.html", "policy.html"} <= formulas  # of a page, and of a docstring
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "critic.objective=examples.own_critic:LeastSquaresCritic",
+        "reward=examples.own_reward:near_circle",
+    ],
+)
+def test_the_examples_of_own_parts_train(
+    setting: str, tmp_path: Path, tiny_settings: tuple[str, ...]
+):
+    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *tiny_settings, setting]
+    out = tmp_path / "run"
+    done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "summary.json").read_text())
+
+
+@needs_api
+def test_the_quick_start_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: MonkeyPatch, tiny_settings: tuple[str, ...]
+):
+    """Every block of Python in one process, with its own settings on top of tiny ones."""
+    load_config = sft_rl.load_config
+
+    def load_tiny_config(*args: object, overrides: tuple[str, ...] = (), **options: object):
+        return load_config(*args, overrides=[*tiny_settings, *overrides], **options)
+
+    monkeypatch.setattr(sft_rl, "load_config", load_tiny_config)
+    monkeypatch.chdir(tmp_path)
+    blocks = PYTHON.findall((ROOT / "docs" / "quick-start.md").read_text())
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/quick-start.md", "exec"), names)
+    assert names["result"]
+
+
+@needs_api
+@pytest.mark.parametrize("script", ["tutorial_swiss_roll", "tutorial_own_reward", "own_network"])
+def test_the_scripts_run(script: str, tmp_path: Path, tiny_settings: tuple[str, ...]):
+    settings = [s for s in tiny_settings if not s.startswith(("sampler.num_steps", "model."))]
+    done = subprocess.run(
+        [sys.executable, "-m", f"examples.{script}", *settings],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "distance" in done.stdout
