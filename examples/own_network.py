@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import sft_rl
 from sft_rl.config import NoiseConfig
-from sft_rl.diffusion.loss import epsilon_matching_loss
 from sft_rl.diffusion.noise import NoiseSchedule
 
 
@@ -27,19 +26,22 @@ class SmallNetwork(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Map x (..., 2) at times t in 0..999, broadcastable to (...), to noise (..., 2)."""
-        angle = (t * (torch.pi / 1000.0)).expand(x.shape[:-1])[..., None]
-        return self.layers(torch.cat([x, angle.sin(), angle.cos()], dim=-1))  # type: ignore[no-any-return]
+        """Map points x (N, 2) at times t (N,) in 0..999 to the noise in them (N, 2)."""
+        angle = t[:, None] * (torch.pi / 1000.0)
+        features = torch.cat([x, angle.sin(), angle.cos()], dim=1)
+        return self.layers(features)  # type: ignore[no-any-return]
 
 
 def pretrain(points: Tensor, *, num_iterations: int) -> SmallNetwork:
-    """Train it on all 1000 noise levels of `NoiseConfig`'s linear betas."""
+    """Train it as a DDPM, on the noise that the configuration below has: 1000 linear betas."""
     network, source = SmallNetwork(), torch.Generator().manual_seed(0)
     noise = NoiseSchedule.from_config(NoiseConfig())
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     for _ in range(num_iterations):
-        batch = points[torch.randint(len(points), (1024,), generator=source)]
-        loss = epsilon_matching_loss(network, batch, noise=noise, generator=source, num_times=128)
+        x_0 = points[torch.randint(len(points), (1024,), generator=source)]
+        t = torch.randint(1000, (1024,), generator=source).float()
+        eps = torch.randn(x_0.shape, generator=source)
+        loss = (network(noise.add_noise(x_0, eps, t), t) - eps).square().mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
