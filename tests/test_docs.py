@@ -11,6 +11,7 @@ import pytest
 from pytest import MonkeyPatch
 
 import sft_rl
+from sft_rl.algorithms import ALGORITHMS
 
 ROOT = Path(__file__).parent.parent
 FROM_ELSEWHERE = re.compile(r'<(?:script|img|iframe)[^>]*src="?https?:|<link[^>]*href="?https?:')
@@ -31,6 +32,21 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     assert [page for page, text in pages.items() if FROM_ELSEWHERE.search(text)] == []
     formulas = {page.name for page, text in pages.items() if "<math" in text}
     assert {"sft_pg.html", "policy.html"} <= formulas  # of a page, and of a docstring
+
+
+@pytest.mark.parametrize(
+    "page", ["notation", "paper-to-code", *(f"algorithms/{a}" for a in ALGORITHMS)]
+)
+def test_what_a_page_names_is_in_the_code(page: str):
+    """Classes, functions, settings, columns: they are defined, or stand in quotes, somewhere."""
+    source = "\n".join(f.read_text() for d in ("sft_rl", "envs") for f in (ROOT / d).rglob("*.py"))
+    there = set(re.findall(r"(?:def|class) (\w+)", source))
+    there |= set(re.findall(r"^ *(?:self\.)?(\w+)(?=:| =)", source, re.M))
+    there |= set(re.findall(r'"(\w+)"', source)) | {"log_prob_drift_K"}
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    named = re.findall(r"(?<!\[)`([a-zA-Z_][\w.]*)(?:[\[(=].*?)?`", text)
+    parts = {p for name in named if not name.endswith((".py", ".json")) for p in name.split(".")}
+    assert sorted(parts - there) == []
 
 
 @pytest.mark.parametrize(
