@@ -43,7 +43,7 @@ def pretrain(points: Tensor, *, num_iterations: int) -> SmallNetwork:
         eps = torch.randn(x_0.shape, generator=source)
         loss = (network(noise.add_noise(x_0, eps, t), t) - eps).square().mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return network
 

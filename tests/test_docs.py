@@ -1,7 +1,6 @@
 """The documentation: it builds, its links lead somewhere, its code runs."""
 
-import json
-import os
+import importlib
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pytest import MonkeyPatch
 
 import sft_rl
 from sft_rl.algorithms import ALGORITHMS
+from sft_rl.cli import main
 
 ROOT = Path(__file__).parent.parent
 FROM_ELSEWHERE = re.compile(r'<(?:script|img|iframe)[^>]*src="?https?:|<link[^>]*href="?https?:')
@@ -49,6 +49,14 @@ def test_what_a_page_names_is_in_the_code(page: str):
     assert sorted(parts - there) == []
 
 
+@pytest.fixture
+def as_a_user(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """In a folder of one's own; the examples are found as from the repository's root."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+
+
+@pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize(
     "setting",
     [
@@ -56,19 +64,15 @@ def test_what_a_page_names_is_in_the_code(page: str):
         "reward=examples.own_reward:near_circle",
     ],
 )
-def test_the_examples_of_own_parts_train(
-    setting: str, tmp_path: Path, tiny_settings: tuple[str, ...]
-):
-    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *tiny_settings, setting]
-    out = tmp_path / "run"
-    done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((out / "summary.json").read_text())
+def test_the_examples_of_own_parts_train(setting: str, tiny_settings: tuple[str, ...]):
+    assert main(["train", "swiss_roll", *tiny_settings, setting, "--out", "run"]) == 0
+    assert Path("run", "summary.json").is_file()
 
 
 @needs_api
+@pytest.mark.usefixtures("as_a_user")
 def test_the_quick_start_runs_from_top_to_bottom(
-    tmp_path: Path, monkeypatch: MonkeyPatch, tiny_settings: tuple[str, ...]
+    monkeypatch: MonkeyPatch, tiny_settings: tuple[str, ...]
 ):
     """Every block of Python in one process, with its own settings on top of tiny ones."""
     load_config = sft_rl.load_config
@@ -76,8 +80,7 @@ def test_the_quick_start_runs_from_top_to_bottom(
     def load_tiny_config(*args: object, overrides: tuple[str, ...] = (), **options: object):
         return load_config(*args, overrides=[*tiny_settings, *overrides], **options)
 
-    monkeypatch.setattr(sft_rl, "load_config", load_tiny_config)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sft_rl, "load_config", load_tiny_config, raising=False)
     blocks = PYTHON.findall((ROOT / "docs" / "quick-start.md").read_text())
     names: dict[str, object] = {}
     for block in blocks:
@@ -86,15 +89,21 @@ def test_the_quick_start_runs_from_top_to_bottom(
 
 
 @needs_api
-@pytest.mark.parametrize("script", ["tutorial_swiss_roll", "tutorial_own_reward", "own_network"])
-def test_the_scripts_run(script: str, tmp_path: Path, tiny_settings: tuple[str, ...]):
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("tutorial_swiss_roll", {}),
+        ("tutorial_own_reward", {}),
+        ("own_network", {"num_iterations": 50}),
+    ],
+)
+def test_the_scripts_run(
+    script: str,
+    options: dict[str, int],
+    tiny_settings: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+):
     settings = [s for s in tiny_settings if not s.startswith(("sampler.num_steps", "model."))]
-    done = subprocess.run(
-        [sys.executable, "-m", f"examples.{script}", *settings],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "distance" in done.stdout
+    importlib.import_module(f"examples.{script}").main(*settings, **options)
+    assert "distance to " in capsys.readouterr().out
