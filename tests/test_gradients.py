@@ -11,11 +11,12 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from sft_rl.algorithms import Networks, build_algorithm
+from sft_rl.algorithms import Networks
 from sft_rl.config import Config
 from sft_rl.critics import Critic
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.runs.parts import algorithm_of
 from sft_rl.types import Trajectories
 
 ALPHA = 1e-3
@@ -83,7 +84,7 @@ def estimates(
         The pathwise gradients, shape (NUM_BATCHES, p), and as much for each of `values`.
     """
     options = {"baseline": True, "normalise_advantages": "none"}
-    algorithm = build_algorithm(Config.model_validate({"sft_pg": options}))
+    algorithm = algorithm_of(Config.model_validate({"sft_pg": options}))
     generator = torch.Generator().manual_seed(1)
     pathwise, by_policy = [], [[] for _ in values]
     for _ in range(NUM_BATCHES):

@@ -8,19 +8,18 @@ import pytest
 import torch
 
 from envs import DenoisingVectorEnv
-from sft_rl.algorithms import Networks, build_algorithm
+from sft_rl.algorithms import Networks
 from sft_rl.config import Config
-from sft_rl.critics import build_critic
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.diffusion.schedule import StepSchedule
-from sft_rl.learning.learner import Learner
+from sft_rl.learning.learner import Learner, Optimisation
 from sft_rl.learning.trainer import Trainer
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.networks import value_network
 from sft_rl.networks.mlp import TimeMLP
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.rollout.runner import LocalCollector, RolloutRunner
 from sft_rl.runs.folder import RunFolder, parameters_sha256
+from sft_rl.runs.parts import algorithm_of, critic_of, value_of
 
 TARGET_MEAN, TARGET_STD = 1.5, 0.5
 
@@ -89,12 +88,14 @@ def fine_tune(config: Config, folder: Path) -> Learner:
     policy = standard_normal_policy()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        critic, value = build_critic(config, data.shape), value_network(config, data.shape)
+        critic, value = critic_of(config), value_of(config)
     learner = Learner(
         Networks(policy, critic, value, pretrained=copy.deepcopy(policy)),
-        build_algorithm(config),
+        algorithm_of(config),
         data=data,
-        config=config,
+        training=config.training,
+        optimisation=Optimisation(config.policy, config.critic, config.value),
+        seed=config.seed,
     )
     env = DenoisingVectorEnv(
         num_envs=config.training.batch_size, num_steps=policy.num_steps, shape=(1,), array="torch"
@@ -103,10 +104,13 @@ def fine_tune(config: Config, folder: Path) -> Learner:
     trainer = Trainer(
         learner,
         LocalCollector(runner, num_threads=1),
-        evaluator=Evaluator(data, config),
+        evaluator=Evaluator(data, config.metrics),
         store=RunFolder.create(folder, config),
         observer=Silent(),
-        config=config,
+        training=config.training,
+        shards_per_batch=config.rollout.shards_per_batch,
+        num_warmup_steps=config.critic.num_warmup_steps,
+        threads=1,
     )
     trainer.train()
     return learner

@@ -6,17 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sft_rl.algorithms import build_algorithm
-from sft_rl.config import Config
+from sft_rl.config import Config, ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import build_networks, build_runner, check
+from sft_rl.jobs.build import build_runner, check
 from sft_rl.learning.learner import Learner
-from sft_rl.networks import noise_network
+from sft_rl.runs.parts import algorithm_of, learner_of, network_of, networks_of
 from sft_rl.types import Trajectories
 
-TinyConfig = Callable[..., Config]
+TinyConfig = Callable[..., ResolvedConfig]
 LOOSE = ("policy.max_grad_norm=1e6", "sampler.learn_std=true", "ppo.target_kl=null")
 CLASSES = "model.unet.num_class_embeds=10"
 ONE_STEP = ("ppo.num_epochs=1", "ppo.num_minibatches=1", "ppo.kl_weight=0.1")
@@ -30,9 +29,9 @@ def gradients(module: nn.Module) -> list[Tensor]:
 def learner_and_batch(config: Config) -> tuple[Learner, Trajectories]:
     """A new learner, and trajectories drawn with its weights."""
     data = load_dataset(config.data)
-    networks = build_networks(config, noise_network(config, data.shape), data.shape)
-    learner = Learner(networks, build_algorithm(config), data=data, config=config)
-    runner = build_runner(config, data.shape)
+    networks = networks_of(config, network_of(config))
+    learner = learner_of(config, networks, data)
+    runner = build_runner(config)
     runner.load(0, learner.weights())
     batch = runner.collect(iteration=0, shard=0)
     return learner, batch
@@ -114,7 +113,7 @@ def test_no_more_rows_go_through_a_network_with_gradients_at_once(tiny_config: T
     }
 
 
-class WholeOnly(type(build_algorithm(Config()))):  # type: ignore[misc]
+class WholeOnly(type(algorithm_of(Config()))):  # type: ignore[misc]
     """An algorithm of a user's own that knows nothing of parts."""
 
     splits_batches = False

@@ -16,19 +16,28 @@ import torch
 
 from sft_rl.algorithms.advantages import score_transitions
 from sft_rl.algorithms.base import Algorithm, Networks
-from sft_rl.config import Config
+from sft_rl.config import SFTPGConfig, TrainingConfig
 from sft_rl.types import Loss, Trajectories, Transitions
 
 
 class SFTPG(Algorithm):
     """SFT-PG; with ``sft_pg.baseline`` it is SFT-PG (B) of the paper."""
 
+    Options = SFTPGConfig
     splits_batches = True
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.options = config.sft_pg
-        self.uses_value = self.options.baseline
+    def __init__(self, options: SFTPGConfig, training: TrainingConfig) -> None:
+        super().__init__(options, training)
+        self.uses_value = options.baseline
+
+    def num_rows(self, num_trajectories: int, num_steps: int) -> int:
+        """Rows are transitions."""
+        return num_trajectories * num_steps
+
+    def kept_calls(self, num_steps: int) -> tuple[int, int]:
+        """One call of the transitions that are drawn."""
+        calls, rows = super().kept_calls(num_steps)
+        return calls, min(rows, self.options.transitions_per_update or rows)
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         """Score the final samples with the current critic; subtract the current baseline."""
@@ -42,7 +51,7 @@ class SFTPG(Algorithm):
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[Transitions]:
         """Yield one batch of transitions for each of the `n_generator` policy steps."""
-        training = self.config.training
+        training = self.training
         num_updates = training.n_generator
         everything = self.options.transitions_per_update is None and num_updates == 1
         if everything and training.micro_batch_size is None:

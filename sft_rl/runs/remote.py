@@ -17,10 +17,10 @@ import fsspec
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.errors import RunFailed, UserError
 from sft_rl.learning.learner import Learner
-from sft_rl.config.files import load_config_file
+from sft_rl.config.files import load_resolved
 from sft_rl.storage import checkpoint
 from sft_rl.storage.cache import cache_folder
 from sft_rl.storage.files import saving
@@ -62,7 +62,7 @@ def holds_run(place: str | Path) -> bool:
     return RunFolder.holds_run(Path(place))
 
 
-def create_run(place: str | Path, config: Config) -> RunFolder:
+def create_run(place: str | Path, config: ResolvedConfig) -> RunFolder:
     """Make the folder of a new run at a path or URL; see :meth:`RunFolder.create`."""
     if not is_url(place):
         return RunFolder.create(Path(place), config)
@@ -80,7 +80,7 @@ def open_run(place: str | Path) -> RunFolder:
         raise UserError(f"run: {place} holds no run (no config.yaml in it)")
     with tempfile.TemporaryDirectory() as folder:
         remote.download(Path(folder), parts=("config.yaml",))
-        config = load_config_file(f"{folder}/config.yaml")
+        config = load_resolved(f"{folder}/config.yaml")
     return StoredRun(remote, config)
 
 
@@ -178,7 +178,7 @@ class StoredRun(RunFolder):
     """
 
     def __init__(
-        self, remote: Remote, config: Config, *, warn: Callable[[str], None] | None = None
+        self, remote: Remote, config: ResolvedConfig, *, warn: Callable[[str], None] | None = None
     ) -> None:
         self._copy = tempfile.TemporaryDirectory(prefix="sft-rl-run-")
         path = Path(self._copy.name)
@@ -203,7 +203,7 @@ class StoredRun(RunFolder):
         super()._write_config()
         self.remote.upload(self.path, "config.yaml")
 
-    def resume(self, config: Config) -> checkpoint.Checkpoint | None:
+    def resume(self, config: ResolvedConfig) -> checkpoint.Checkpoint | None:
         """See :meth:`RunFolder.resume`."""
         newest = super().resume(config)
         for name in ("summary.json", "metrics.csv"):  # cut, or not there any more

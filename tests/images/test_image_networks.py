@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sft_rl.config import Config
+from sft_rl.config import CriticConfig, ModelConfig, NoiseConfig, ValueConfig
 from sft_rl.critics.network import r1_penalty
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.errors import UserError
@@ -17,8 +17,8 @@ DIGITS = (1, 8, 8)
 STEPS = torch.arange(3.0)[:, None]
 
 
-def config(**sections: dict[str, object]) -> Config:
-    return Config.model_validate(sections)
+def unet_of(shape: tuple[int, ...], model: dict[str, object]) -> nn.Module:
+    return noise_network(ModelConfig.model_validate(model), NoiseConfig(), shape)
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def _seed() -> None:
 
 
 def test_a_grid_of_fractional_times_equals_single_calls_of_diffusers(tiny_unet):
-    network = noise_network(config(model={"kind": "unet", "unet": tiny_unet}), DIGITS)
+    network = unet_of(DIGITS, {"kind": "unet", "unet": tiny_unet})
     x, times = torch.randn(3, 2, *DIGITS), torch.tensor([10.25, 5.5, 0.0])
     grid = network(x, times[:, None])
     assert grid.shape == x.shape
@@ -38,8 +38,8 @@ def test_a_grid_of_fractional_times_equals_single_calls_of_diffusers(tiny_unet):
 
 def test_channels_last_changes_nothing_but_the_memory(tiny_unet):
     options = {"kind": "unet", "unet": tiny_unet}
-    plain = noise_network(config(model=options), DIGITS)
-    last = noise_network(config(model={**options, "channels_last": True}), DIGITS)
+    plain = unet_of(DIGITS, options)
+    last = unet_of(DIGITS, {**options, "channels_last": True})
     last.load_state_dict(plain.state_dict())
     x = torch.randn(4, *DIGITS)
     torch.testing.assert_close(last(x, torch.tensor(3.0)), plain(x, torch.tensor(3.0)))
@@ -47,8 +47,8 @@ def test_channels_last_changes_nothing_but_the_memory(tiny_unet):
 
 def test_bfloat16_rounds_inside_and_returns_float32(tiny_unet):
     options = {"kind": "unet", "unet": tiny_unet}
-    plain = noise_network(config(model=options), DIGITS)
-    half = noise_network(config(model={**options, "precision": "bfloat16"}), DIGITS)
+    plain = unet_of(DIGITS, options)
+    half = unet_of(DIGITS, {**options, "precision": "bfloat16"})
     half.load_state_dict(plain.state_dict())
     x = torch.randn(4, *DIGITS)
     exact, rounded = (network(x, torch.tensor(3.0)) for network in (plain, half))
@@ -60,7 +60,7 @@ def test_bfloat16_rounds_inside_and_returns_float32(tiny_unet):
 
 
 def test_noise_from_velocity_undoes_the_definition_of_v():
-    noise = NoiseSchedule.from_config(Config().noise)
+    noise = NoiseSchedule.from_config(NoiseConfig())
     x_0, eps = torch.randn(5, *DIGITS), torch.randn(5, *DIGITS)
     t = torch.tensor([0.0, 10.0, 200.0, 500.0, 999.0])
     bar = torch.tensor(noise.alphas_cumprod[t.long().numpy()]).float().reshape(-1, 1, 1, 1)
@@ -87,22 +87,25 @@ def test_noise_from_velocity_undoes_the_definition_of_v():
 )
 def test_a_unet_that_does_not_fit_is_refused(tiny_unet, shape, changes, words):
     with pytest.raises(UserError) as error:
-        noise_network(config(model={"kind": "unet", "unet": {**tiny_unet, **changes}}), shape)
+        unet_of(shape, {"kind": "unet", "unet": {**tiny_unet, **changes}})
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_an_mlp_does_not_take_images_and_a_convolution_no_points():
-    for build, section in ((critic_network, "critic"), (value_network, "value")):
-        with pytest.raises(UserError, match=f"{section}.kind: an MLP takes points"):
-            build(config(), DIGITS)
-        with pytest.raises(UserError, match="takes images"):
-            build(config(**{section: {"kind": "conv"}}), (2,))
+    with pytest.raises(UserError, match=r"critic\.kind: an MLP takes points"):
+        critic_network(CriticConfig(), DIGITS, num_classes=0)
+    with pytest.raises(UserError, match=r"value\.kind: an MLP takes points"):
+        value_network(ValueConfig(), DIGITS, num_steps=10, num_classes=0)
+    with pytest.raises(UserError, match="takes images"):
+        critic_network(CriticConfig(kind="conv"), (2,), num_classes=0)
+    with pytest.raises(UserError, match="takes images"):
+        value_network(ValueConfig(kind="conv"), (2,), num_steps=10, num_classes=0)
     with pytest.raises(UserError, match="at least 16x16"):
-        critic_network(config(critic={"kind": "paper_conv"}), DIGITS)
+        critic_network(CriticConfig(kind="paper_conv"), DIGITS, num_classes=0)
 
 
 def test_the_papers_critic_has_its_layers():
-    critic = critic_network(config(critic={"kind": "paper_conv", "width": 128}), (3, 32, 32))
+    critic = critic_network(CriticConfig(kind="paper_conv", width=128), (3, 32, 32), num_classes=0)
     widths = [3, 128, 256, 512, 1]
     expected = sum(16 * a * b + b for a, b in pairwise(widths))
     assert num_parameters(critic) == expected
@@ -113,13 +116,13 @@ def test_the_papers_critic_has_its_layers():
 @pytest.mark.parametrize("regulariser", ["gradient_penalty", "spectral_norm"])
 def test_the_convolutional_critic_scores_images_of_any_size(shape, regulariser):
     options = {"kind": "conv", "width": 8, "regulariser": regulariser}
-    critic = critic_network(config(critic=options), shape)
+    critic = critic_network(CriticConfig(**options), shape, num_classes=0)
     assert critic(torch.randn(5, *shape)).shape == (5, 1)
 
 
 @pytest.mark.parametrize("value", [{"kind": "conv", "width": 8}, {"kind": "step_scaled"}])
 def test_a_value_network_takes_a_grid_of_steps(value):
-    network = value_network(config(value=value), DIGITS)
+    network = value_network(ValueConfig(**value), DIGITS, num_steps=10, num_classes=0)
     x = torch.randn(3, 2, *DIGITS)
     grid = network(x, STEPS)
     assert grid.shape == (3, 2, 1)
@@ -130,7 +133,7 @@ def test_a_value_network_takes_a_grid_of_steps(value):
 
 def test_the_papers_value_has_its_layers():
     value = {"kind": "step_scaled", "widths": [1024, 1024, 256]}
-    network = value_network(config(value=value), (3, 32, 32))
+    network = value_network(ValueConfig(**value), (3, 32, 32), num_steps=10, num_classes=0)
     sizes = [3072, 1024, 1024, 256]
     layers = sum(a * b + b for a, b in pairwise(sizes))
     scales = 10 * sum(sizes[1:])
