@@ -2,26 +2,34 @@
 
 Run it from the repository's root:
 
-    sft-rl train swiss_roll critic.objective=examples.own_critic:LeastSquaresCritic
+    sft-rl train swiss_roll critic.objective=examples.own_critic:LeastSquaresCritic options.width=64
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sft_rl.critics import Critic
-from sft_rl.types import Loss
+from sft_rl import Critic, Loss, Section
+
+
+class LeastSquaresOptions(Section):
+    """Settings of its own: typed, checked, saved with the run, searched by `sft-rl tune`."""
+
+    width: int = 128
+    """Units of the hidden layer."""
 
 
 class LeastSquaresCritic(Critic):
     """Learns to score real samples 1 and generated ones 0 (Mao et al., 2017)."""
 
-    def __init__(self, options: Any, shape: tuple[int, ...]) -> None:
+    Options = LeastSquaresOptions
+
+    def __init__(self, options: LeastSquaresOptions, shape: tuple[int, ...]) -> None:
         super().__init__()
+        width = options.width
         self.network = nn.Sequential(
-            nn.Flatten(), nn.Linear(math.prod(shape), 128), nn.SiLU(), nn.Linear(128, 1)
+            nn.Flatten(), nn.Linear(math.prod(shape), width), nn.SiLU(), nn.Linear(width, 1)
         )
 
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:

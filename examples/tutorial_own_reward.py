@@ -2,7 +2,7 @@
 
     python -m examples.tutorial_own_reward
 
-Two minutes on two cores with the pretrained model in the cache.
+The first time it pretrains the model, as the other tutorial does.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
     python -m examples.tutorial_swiss_roll
 
-About two minutes on two cores the first time, which pretrains the model.
+About a minute on two cores that have nothing else to do, the pretraining included.
 """
 
 import sys
