@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -96,6 +98,18 @@ class TuneObserver:
         saved = self.folder / "checkpoints" / f"{done:06d}"
         tune.report(row, checkpoint=tune.Checkpoint(str(saved)) if self.keep else None)
 
+    def repeat(self, total: int) -> None:
+        """Report again what metrics.csv holds, before a run goes on behind it.
+
+        A trial outlives its driver for a moment, so its checkpoint may be ahead of what the
+        search has heard; and a scheduler of a new session has heard nothing yet. Of the
+        checkpoints that other trials may take over only the newest is there.
+        """
+        with (self.folder / "metrics.csv").open(newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if row[self.distance]]
+        for row in rows[-1:] if self.keep else rows:
+            self.progress(int(row["iteration"]), total, {self.distance: float(row[self.distance])})
+
 
 def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, out: str) -> None:
     """Run the main job with one trial's values; what Tune calls.
@@ -112,7 +126,7 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
     observer = TuneObserver(folder, distance=search.metrics[0], keep=keep)
     try:
         config = resolved(search.config(given["trial"]["values"]), pretrained)
-        store, start = _prepare(folder, config)
+        store, start = _prepare(folder, config, observer)
         data = load_dataset(config.data)
         evaluator = Evaluator(data, config)
         network, full_step = _full_step_model(config, data, pretrained, evaluator, observer)
@@ -125,7 +139,8 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
             checkpoint=start,
         )
     except UserError as error:  # another attempt would end the same way
-        tune.report({"refused": str(error)})
+        # Tune insists on the metric of a scheduler that has one.
+        tune.report({"refused": str(error), DISTANCE: math.inf})
 
 
 def resolved(config: Config, pretrained: Pretrained) -> Config:
@@ -138,8 +153,10 @@ def resolved(config: Config, pretrained: Pretrained) -> Config:
     return with_pretrained(config)
 
 
-def _prepare(folder: Path, config: Config) -> tuple[RunFolder, Checkpoint | None]:
-    """Open a trial's run folder; say where to start.
+def _prepare(
+    folder: Path, config: Config, observer: TuneObserver
+) -> tuple[RunFolder, Checkpoint | None]:
+    """Open a trial's run folder; say where to start, and tell the search of what is done.
 
     Returns:
         The folder, and another trial's checkpoint to take over, the one that a killed attempt
@@ -151,12 +168,15 @@ def _prepare(folder: Path, config: Config) -> tuple[RunFolder, Checkpoint | None
         return RunFolder.create(folder, config), None
     if taken_over is None:
         store = RunFolder.open(folder)
-        return store, store.resume(config)
+        own = store.resume(config)
+        if own is not None:
+            observer.repeat(config.training.num_iterations)
+        return store, own
     start = checkpoint.load(Path(taken_over.path))
     file.write_text(dump_config(config))
-    for own in (folder / "checkpoints").glob("[0-9]*"):
-        if int(own.name) > start.meta["iteration"]:
-            shutil.rmtree(own)
+    for later in (folder / "checkpoints").glob("[0-9]*"):
+        if int(later.name) > start.meta["iteration"]:
+            shutil.rmtree(later)
     store = RunFolder.open(folder)
     store.resume(config)  # cuts metrics.csv
     return store, start
