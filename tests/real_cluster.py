@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+from processes import run
+
 START_S = 120.0
 RAY = Path(sys.executable).with_name("ray")
 NODE = """
@@ -109,9 +111,7 @@ class RealCluster:
 
     def run(self, *arguments: str, cwd: Path, **environment: str) -> Any:
         """Run `sft-rl` as a user of the cluster does."""
-        command = [sys.executable, "-m", "sft_rl", *arguments]
-        env = self.environment | environment
-        return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True)
+        return run(*arguments, cwd=cwd, environment=self.environment | environment)
 
     def start(self, name: str, command: list[str]) -> "subprocess.Popen[bytes]":
         """Start the process of one node; all that it starts is in its process group."""

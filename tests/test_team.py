@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from processes import PROCESSES
 
 from sft_rl.config import Config
 from sft_rl.data import load_dataset
@@ -21,6 +22,8 @@ from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.pretrained.full_step import full_step_metrics
 from sft_rl.pretrained.training import pretrained_network
 from sft_rl.runs.folder import RunFolder
+
+pytestmark = PROCESSES
 
 SIZE = 2
 TIMES = ["seconds", "seconds_waiting", "trajectories_per_second"]
@@ -79,7 +82,7 @@ def runs(
     }
     for name, config in configs.items():
         learn(config, alone / name, Team())
-    mp.spawn(member, (together, configs), nprocs=SIZE)
+    mp.start_processes(member, (together, configs), nprocs=SIZE, start_method="forkserver")
     return {name: (alone / name, together / name) for name in configs}
 
 

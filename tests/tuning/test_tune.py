@@ -133,6 +133,7 @@ def test_a_killed_search_moves_and_goes_on(
     straight: Path,
     ray_cluster: RealCluster,
     on_cluster: Callable[..., "subprocess.Popen[str]"],
+    capsys: pytest.CaptureFixture[str],
     everything: bool,
 ):
     """Without rollout workers: their number is no part of a result, but of a configuration."""
@@ -159,7 +160,9 @@ def test_a_killed_search_moves_and_goes_on(
     output(process)
     assert any(record.attempts == 2 for record in Records(moved).all()) == everything
     pd.testing.assert_frame_equal(table(moved), table(straight))
-    assert "report:" in output(start("--resume", str(moved)))
+    capsys.readouterr()
+    assert main(["tune", "--resume", str(moved)]) == 0
+    assert "report:" in capsys.readouterr().out
 
 
 @pytest.mark.ray
