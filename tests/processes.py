@@ -8,10 +8,8 @@ before it imports Ray.
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -28,7 +26,6 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "ot.sliced",
-        "ray.job_submission",
         "sft_rl.jobs.commands",
         "sft_rl.jobs.plots",
         "sklearn.datasets",
@@ -57,46 +54,21 @@ class Mortal(SFTPG):
 MORTAL = f"algorithm={Mortal.__module__}:{Mortal.__name__}"
 
 
-def _redirected(arguments: Sequence[str], said: Path) -> None:
-    """Run `sft-rl`; what it says goes to ``out`` and ``err`` in a folder."""
+def _mortal(arguments: Sequence[str], said: Path, iteration: int, number: signal.Signals) -> None:
     for stream, name in ((1, "out"), (2, "err")):
         with (said / name).open("w") as file:
             os.dup2(file.fileno(), stream)
-    sys.exit(main(list(arguments)))
-
-
-def _in_environment(
-    arguments: Sequence[str], said: Path, cwd: Path, environment: Mapping[str, str]
-) -> None:
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    _redirected(arguments, said)
-
-
-def _mortal(arguments: Sequence[str], said: Path, iteration: int, number: signal.Signals) -> None:
     Mortal.last_iteration, Mortal.number = iteration, number
-    _redirected(arguments, said)
-
-
-def run(
-    *arguments: str, cwd: Path, environment: Mapping[str, str]
-) -> "subprocess.CompletedProcess[str]":
-    """Run `sft-rl` as a process; return what came of it."""
-    with tempfile.TemporaryDirectory() as said:
-        told = (arguments, Path(said), cwd, dict(environment))
-        process = SERVER.Process(target=_in_environment, args=told)
-        process.start()
-        process.join()
-        out, err = (Path(said, name).read_text() for name in ("out", "err"))
-    assert process.exitcode is not None
-    return subprocess.CompletedProcess(arguments, process.exitcode, out, err)
+    sys.exit(main(list(arguments)))
 
 
 def start_mortal(
     *arguments: str, said: Path, iteration: int, number: signal.Signals
 ) -> ForkServerProcess:
-    """Start a run, whose algorithm is MORTAL, that gets a signal in an iteration."""
+    """Start a run, whose algorithm is MORTAL, that gets a signal in an iteration.
+
+    What it says goes to ``out`` and ``err`` in the folder `said`.
+    """
     process = SERVER.Process(target=_mortal, args=(arguments, said, iteration, number))
     process.start()
     return process
@@ -108,3 +80,18 @@ def interrupt(*arguments: str, said: Path, number: signal.Signals) -> tuple[int,
     process.join()
     assert process.exitcode is not None
     return process.exitcode, (said / "err").read_text()
+
+
+def session_processes(session: int) -> list[int]:
+    """Live processes of a session, as its leader's children are."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(folder.name))
+    return found

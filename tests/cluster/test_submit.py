@@ -156,7 +156,7 @@ def test_only_what_is_needed_travels(tmp_path, monkeypatch):
     there = {p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file()}
     own = {name for name in there if name.split("/")[0] in ("sft_rl", "envs", "tuning", "cluster")}
     assert there - own == {"points.npy", "mine/critic.py"}
-    assert {"sft_rl/__main__.py", "sft_rl/presets/swiss_roll.yaml"} <= own
+    assert {"sft_rl/__main__.py", "sft_rl/config/presets/swiss_roll.yaml"} <= own
     assert {name.rsplit(".", 1)[-1] for name in own} == {"py", "yaml", "typed"}
     done = subprocess.run([sys.executable, "-m", "sft_rl", "presets"], cwd=package)
     assert done.returncode == 0

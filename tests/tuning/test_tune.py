@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from processes import session_processes
 from real_cluster import RealCluster, wait_for
 
 from sft_rl.cli import main
@@ -52,25 +53,10 @@ def on_cluster(ray_cluster: RealCluster) -> Callable[..., "subprocess.Popen[str]
 
 def output(process: "subprocess.Popen[str]", code: int = 0) -> str:
     """Wait for a search; return what it printed, errors at the end."""
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate()
     assert process.returncode == code, err
     assert "Traceback" not in err
     return out + err
-
-
-def session_processes(session: int) -> list[int]:
-    """Live processes of a session, as its leader's children are."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(folder.name))
-    return found
 
 
 def read_until(process: "subprocess.Popen[str]", text: str) -> None:
@@ -124,9 +110,7 @@ def test_a_search_reports_and_its_best_is_found_again(tmp_path: Path, straight: 
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    "everything", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
-)
+@pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_killed_search_moves_and_goes_on(
     tmp_path: Path,
     search: list[str],
@@ -222,7 +206,7 @@ def test_optuna_with_asha_and_trials_that_go_wrong(
     on_cluster: Callable[..., "subprocess.Popen[str]"],
 ):
     file = tmp_path / "space.yaml"
-    rates = {"policy.learning_rate": {"choice": [1e-3, 1e30]}, "seed": {"randint": [0, 99]}}
+    rates = {"policy.learning_rate": {"choice": [1e-3, 1e39]}, "seed": {"randint": [0, 99]}}
     file.write_text(yaml.safe_dump({"space": rates}))
     out = tmp_path / "search"
     process = on_cluster(
