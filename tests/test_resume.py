@@ -5,13 +5,13 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from processes import MORTAL, PROCESSES, interrupt, start_mortal
+from real_cluster import wait_for
 
 from sft_rl.cli import main
 from sft_rl.config.files import load_config
@@ -19,28 +19,15 @@ from sft_rl.errors import UserError
 from sft_rl.runs.folder import RunFolder
 from sft_rl.storage.checkpoint import DamagedCheckpoint, load
 
+pytestmark = PROCESSES
+
 
 def command(out: Path, *settings: str) -> list[str]:
-    return [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings, "--out", str(out)]
+    return ["train", "swiss_roll", *settings, "--out", str(out)]
 
 
 def train(out: Path, *settings: str) -> int:
-    """The same in this process, which costs no start."""
-    return main(["train", "swiss_roll", *settings, "--out", str(out)])
-
-
-def interrupt(out: Path, number: signal.Signals, *settings: str) -> tuple[int, str]:
-    """Start a run and send it a signal once a few iterations are logged."""
-    process = subprocess.Popen(
-        command(out, *settings), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    metrics = out / "metrics.csv"
-    while process.poll() is None:
-        if metrics.exists() and metrics.read_text().count("\n") > 30:
-            process.send_signal(number)
-            break
-    _, errors = process.communicate()
-    return process.returncode, errors
+    return main(command(out, *settings))
 
 
 def policy_sha256(out: Path) -> str:
@@ -56,6 +43,7 @@ def contents(out: Path) -> dict[Path, bytes]:
 def settings(tiny_settings: tuple[str, ...]) -> tuple[str, ...]:
     return (
         *tiny_settings,
+        MORTAL,
         "training.num_iterations=120",
         "training.eval_every=40",
         "training.checkpoint_every=7",
@@ -74,7 +62,7 @@ def test_after_a_signal(
     tmp_path: Path, settings: tuple[str, ...], undisturbed: Path, number: signal.Signals
 ):
     out = tmp_path / "run"
-    code, errors = interrupt(out, number, *settings)
+    code, errors = interrupt(*command(out, *settings), said=tmp_path, number=number)
     if number is signal.SIGTERM:
         assert code == 143
         assert "go on with --resume" in errors
@@ -113,7 +101,7 @@ def test_resume_auto_starts_goes_on_and_is_finished(
 ):
     out = tmp_path / "run"
     auto = (*settings, "--resume", "auto")
-    code, _ = interrupt(out, signal.SIGKILL, *auto)
+    code, _ = interrupt(*command(out, *auto), said=tmp_path, number=signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert train(out, *auto) == 0
     assert policy_sha256(out) == policy_sha256(undisturbed)
@@ -225,17 +213,14 @@ def test_two_processes_on_one_folder(
     tmp_path: Path, settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ):
     out = tmp_path / "run"
-    first = subprocess.Popen(
-        command(out, *settings, "training.num_iterations=100000"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not (out / "metrics.csv").exists():
-        assert first.poll() is None
-    code = train(out, *settings, "training.num_iterations=100000", "--resume")
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    assert code == 2
+    run = command(out, *settings)
+    first = start_mortal(*run, said=tmp_path, iteration=2, number=signal.SIGSTOP)
+    wait_for((out / "metrics.csv").exists)
+    try:
+        assert train(out, *settings, "--resume") == 2
+    finally:
+        first.kill()
+        first.join()
     assert f"in use by process {first.pid} on {socket.gethostname()}" in capsys.readouterr().err
 
 
