@@ -85,6 +85,6 @@ def test_ray_that_was_imported_too_early_is_refused():
     )
     assert done.returncode != 0
     assert (
-        "call sft_rl.distributed.session.set_local_environment() before `import ray`"
+        "call ray.init() yourself, and that Ray is used, or "
         in (done.stderr.splitlines()[-1])
     )
