@@ -45,7 +45,7 @@ def test_workers_give_the_same_policy_as_none_and_are_gone_after(
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [
-        (signal.SIGINT, 130, "sft-rl: interrupted"),
+        (signal.SIGINT, 130, "a checkpoint is saved, go on with --resume"),
         (signal.SIGTERM, 143, "a checkpoint is saved, go on with --resume"),
     ],
 )
