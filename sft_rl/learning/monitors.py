@@ -95,9 +95,7 @@ def critic_slope(trajectories: Trajectories, networks: Networks) -> Metrics:
     without a gradient has no slope.
     """
     samples = trajectories.final[:NUM_WATCHED].detach().clone().requires_grad_()
-    critic = networks.critic.eval()  # looking must not go on with spectral norm's iteration
-    scores = critic(samples, *given(_watched_labels(trajectories)))
-    critic.train()
+    scores = networks.critic(samples, *given(_watched_labels(trajectories)))
     if not scores.requires_grad:
         return {}
     (slope,) = torch.autograd.grad(scores.sum(), samples)

@@ -12,7 +12,8 @@ from sft_rl.learning.monitors import MAX_RATIO_DEVIATION, Alarm, critic_slope, d
 from sft_rl.learning.preemption import Preempted, PreemptionNotice
 from sft_rl.learning.protocols import Notice, Observer, RunStore
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.rollout.runner import Collector, Request, Weights, num_threads
+from sft_rl.rollout.runner import Collector, Request, Weights
+from sft_rl.seeding import num_threads
 from sft_rl.types import Metrics, Trajectories
 
 

@@ -322,7 +322,6 @@ FREE_TO_CHANGE = (
     "learner.num_cpus",
     "learner.num_gpus",
     "metrics.inception_path",
-    "model.channels_last",
     "pretrained.path",
     "pretrained.variant",
     "ray.",
