@@ -178,7 +178,12 @@ def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
     resolved, _ = resolve(config, data=data, fetch=False)
     with torch.device("meta"):
         networks = networks_of(resolved, network_of(resolved))
-    return requirements(networks, algorithm_of(resolved), resolved.training)
+    return requirements(
+        networks,
+        algorithm_of(resolved),
+        resolved.training,
+        draws_here=resolved.rollout.num_workers == 0,
+    )
 
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
