@@ -64,7 +64,7 @@ class AdversarialReward:
                 raise UserError(f"reward_options.{name}: must be positive, got {value}")
         if not critic.state_dict():
             raise UserError("reward: 'adversarial' trains a critic, but this one is a function")
-        self.critic = critic
+        self.critic = critic.eval()
         self.data = data
         self.batch_size = batch_size
         self.update_every = update_every
@@ -122,7 +122,9 @@ class AdversarialReward:
             )
             own = [kept[rows] for kept in labels]
             real = self.data.batch(self.batch_size, source, *own)
+            self.critic.train()
             loss = self.critic.loss(real, remembered[rows], source, *own)
+            self.critic.eval()
             if self.optimizer is not None:
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.value.backward()  # type: ignore[no-untyped-call]

@@ -19,7 +19,9 @@ POINTS_A_CHUNK, IMAGES_A_CHUNK = 2500, 250
 class DenoisingPolicy(nn.Module):
     r"""pi(a | s_k) = N(mu_theta(latents[k], timesteps[k]), sigma_k^2 I), a few-step sampler.
 
-    The action is the next latent. ``step_index`` counts sampling steps 0..T-1.
+    The action is the next latent. ``step_index`` counts sampling steps 0..T-1. A policy samples
+    and scores, so it is made in evaluation mode, its network included, and is fine-tuned in it:
+    under dropout the ratio of a new policy to the old one would not start at 1.
 
     Args:
         network: Predicts the noise, called as ``network(latents, timesteps)``, with labels as
@@ -60,6 +62,7 @@ class DenoisingPolicy(nn.Module):
         ):
             self.register_buffer(name, torch.tensor(values.copy(), dtype=torch.float32))
         self.log_std_scale = nn.Parameter(torch.zeros(len(schedule) - 1)) if learn_std else None
+        self.eval()
 
     @property
     def num_steps(self) -> int:

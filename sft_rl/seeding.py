@@ -7,6 +7,8 @@ after a restart, gets the same numbers, and a checkpoint has no random state to 
 
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -105,3 +107,14 @@ def label_rows(keys: Tensor, draw: int, num_classes: int) -> Tensor:
         int64 tensor of shape (B,), on the device of ``keys``.
     """
     return _shift_right(_random_bits(keys, -1 - draw, 1)[:, 0], 1) % num_classes
+
+
+@contextmanager
+def num_threads(num: int) -> Iterator[None]:
+    """Compute with a number of CPU threads; the last bits of a result depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

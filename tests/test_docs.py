@@ -38,7 +38,7 @@ def test_what_a_page_names_is_in_the_code(page: str):
     source = "\n".join(f.read_text() for d in ("sft_rl", "envs") for f in (ROOT / d).rglob("*.py"))
     there = set(re.findall(r"(?:def|class) (\w+)", source))
     there |= set(re.findall(r"^ *(?:self\.)?(\w+)(?=:| =)", source, re.M))
-    there |= set(re.findall(r'"(\w+)"', source)) | {"log_prob_drift_K"}
+    there |= set(re.findall(r'"(\w+)"', source)) | {"log_prob_drift_K", "explained_variance_K"}
     text = (ROOT / "docs" / f"{page}.md").read_text()
     named = re.findall(r"(?<!\[)`([a-zA-Z_][\w.]*)(?:[\[(=].*?)?`", text)
     parts = {p for name in named if not name.endswith((".py", ".json")) for p in name.split(".")}

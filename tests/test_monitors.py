@@ -1,12 +1,15 @@
 """Monitors: what they measure, in closed form; that the alarm saves a run's last good state."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from sft_rl.algorithms import Networks
 from sft_rl.algorithms.sft_pg import SFTPG
@@ -15,9 +18,20 @@ from sft_rl.config import Config, ResolvedConfig
 from sft_rl.critics import Critic
 from sft_rl.critics.function import FunctionCritic
 from sft_rl.diffusion.reverse import gaussian_kl
+from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.jobs.build import build_runner
-from sft_rl.learning.monitors import PATIENCE, Alarm, TrainingAlarm, critic_slope, drift
-from sft_rl.policy import to_arrays
+from sft_rl.learning.monitors import (
+    PATIENCE,
+    Alarm,
+    TrainingAlarm,
+    baseline_quality,
+    critic_slope,
+    drift,
+    explained_variance,
+    signal_to_noise,
+)
+from sft_rl.learning.team import Team
+from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.runs.parts import algorithm_of, network_of, networks_of
 from sft_rl.storage.checkpoint import load
 from sft_rl.types import Loss, Trajectories, Transitions
@@ -95,6 +109,102 @@ def test_the_critics_slope_in_closed_form(tiny_config: Callable[..., ResolvedCon
     assert critic_slope(trajectories, inclined) == {"critic_slope": pytest.approx(5.0)}
     flat = replace(networks, critic=FunctionCritic(lambda x: x.detach().square().sum(1)))
     assert critic_slope(trajectories, flat) == {}
+
+
+class Known(nn.Module):
+    """V(s) = f(s) times a factor, plus a constant."""
+
+    def __init__(self, critic: Critic, factor: float) -> None:
+        super().__init__()
+        self.critic, self.factor = critic, factor
+
+    def forward(self, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        scores = self.critic(x.flatten(0, 1)).reshape(x.shape[:2])
+        return (self.factor * scores + 7.0)[..., None]
+
+
+@pytest.mark.parametrize(
+    ("factor", "explained"), [(0.0, 0.0), (1.0, 1.0), (0.5, 0.75), (2.0, 0.0), (-1.0, -3.0)]
+)
+def test_what_a_baseline_explains_in_closed_form(
+    tiny_config: Callable[..., ResolvedConfig], factor: float, explained: float
+):
+    """1 - (1 - factor)^2, of chains that stand still: every state has the final score."""
+    config = tiny_config()
+    networks, trajectories = setup(config)
+    networks = replace(networks, critic=Inclined(), value=Known(Inclined(), factor))
+    still = replace(trajectories, latents=trajectories.final.expand_as(trajectories.latents))
+    watched = baseline_quality(still, networks, algorithm_of(config), Team())
+    for k in range(4):
+        assert watched[f"explained_variance_{k}"] == pytest.approx(explained, abs=1e-4)
+
+
+def test_noise_as_a_baseline_explains_less_than_nothing():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(40_000, generator=generator)
+    values = 2.0 * torch.randn(3, 40_000, generator=generator)
+    torch.testing.assert_close(
+        explained_variance(values, scores), torch.full((3,), -4.0), atol=0.15, rtol=0.0
+    )
+    assert explained_variance(values, torch.ones(40_000)).tolist() == [0.0] * 3
+
+
+def test_signal_to_noise_has_no_bias():
+    """Mean of many halves' estimates: |g|^2 over the trace of the whole batch's covariance."""
+    generator = torch.Generator().manual_seed(0)
+    signal, dim, noise = 1.0, 400, 2.0
+    estimates = []
+    for _ in range(400):
+        halves = signal + noise * torch.randn(2, dim, generator=generator)
+        estimates.append(signal_to_noise(*halves))
+    expected = dim * signal**2 / (dim * noise**2 / 2)
+    error = torch.tensor(estimates).std().item() / 20
+    assert abs(sum(estimates) / 400 - expected) < 4 * error < 0.1 * expected
+    assert signal_to_noise(torch.ones(3), torch.ones(3)) == 0.0
+
+
+class Bias(nn.Module):
+    """Predicts the same noise everywhere."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.bias.expand_as(x)
+
+
+class Offset(Critic):
+    """f(x) = m + the sum of x over the root of its dimension."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3.0 + x.sum(1) / x.shape[1] ** 0.5
+
+
+class Constant(nn.Module):
+    def forward(self, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        return torch.full((*x.shape[:2], 1), 3.0)
+
+
+def test_the_gradients_signal_to_noise_in_closed_form(
+    tiny_config: Callable[..., ResolvedConfig],
+):
+    """One step from 0 to x = z: g = f z, |E g|^2 = 1, tr Var g = D (1 + m^2) + 1 a trajectory."""
+    dim, num = 300, 6000
+    schedule = StepSchedule(
+        timesteps=np.zeros(1), coef_x=np.ones(1), coef_eps=np.ones(1), std=np.ones(1)
+    )
+    policy = DenoisingPolicy(Bias(dim), schedule, shape=(dim,))
+    x = torch.randn(num, dim, generator=torch.Generator().manual_seed(0))
+    latents = torch.stack([torch.zeros_like(x), x])
+    drawn = Trajectories(latents, torch.zeros(1, num), torch.zeros(num), policy_version=0)
+    networks = Networks(policy, Offset(), Constant(), pretrained=policy)
+    config = tiny_config("sampler.num_steps=1", "training.micro_batch_size=1000")
+    watched = baseline_quality(drawn, networks, algorithm_of(config), Team())
+    assert watched["policy_grad_snr"] == pytest.approx(num / (dim + 1), rel=0.1)
+    assert watched["policy_grad_snr_raw"] == pytest.approx(num / (10 * dim + 1), rel=0.1)
+    assert watched["explained_variance_0"] == pytest.approx(0.0, abs=1e-6)
+    assert policy.network.bias.grad is None
 
 
 def test_the_alarm_has_patience_with_odd_samples_and_none_with_odd_numbers():
@@ -219,10 +329,13 @@ def test_every_number_of_the_glossary_is_logged(tmp_path: Path, tiny_settings: t
     at_evaluations = [
         "critic_slope",
         "kl_to_pretrained",
+        "policy_grad_snr",
+        "policy_grad_snr_raw",
         *(f"log_prob_drift_{k}" for k in range(4)),
+        *(f"explained_variance_{k}" for k in range(4)),
     ]
     assert rows[at_evaluations].notna().all(axis=1).tolist() == [False, True, True]
     text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
     for column in rows.columns:
-        name = "log_prob_drift_K" if column.startswith("log_prob_drift_") else column
+        name = re.sub(r"_\d+$", "_K", column)
         assert f"`{name}`" in text

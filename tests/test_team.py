@@ -19,7 +19,7 @@ from sft_rl.jobs.fine_tuning import fine_tune
 from sft_rl.learning.team import Team
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.runs.folder import RunFolder
-from sft_rl.runs.parts import full_step_network, full_step_summary
+from sft_rl.runs.parts import full_step_network, measured_full_step
 
 pytestmark = PROCESSES
 
@@ -41,7 +41,7 @@ def learn(config: ResolvedConfig, out: Path, team: Team) -> None:
     network, _ = full_step_network(config, data)
     fine_tune(
         network,
-        full_step_summary(config, network, evaluator),
+        measured_full_step(config, network, evaluator),
         store=RunFolder.create(out, config) if team.leads else RunFolder(out, config),
         evaluator=evaluator,
         clock=Clock(time.perf_counter(), Quiet()),

@@ -31,7 +31,7 @@ from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import to_arrays
 from sft_rl.rollout.runner import LocalCollector, Request, RolloutRunner
 from sft_rl.runs.folder import RunFolder
-from sft_rl.runs.parts import full_step_network, full_step_summary
+from sft_rl.runs.parts import full_step_network, measured_full_step
 from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 
@@ -205,7 +205,7 @@ def policy_sha256(config: ResolvedConfig, num_workers: int, lag: int = 0) -> str
     with tempfile.TemporaryDirectory() as folder:
         summary = fine_tune(
             network,
-            full_step_summary(config, network, evaluator),
+            measured_full_step(config, network, evaluator),
             store=RunFolder.create(Path(folder) / "run", config),
             evaluator=evaluator,
             clock=Clock(time.perf_counter(), observer),

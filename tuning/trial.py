@@ -20,13 +20,12 @@ from sft_rl.jobs.fine_tuning import fine_tune
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import load_arrays, to_arrays
-from sft_rl.pretrained.full_step import Summary
-from sft_rl.rollout.runner import num_threads
+from sft_rl.pretrained.full_step import FullStep
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.parts import (
     full_step_key,
     full_step_network,
-    full_step_summary,
+    measured_full_step,
     network_of,
     resolve_device,
 )
@@ -38,8 +37,8 @@ from tuning.search import DISTANCE, Search
 
 Pretrained = dict[str, Any]
 """The full-step model for all trials: the ``sections`` that `pretrained.path` fills in, ``key``,
-``weights`` and ``full_step`` metrics. Put once into the object store; a trial maps its arrays
-without a copy."""
+``weights`` and what is measured of it, ``full_step``. Put once into the object store; a trial maps
+its arrays without a copy."""
 
 
 def share_pretrained(search: Search, observer: Observer) -> Pretrained:
@@ -55,14 +54,14 @@ def share_pretrained(search: Search, observer: Observer) -> Pretrained:
         sections = read_pretrained(config.pretrained, num_classes=config.model.num_classes)
     resolved, data = resolve(config, pretrained=sections)
     observer.phase("pretraining")
-    with num_threads(resolved.learner.num_threads):
-        network, _ = full_step_network(resolved, data, progress=observer.progress)
-        full_step = full_step_summary(resolved, network, Evaluator(data, resolved.metrics))
+    warn = observer.warn
+    network, _ = full_step_network(resolved, data, progress=observer.progress, warn=warn)
+    evaluator = Evaluator(data, resolved.metrics)
     return {
         "sections": sections,
         "key": full_step_key(resolved, data),
         "weights": to_arrays(network),
-        "full_step": full_step,
+        "full_step": measured_full_step(resolved, network, evaluator, warn=warn),
     }
 
 
@@ -167,13 +166,14 @@ def _taken_over(folder: Path, settings: str, start: Checkpoint) -> RunFolder:
 
 def full_step_model(
     store: RunFolder, pretrained: Pretrained, evaluator: Evaluator, observer: Observer
-) -> tuple[nn.Module, Summary]:
+) -> tuple[nn.Module, FullStep]:
     """Return the shared model, or one of the cache where the run's own is another."""
     config = store.config
     if full_step_key(config, evaluator.data) == pretrained["key"]:
         network = network_of(config)
         load_arrays(network, pretrained["weights"])
         return network.to(resolve_device(config.device)), pretrained["full_step"]
-    with num_threads(config.learner.num_threads):
-        network, _ = full_step_network(config, evaluator.data, progress=observer.progress)
-        return network, full_step_summary(config, network, evaluator)
+    network, _ = full_step_network(
+        config, evaluator.data, progress=observer.progress, warn=observer.warn
+    )
+    return network, measured_full_step(config, network, evaluator, warn=observer.warn)

@@ -96,4 +96,4 @@ def sampler_of(store: RunFolder, network: nn.Module | None = None) -> Sampler:
         device = resolve_device(store.config.device)
     except UserError:  # of another machine
         device = resolve_device("auto")
-    return Sampler(policy.to(device).eval(), Units(store.config.samples))
+    return Sampler(policy.to(device), Units(store.config.samples))

@@ -24,17 +24,17 @@ from sft_rl.learning.preemption import PreemptionNotice
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.pretrained.full_step import Summary
-from sft_rl.rollout.runner import num_threads
 from sft_rl.runs.folder import RunFolder, free_run_path
 from sft_rl.runs.parts import (
     algorithm_of,
     full_step_network,
-    full_step_summary,
+    measured_full_step,
     network_of,
     networks_of,
 )
 from sft_rl.runs.remote import create_run, holds_run, open_run
 from sft_rl.runs.resolve import resolve
+from sft_rl.seeding import num_threads
 
 Resume = Literal["never", "always", "auto"]
 
@@ -132,13 +132,13 @@ def _train(
             from sft_rl.distributed.session import RaySession
 
             session = stack.enter_context(RaySession(config.ray, config.rollout))
-        with num_threads(config.learner.num_threads):
-            with clock.phase("pretraining"):
-                network, _ = full_step_network(
-                    config, data, own=own, progress=clock.observer.progress
-                )
-            with clock.phase("full-step sampler"):
-                full_step = full_step_summary(config, network, evaluator)
+        observer = clock.observer
+        with clock.phase("pretraining"):
+            network, _ = full_step_network(
+                config, data, own=own, progress=observer.progress, warn=observer.warn
+            )
+        with clock.phase("full-step sampler"):
+            full_step = measured_full_step(config, network, evaluator, warn=observer.warn)
         if config.learner.launcher == "ray_train":
             assert session is not None, "Ray Train needs Ray"
             session.wait()
@@ -178,7 +178,12 @@ def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
     resolved, _ = resolve(config, data=data, fetch=False)
     with torch.device("meta"):
         networks = networks_of(resolved, network_of(resolved))
-    return requirements(networks, algorithm_of(resolved), resolved.training)
+    return requirements(
+        networks,
+        algorithm_of(resolved),
+        resolved.training,
+        draws_here=resolved.rollout.num_workers == 0,
+    )
 
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
@@ -187,11 +192,13 @@ def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     prepare_process(deterministic=resolved.training.deterministic)
     begun = time.perf_counter()
     observer.phase("pretraining")
-    with num_threads(resolved.learner.num_threads):
-        network, cached = full_step_network(resolved, data, progress=observer.progress)
-        seconds = time.perf_counter() - begun
-        observer.phase("evaluation")
-        measured = full_step_summary(resolved, network, Evaluator(data, resolved.metrics))
+    network, cached = full_step_network(
+        resolved, data, progress=observer.progress, warn=observer.warn
+    )
+    seconds = time.perf_counter() - begun
+    observer.phase("evaluation")
+    evaluator = Evaluator(data, resolved.metrics)
+    measured = measured_full_step(resolved, network, evaluator, warn=observer.warn).numbers
     return {
         f"{resolved.distance}, {measured['nfe']} steps": f"{measured[resolved.distance]:.4f}",
         "noise floor": f"{measured['noise_floor']:.4f}",
@@ -212,8 +219,9 @@ def evaluate(folder: Path | str) -> dict[str, str]:
     if data.units.samples != config.samples:
         raise UserError(f"data.path: {config.data.path} is not what {folder} was trained on")
     evaluator = Evaluator(data, config.metrics)
-    distances = evaluator.all_distances(evaluator.samples(policy))
-    floors = evaluator.noise_floors()
+    with num_threads(config.learner.num_threads):
+        distances = evaluator.all_distances(evaluator.samples(policy))
+        floors = evaluator.noise_floors()
     return {
         f"{name}, {policy.num_steps} steps": f"{value:.5f}   (noise floor {floors[name]:.5f})"
         for name, value in distances.items()

@@ -19,25 +19,25 @@ from sft_rl.types import given
 GIB = 2**30
 FLOAT = 4
 COPIES = 4
-"""The policy in training, its average, its best state and the pretrained one."""
+"""The policy in training, its average, its best state and the pretrained one, of any run."""
 ADAM = 3
 """Gradient and two moments of every parameter in training."""
 
 
 def requirements(
-    networks: Networks, algorithm: Algorithm, training: TrainingConfig
+    networks: Networks, algorithm: Algorithm, training: TrainingConfig, *, draws_here: bool
 ) -> dict[str, str]:
     """Say what a run will need; nothing is trained or written.
 
     Memory is that of tensors which live at the same time; activations are counted by running
-    the networks without data. It leaves out what the libraries take for themselves, and passes
-    that keep nothing for the way back.
+    the networks without data. It leaves out what the libraries take for themselves, passes that
+    keep nothing for the way back, and the copy of the transitions that a policy step draws.
 
     Args:
         networks: Policy, critic and value, on the meta device.
         algorithm: Says what a policy step keeps.
         training: Batch sizes.
-
+        draws_here: Whether the learner's process draws, with a policy of its own.
     """
     policy, critic, value = networks.policy, networks.critic, networks.value
     num_steps, shape = policy.num_steps, policy.shape
@@ -46,10 +46,14 @@ def requirements(
         "critic": num_parameters(critic),
         "value": num_parameters(value),
     }
-    trajectories = training.batch_size * training.n_critic
-    weights = FLOAT * (COPIES * counts["policy"] + counts["critic"] + counts["value"])
-    optimizers = FLOAT * ADAM * sum(counts.values())
-    stored = FLOAT * (num_steps + 1) * trajectories * math.prod(shape)
+    copies = COPIES + draws_here + (training.max_offpolicy_steps > 0)  # the version before
+    weights = FLOAT * (copies * counts["policy"] + counts["critic"] + counts["value"])
+    trained = sum(counts[name] for name in counts if name != "value" or algorithm.uses_value)
+    optimizers = FLOAT * ADAM * trained
+    a_batch = FLOAT * (num_steps + 1) * training.batch_size * math.prod(shape)
+    stored = training.n_critic * a_batch
+    # Several batches are joined for the policy step; one of a warm-up replaces that before it.
+    drawn = 2 * stored if training.n_critic > 1 else stored + a_batch
     forwards, batch = algorithm.kept_calls(num_steps)
     activations = {"policy": forwards * activation_bytes(policy, batch)}
     rows = training.micro_batch_size
@@ -70,7 +74,7 @@ def requirements(
         "memory, optimisers": _gib(optimizers),
         "memory, trajectories": _gib(stored),
         **{f"memory, activations of a {k} step": _gib(v) for k, v in activations.items()},
-        "memory, all": _gib(weights + optimizers + stored + max(activations.values())),
+        "memory, all": _gib(weights + optimizers + max(stored + max(activations.values()), drawn)),
     }
 
 

@@ -26,17 +26,17 @@ from sft_rl.learning.trainer import Trainer
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path
 from sft_rl.policy import load_arrays, to_arrays
-from sft_rl.pretrained.full_step import Summary, full_step_samples
-from sft_rl.rollout.runner import Weights, num_threads
+from sft_rl.pretrained.full_step import FullStep, Summary
+from sft_rl.rollout.runner import Weights
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.parts import (
-    full_step_key,
     learner_of,
     network_of,
     networks_of,
     resolve_device,
 )
 from sft_rl.runs.remote import open_run
+from sft_rl.seeding import num_threads
 from sft_rl.storage.checkpoint import Checkpoint, parameters_sha256
 from sft_rl.storage.files import saving
 
@@ -49,7 +49,7 @@ PATIENCE_S = 60.0
 
 def fine_tune(
     network: nn.Module,
-    full_step: Summary,
+    full_step: FullStep,
     *,
     store: RunFolder,
     evaluator: Evaluator,
@@ -65,7 +65,7 @@ def fine_tune(
 
     Args:
         network: The pretrained network, on the learner's device; it is trained further.
-        full_step: What :func:`~sft_rl.pretrained.full_step.full_step_metrics` says of it.
+        full_step: What is measured of it.
         store: The run's folder, which knows the configuration.
         evaluator: Measures; knows the data.
         clock: Takes the seconds of the phases and tells the observer of them.
@@ -122,7 +122,7 @@ def fine_tune(
 
 def fine_tune_elsewhere(
     network: nn.Module,
-    full_step: Summary,
+    full_step: FullStep,
     *,
     store: RunFolder,
     data: Dataset,
@@ -164,7 +164,7 @@ def _fine_tune_here(
     config: ResolvedConfig,
     place: str,
     weights: Weights,
-    full_step: Summary,
+    full_step: FullStep,
     seconds: float,
     data: Dataset | None,
     own: nn.Module | None,
@@ -179,7 +179,7 @@ def _fine_tune_here(
         config: The run's configuration.
         place: Path or URL of the run's folder.
         weights: Those of the pretrained network.
-        full_step: What :func:`~sft_rl.pretrained.full_step.full_step_metrics` says of it.
+        full_step: What is measured of it.
         seconds: How long the run has taken so far.
         data: The data, where Python handed them over.
         own: The network, where Python handed it over.
@@ -216,7 +216,7 @@ def _fine_tune_here(
 
 def _conclude(
     learner: Learner,
-    full_step: Summary,
+    full_step: FullStep,
     *,
     before: Array,
     store: RunFolder,
@@ -234,13 +234,7 @@ def _conclude(
     with clock.phase("plots"):
         from sft_rl.jobs.plots import Samples, write_plots
 
-        samples = Samples(
-            evaluator.reference,
-            before,
-            after,
-            path,
-            full_step_samples(full_step_key(config, data), evaluator),
-        )
+        samples = Samples(evaluator.reference, before, after, path, full_step.samples)
         with saving(store.path / "plots"):
             write_plots(store.path, samples, data.units)
     summary = {
@@ -250,10 +244,10 @@ def _conclude(
         "num_steps": config.sampler.num_steps,
         f"{evaluator.name}_initial": evaluator.distance(before),
         f"{evaluator.name}_final": final[evaluator.name],
-        f"{evaluator.name}_full_step": full_step[evaluator.name],
-        "noise_floor": full_step["noise_floor"],
+        f"{evaluator.name}_full_step": full_step.numbers[evaluator.name],
+        "noise_floor": full_step.numbers["noise_floor"],
         "final": final,
-        "full_step": full_step,
+        "full_step": full_step.numbers,
         "protocol": {**evaluator.protocol, "nfe": policy.num_steps},
         "seconds_per_sample": seconds_per_sample,
         "wall_seconds": clock.total(),

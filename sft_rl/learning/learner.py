@@ -228,7 +228,9 @@ class Learner:
         """Take one optimiser step on the losses of a batch's parts; return that of the batch."""
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
+        module.train()  # what spectral norm iterates in; everywhere else networks only score
         loss = accumulate(losses)
+        module.eval()
         self.team.sum_gradients(module.parameters())
         optimizer.step()
         return loss

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from sft_rl.algorithms import Networks
+from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.errors import UserError
-from sft_rl.types import Metrics, Trajectories, given
+from sft_rl.learning.optim import micro_batches
+from sft_rl.learning.team import Team
+from sft_rl.types import Metrics, Trajectories, Transitions, given
 
 NUM_WATCHED = 256
 SPREAD_RANGE = (0.05, 20.0)
@@ -95,13 +98,101 @@ def critic_slope(trajectories: Trajectories, networks: Networks) -> Metrics:
     without a gradient has no slope.
     """
     samples = trajectories.final[:NUM_WATCHED].detach().clone().requires_grad_()
-    critic = networks.critic.eval()  # looking must not go on with spectral norm's iteration
-    scores = critic(samples, *given(_watched_labels(trajectories)))
-    critic.train()
+    scores = networks.critic(samples, *given(_watched_labels(trajectories)))
     if not scores.requires_grad:
         return {}
     (slope,) = torch.autograd.grad(scores.sum(), samples)
     return {"critic_slope": slope.flatten(1).norm(dim=1).mean().item()}
+
+
+def baseline_quality(
+    trajectories: Trajectories, networks: Networks, algorithm: Algorithm, team: Team
+) -> Metrics:
+    """What the baseline explains of the scores, and how far the gradient stands out of its noise.
+
+    The gradient is the plain one of all steps that have a density, by the policy that drew the
+    trajectories; with the baseline, and for comparison without (``_raw``).
+    """
+    latents, labels = trajectories.latents[:-1], given(trajectories.labels)
+    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
+    with torch.no_grad():
+        scores = networks.critic(trajectories.final, *labels)
+        values = networks.value(latents, steps, *labels).squeeze(-1)
+    explained = explained_variance(values, scores).tolist()
+    metrics = {f"explained_variance_{k}": value for k, value in enumerate(explained)}
+    num_steps = algorithm.num_density_steps(trajectories.num_steps)
+    if num_steps:
+        transitions = Transitions(
+            latents=latents,
+            actions=trajectories.latents[1:],
+            step_index=steps,
+            old_log_probs=trajectories.log_probs,
+            advantages=scores - values,
+            labels=trajectories.labels,
+        ).part(slice(None), num_steps=num_steps)
+        raw = replace(transitions, advantages=scores.expand(transitions.lead_shape))
+        _, rows = algorithm.kept_calls(trajectories.num_steps)
+        for name, weighted in (("policy_grad_snr", transitions), ("policy_grad_snr_raw", raw)):
+            first, second = (
+                _policy_gradient(weighted.part(half), networks, team, rows=rows)
+                for half in _halves(len(trajectories))
+            )
+            metrics[name] = signal_to_noise(first, second)
+    return metrics
+
+
+def explained_variance(values: Tensor, scores: Tensor) -> Tensor:
+    """1 - Var[f - V_k] / Var[f], shape (T,): 1 explains the scores, 0 is no better than a constant.
+
+    Scores that are all the same leave nothing to explain: 0.
+
+    Args:
+        values: V(s_k), shape (T, B).
+        scores: Final scores f, shape (B,).
+    """
+    total = scores.var()
+    left = (scores - values).var(dim=1)
+    return torch.where(total > 0, 1.0 - left / total, torch.zeros_like(left))
+
+
+def signal_to_noise(first: Tensor, second: Tensor) -> float:
+    r"""|E g|^2 / tr Var[g] of a batch's gradient, from the gradients of its two halves.
+
+    .. math:: g_1 \cdot g_2 \,/\, (|g_1 - g_2|^2 / 4)
+
+    Halves are independent, so numerator and denominator have no bias; below 0 the signal cannot be
+    told from none. Without noise there is no ratio: 0.
+    """
+    noise = (first - second).square().sum() / 4
+    return (first.dot(second) / noise).item() if noise > 0 else 0.0
+
+
+def _halves(num: int) -> tuple[slice, slice]:
+    """Two halves of as many rows; an odd one is left out."""
+    return slice(num // 2), slice(num // 2, num // 2 * 2)
+
+
+def _policy_gradient(
+    transitions: Transitions, networks: Networks, team: Team, *, rows: int
+) -> Tensor:
+    """Mean of advantage times the gradient of log pi over a (T, B) grid, flat.
+
+    Args:
+        transitions: The grid.
+        networks: Of which the policy's gradients are overwritten.
+        team: The learners that share the work.
+        rows: Transitions that are back-propagated at once.
+    """
+    flat, policy = transitions.flatten(), networks.policy
+    policy.zero_grad(set_to_none=True)
+    for part, share in micro_batches(len(flat), rows):
+        some = flat[part]
+        log_prob = policy.log_prob(some.latents, some.actions, some.step_index, some.labels)
+        ((log_prob * some.advantages).mean() * share).backward()  # type: ignore[no-untyped-call]
+    team.sum_gradients(policy.parameters())
+    gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+    policy.zero_grad(set_to_none=True)
+    return gradient
 
 
 def _watched_labels(trajectories: Trajectories) -> Tensor | None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from itertools import islice
 
 from sft_rl.config import TrainingConfig
 from sft_rl.errors import NotFiniteError
 from sft_rl.learning.learner import Learner
-from sft_rl.learning.monitors import MAX_RATIO_DEVIATION, Alarm, critic_slope, drift
+from sft_rl.learning.monitors import (
+    MAX_RATIO_DEVIATION,
+    Alarm,
+    baseline_quality,
+    critic_slope,
+    drift,
+)
 from sft_rl.learning.preemption import Preempted, PreemptionNotice
 from sft_rl.learning.protocols import Notice, Observer, RunStore
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.rollout.runner import Collector, Request, Weights, num_threads
+from sft_rl.rollout.runner import Collector, Request, Weights
+from sft_rl.seeding import num_threads
 from sft_rl.types import Metrics, Trajectories
 
 
@@ -139,7 +147,8 @@ class Trainer:
         self._order(self.iteration + lead, learner.version, learner.weights())
         drawn_with = max(learner.version - lead, 0)
         metrics: Metrics = {}
-        waited, batches = 0.0, []
+        waited = 0.0
+        batches: deque[Trajectories] = deque(maxlen=training.n_critic)  # the policy step's
         shards = self.collector.results()
         for update in range(self._num_updates(self.iteration)):
             asked = time.perf_counter()
@@ -154,14 +163,19 @@ class Trainer:
             metrics |= watched
             if learner.algorithm.uses_value:
                 metrics |= learner.update_value(batch, scores)
-        trajectories = Trajectories.concatenate(batches[-training.n_critic :])
-        metrics |= learner.update_policy(trajectories, self.iteration)
+        trajectories = Trajectories.concatenate(batches)
+        del batch, batches, shards  # joined: the policy step need not hold them twice
+        iteration, self.iteration = self.iteration, self.iteration + 1
+        if self._evaluates() and learner.algorithm.uses_value:  # of the policy that drew them
+            metrics |= baseline_quality(
+                trajectories, learner.networks, learner.algorithm, learner.team
+            )
+        metrics |= learner.update_policy(trajectories, iteration)
         if not lead and metrics.get("first_ratio_deviation", 0.0) > MAX_RATIO_DEVIATION:
             self.observer.warn(
-                f"iteration {self.iteration + 1}: the likelihood ratio is off 1 by "
+                f"iteration {self.iteration}: the likelihood ratio is off 1 by "
                 f"{metrics['first_ratio_deviation']:.3g} on the first pass"
             )
-        self.iteration += 1
         if self._evaluates():
             metrics |= drift(trajectories, learner.networks)
             metrics |= critic_slope(trajectories, learner.networks)

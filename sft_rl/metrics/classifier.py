@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sft_rl.data.images import ImageDataset
-from sft_rl.seeding import derive_seed, generator
-from sft_rl.storage.cache import cache_folder
-from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
+from sft_rl.seeding import derive_seed, generator, num_threads
+from sft_rl.storage.cache import Key, arithmetic, cached, digest
+from sft_rl.storage.checkpoint import Checkpoint
 
 Array = np.ndarray
 NUM_FEATURES = 32
@@ -23,7 +20,7 @@ BATCH_SIZE = 128
 LEARNING_RATE = 3e-3
 COARSEST = 2
 CHUNK = 1000
-FORMAT = 1
+FORMAT = 2
 
 
 class Classifier(nn.Module):
@@ -63,15 +60,23 @@ class Classifier(nn.Module):
         return (torch.cat(parts) / self.spread).double().numpy()
 
 
-def classifier_key(data: ImageDataset, seed: int = 0) -> str:
-    """Hash of all that determines the classifier of some data."""
-    parts = {
-        "format": FORMAT,
-        "data": data.fingerprint,
-        "seed": seed,
-        "sizes": [WIDTH, NUM_FEATURES, NUM_ITERATIONS, BATCH_SIZE, LEARNING_RATE],
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+def classifier_key(data: ImageDataset, seed: int = 0) -> Key:
+    """All that determines the classifier of some data and its accuracy.
+
+    It is trained on the CPU, by one thread whatever the settings say: a yardstick for every run.
+    """
+    assert data.held_out is not None
+    assert data.labels is not None and data.held_out_labels is not None, "labels are needed"
+    images, held_out = (data.train, data.labels), (data.held_out, data.held_out_labels)
+    with num_threads(1):
+        return {
+            "format": FORMAT,
+            "data": digest(*(np.asarray(array) for array in (*images, *held_out))),
+            "pixel_max": data.pixel_max,
+            "seed": seed,
+            "sizes": [WIDTH, NUM_FEATURES, NUM_ITERATIONS, BATCH_SIZE, LEARNING_RATE],
+            **arithmetic(torch.device("cpu")),
+        }
 
 
 def cached_classifier(data: ImageDataset, *, seed: int = 0) -> tuple[Classifier, float]:
@@ -80,25 +85,28 @@ def cached_classifier(data: ImageDataset, *, seed: int = 0) -> tuple[Classifier,
     Returns:
         The classifier and its accuracy on held-out images.
     """
-    assert data.held_out is not None
-    assert data.labels is not None and data.held_out_labels is not None, "labels are needed"
-    num_classes = int(data.labels.max()) + 1
-    folder = cache_folder() / "classifier" / classifier_key(data, seed)
-    if folder.exists():
-        try:
-            saved = load(folder)
-            classifier = Classifier(data.shape, num_classes)
-            classifier.load_state_dict(saved.tensors["classifier"])
-            return classifier, saved.meta["accuracy"]
-        except DamagedCheckpoint:
-            pass  # trained again
-    classifier = _train(data, data.labels, num_classes, seed)
+    assert data.labels is not None, "labels are needed"
+    labels, num_classes = data.labels, int(data.labels.max()) + 1
+
+    def train() -> Checkpoint:
+        with num_threads(1):
+            trained = _train(data, labels, num_classes, seed)
+            accuracy = _accuracy(trained, data)
+        return Checkpoint({"classifier": trained.state_dict()}, {"accuracy": accuracy})
+
+    entry, _ = cached("classifier", classifier_key(data, seed), train)
+    classifier = Classifier(data.shape, num_classes).eval().requires_grad_(False)
+    classifier.load_state_dict(entry.tensors["classifier"])
+    return classifier, entry.meta["accuracy"]
+
+
+@torch.inference_mode()
+def _accuracy(classifier: Classifier, data: ImageDataset) -> float:
+    """Share of the held-out images that it names rightly."""
+    assert data.held_out is not None and data.held_out_labels is not None, "labels are needed"
     held_out = data.units.to_model(torch.from_numpy(data.held_out))
-    with torch.inference_mode():
-        guesses = torch.cat([classifier(part).argmax(1) for part in torch.split(held_out, CHUNK)])
-    accuracy = torch.eq(guesses, data.held_out_labels).double().mean().item()
-    save(folder, Checkpoint({"classifier": classifier.state_dict()}, {"accuracy": accuracy}))
-    return classifier, accuracy
+    guesses = torch.cat([classifier(part).argmax(1) for part in torch.split(held_out, CHUNK)])
+    return torch.eq(guesses, data.held_out_labels).double().mean().item()
 
 
 def _train(data: ImageDataset, labels: Tensor, num_classes: int, seed: int) -> Classifier:

@@ -14,6 +14,7 @@ from sft_rl.metrics.distances import Array
 from sft_rl.metrics.measures import build_measure
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator, random_labels
+from sft_rl.storage.cache import Key, digest
 from sft_rl.types import Metrics
 
 NUM_FLOOR_DRAWS = 8
@@ -32,6 +33,18 @@ class Evaluator:
         self.config = config
         self.name = config.leading(data.config)
         self.measure = build_measure(config, data)
+
+    @property
+    def key(self) -> Key:
+        """All that determines its numbers beside the samples."""
+        covered = {"distance", "inception_path"}  # by the measure's key
+        units = self.data.units.samples.model_dump(include={"shift", "scale", "pixel_max"})
+        return {
+            "measure": self.measure.key,
+            "settings": self.config.model_dump(exclude=covered | self.measure.unused),
+            "real": digest(*self._real_draws()),
+            **units,
+        }
 
     @cached_property
     def reference(self) -> Array:
@@ -82,13 +95,13 @@ class Evaluator:
 
     def noise_floors(self) -> Metrics:
         """Every metric between the reference and other real data."""
+        return self.measure.noise_floors(self._real_draws())
+
+    def _real_draws(self) -> list[Array]:
+        """The reference and other real data."""
         num_draws = 1 + (NUM_FLOOR_DRAWS if self.data.held_out is None else 1)
-        return self.measure.noise_floors(
-            [
-                self.data.real(self.config.num_samples, self.config.seed, draw)
-                for draw in range(num_draws)
-            ]
-        )
+        config = self.config
+        return [self.data.real(config.num_samples, config.seed, draw) for draw in range(num_draws)]
 
     @property
     def protocol(self) -> dict[str, str | int | float]:

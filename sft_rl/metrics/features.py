@@ -14,6 +14,7 @@ import torch
 from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
 from sft_rl.metrics.classifier import NUM_FEATURES, Classifier, cached_classifier, classifier_key
+from sft_rl.storage.cache import hash_of
 
 Array = np.ndarray
 INCEPTION_FEATURES = "2048"
@@ -61,7 +62,7 @@ class ClassifierFeatures:
     @property
     def key(self) -> str:
         """Hash of what determines the classifier."""
-        return classifier_key(self.data)
+        return hash_of(classifier_key(self.data))
 
     @cached_property
     def _trained(self) -> tuple[Classifier, float]:

@@ -33,6 +33,9 @@ from sft_rl.types import Metrics
 class Measure(Protocol):
     """A yardstick; :meth:`sft_rl.config.MetricsConfig.leading` names its leading distance."""
 
+    unused: frozenset[str]
+    """Settings of the metrics that its numbers do not depend on."""
+
     @property
     def key(self) -> str:
         """Changes with what its numbers depend on beside the metrics' settings."""
@@ -61,6 +64,7 @@ class SlicedWasserstein:
 
     name = "sliced_wasserstein"
     key = name
+    unused = frozenset[str]()
 
     def __init__(self, config: MetricsConfig) -> None:
         self.config = config
@@ -110,6 +114,8 @@ class FeatureFrechet:
         features: What to compare.
     """
 
+    unused = frozenset({"num_projections", "num_exact"})
+
     def __init__(self, config: MetricsConfig, data: ImageDataset, features: Features) -> None:
         self.config = config
         self.data = data
@@ -118,8 +124,8 @@ class FeatureFrechet:
 
     @property
     def key(self) -> str:
-        """Name and features."""
-        return f"{self.name}-{self.features.key}"
+        """Name, features, and the images whose copies are looked for."""
+        return f"{self.name}-{self.features.key}-{self.data.fingerprint}"
 
     def num_generated(self, reference: Array) -> int:
         """The number asked for, however many real ones there are."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import torch
 from torch import nn
 
 from sft_rl.diffusion.noise import NoiseSchedule
@@ -14,65 +15,84 @@ from sft_rl.diffusion.schedule import own_steps
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.storage.cache import cache_folder
-from sft_rl.storage.files import replace_file, saving
-from sft_rl.types import Metrics
+from sft_rl.seeding import generator, random_labels
+from sft_rl.storage.cache import arithmetic, cached, digest
+from sft_rl.storage.checkpoint import Checkpoint, state_sha256
 
 Summary = dict[str, Any]
 NUM_KEPT = 64
 """Images of the full-step sampler that are kept for pictures."""
+NUM_PROBES = 8
+FORMAT = 1
+"""Part of the cache's key; counts changes of the code that give other numbers."""
 
 
-def full_step_metrics(
+@dataclass(frozen=True)
+class FullStep:
+    """The full-step sampler, measured.
+
+    Attributes:
+        numbers: Every distance, the noise floors, and the number of function evaluations.
+        samples: Some images in the data's units; None of points.
+    """
+
+    numbers: Summary
+    samples: Array | None
+
+
+def measure_full_step(
     network: nn.Module,
     evaluator: Evaluator,
     *,
-    key: str,
     noise: NoiseSchedule,
     num_classes: int = 0,
-) -> Summary:
-    """Measure the full-step sampler and the noise floors, once for a pretrained model.
+    warn: Callable[[str], None] = warnings.warn,
+) -> FullStep:
+    """Measure the full-step sampler and the noise floors, once for a network.
 
-    Kept in the cache, by the model and the measuring protocol.
+    Kept in the cache, by the sampler's weights, its answers and the measuring protocol.
 
     Args:
         network: The full-step network.
         evaluator: Measures; knows the data.
-        key: Hash of all that determines the network.
         noise: The forward process it was trained with.
         num_classes: Classes it is conditional on; 0 for none.
+        warn: Is told of a cache entry that is damaged.
     """
-    file = _full_step_file(key, evaluator)
-    if file.exists():
-        return dict(json.loads(file.read_text()))
     policy = DenoisingPolicy(
         network, own_steps(noise), shape=evaluator.data.shape, num_classes=num_classes
     )
     policy = policy.to(next(network.parameters()).device)
-    samples = evaluator.samples(policy)
-    distances: Metrics = evaluator.all_distances(samples)
-    floors = evaluator.noise_floors()
-    result: Summary = {
-        **distances,
+    key = {
+        "format": FORMAT,
+        "policy": state_sha256(policy),
+        "answers": digest(_answers(policy)),
+        "protocol": evaluator.key,
+        **arithmetic(policy.device),
+    }
+    entry, _ = cached("full_step", key, lambda: _measured(policy, evaluator), warn=warn)
+    samples = entry.tensors["samples"].get("images")
+    return FullStep(entry.meta["numbers"], None if samples is None else samples.numpy())
+
+
+@torch.inference_mode()
+def _answers(policy: DenoisingPolicy) -> Array:
+    """What the sampler does with fixed latents: tells networks apart that share their weights."""
+    source = generator(0, "probe", device=policy.device)
+    labels = random_labels(policy.num_classes, NUM_PROBES, source)
+    latents = torch.randn((NUM_PROBES, *policy.shape), generator=source, device=policy.device)
+    steps = torch.linspace(0, policy.num_steps - 1, NUM_PROBES, device=policy.device).long()
+    return policy.mean(latents, steps, labels).cpu().numpy()
+
+
+def _measured(policy: DenoisingPolicy, evaluator: Evaluator) -> Checkpoint:
+    samples, floors = evaluator.samples(policy), evaluator.noise_floors()
+    numbers = {
+        **evaluator.all_distances(samples),
         "nfe": policy.num_steps,
         "noise_floor": floors[evaluator.name],
         "noise_floors": floors,
     }
-    with saving(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if evaluator.data.units.is_images:
-            np.save(file.with_suffix(".npy"), samples[:NUM_KEPT])
-    replace_file(file, json.dumps(result).encode())
-    return result
-
-
-def full_step_samples(key: str, evaluator: Evaluator) -> Array | None:
-    """Some images of the full-step sampler, from the cache; None for points or if not there."""
-    file = _full_step_file(key, evaluator).with_suffix(".npy")
-    return np.load(file, allow_pickle=False) if file.exists() else None
-
-
-def _full_step_file(key: str, evaluator: Evaluator) -> Path:
-    settings = evaluator.config.model_dump(exclude={"inception_path"}).values()
-    protocol = "-".join(str(value) for value in settings)
-    return cache_folder() / "full_step" / f"{key}-{protocol}-{evaluator.measure.key}.json"
+    is_images = evaluator.data.units.is_images
+    kept = {"images": torch.from_numpy(samples[:NUM_KEPT])} if is_images else {}
+    return Checkpoint({"samples": kept}, {"numbers": numbers})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -18,36 +17,47 @@ from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.learning.optim import decay_factor, update_average
 from sft_rl.networks import noise_network
 from sft_rl.seeding import derive_seed, generator, random_labels
-from sft_rl.storage.cache import cache_folder
-from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
+from sft_rl.storage.cache import Key, arithmetic, cached, digest
+from sft_rl.storage.checkpoint import Checkpoint
 
 Progress = Callable[[int, int, dict[str, float]], None]
 REPORT_EVERY = 100
-FORMAT = 2
+FORMAT = 3
 """Part of the cache's key; counts changes of the code that give other weights or names."""
+OF_THE_MLP = {"num_fourier", "embedding_dim"}
+UNUSED_ELSEWHERE = {"compile", "channels_last"}
+UNUSED_OF_MODEL = {
+    "mlp": {"unet", "prediction", "precision", *UNUSED_ELSEWHERE},
+    "paper_mlp": {"unet", "prediction", "precision", *OF_THE_MLP, *UNUSED_ELSEWHERE},
+    "unet": {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE},
+    "own": set(ModelConfig.model_fields) - {"kind"},
+}
+"""Settings that the full-step model of a kind does not depend on; all others are in its key."""
+UNUSED_OF_NOISE = {"cosine": {"beta_start", "beta_end"}}
+"""The same of the forward process."""
 
 
-def cache_key(
+def pretrained_key(
     *,
     model: ModelConfig,
     noise: NoiseConfig,
     pretraining: PretrainingConfig,
     pretrained: PretrainedConfig,
     data: Dataset,
-) -> str:
-    """Hash of all that determines a full-step model: its settings and its data."""
+) -> Key:
+    """All settings and data that determine a full-step model, wherever it is computed."""
     parts = {
         "format": FORMAT,
-        "noise": noise.model_dump(),
-        "model": model.model_dump(exclude={"precision", "compile"}),
-        "pretraining": pretraining.model_dump(),
-        "data": data.fingerprint,
+        "model": model.model_dump(exclude=UNUSED_OF_MODEL[model.kind]),
+        "noise": noise.model_dump(exclude=UNUSED_OF_NOISE.get(noise.schedule)),
     }
-    if model.num_classes and data.labels is not None:
-        parts["labels"] = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
     if pretrained.sha256 is not None:
-        parts["pretraining"] = pretrained.sha256
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+        return {**parts, "sha256": pretrained.sha256}
+    samples = data.units.samples.model_dump(include={"shape", "shift", "scale", "fingerprint"})
+    parts |= {"pretraining": pretraining.model_dump(), "data": samples}
+    if model.num_classes and data.labels is not None:
+        parts["labels"] = digest(data.labels.numpy())
+    return parts
 
 
 def pretrained_network(
@@ -59,38 +69,32 @@ def pretrained_network(
     data: Dataset,
     device: torch.device,
     progress: Progress,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> tuple[nn.Module, bool]:
     """Return the full-step network: the one of `pretrained.path`, of the cache, or trained now.
 
-    A damaged cache entry is trained again and replaced.
+    A damaged cache entry is trained again and replaced; `warn` is told.
 
     Returns:
-        The network on `device`, and whether it was there already.
+        The network on `device`, in evaluation mode, and whether it was there already.
     """
-    network = noise_network(model, noise, data.shape).to(device)
+    network = noise_network(model, noise, data.shape).to(device).eval()
     if pretrained.path is not None:
         from sft_rl.pretrained.loading import load_pretrained  # here: diffusers is slow to import
 
         load_pretrained(network, pretrained)
         return network, True
-    key = cache_key(
+
+    def train() -> Checkpoint:
+        trained = pretrain(model, noise, pretraining, data, device=device, progress=progress)
+        return Checkpoint({"network": trained.state_dict()}, {"version": sft_rl.__version__})
+
+    key = pretrained_key(
         model=model, noise=noise, pretraining=pretraining, pretrained=pretrained, data=data
     )
-    folder = cache_folder() / "pretrained" / key
-    if folder.exists():
-        try:
-            network.load_state_dict(load(folder).tensors["network"])
-            return network, True
-        except DamagedCheckpoint:
-            pass
-    network = pretrain(model, noise, pretraining, data, device=device, progress=progress)
-    sections = {"model": model, "noise": noise, "pretraining": pretraining, "data": data.config}
-    meta = {
-        "config": {name: section.model_dump(mode="json") for name, section in sections.items()},
-        "version": sft_rl.__version__,
-    }
-    save(folder, Checkpoint({"network": network.state_dict()}, meta))
-    return network, False
+    entry, there = cached("pretrained", key | arithmetic(device), train, warn=warn)
+    network.load_state_dict(entry.tensors["network"])
+    return network, there
 
 
 def pretrain(
@@ -102,13 +106,29 @@ def pretrain(
     device: torch.device,
     progress: Progress,
 ) -> nn.Module:
-    """Train a noise-prediction network from scratch; return its averaged weights."""
-    with torch.random.fork_rng():
+    """Train a noise-prediction network from scratch; return it with its averaged weights.
+
+    Images lie row by row meanwhile, whatever `model.channels_last` says: it changes the last bits.
+    """
+    model = model.model_copy(update={"channels_last": False})
+    with torch.random.fork_rng():  # initial weights and dropout draw from torch's own generator
         torch.manual_seed(derive_seed(options.seed, "pretraining weights"))
-        network = noise_network(model, noise, data.shape).to(device)
+        return _pretrained(model, noise, options, data, device=device, progress=progress)
+
+
+def _pretrained(
+    model: ModelConfig,
+    noise: NoiseConfig,
+    options: PretrainingConfig,
+    data: Dataset,
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> nn.Module:
+    network = noise_network(model, noise, data.shape).to(device)
     forward_process = NoiseSchedule.from_config(noise)
     source = generator(options.seed, "pretraining", device=device)
-    average = copy.deepcopy(network).requires_grad_(False)
+    average = copy.deepcopy(network).requires_grad_(False).eval()
     optimizer: torch.optim.Optimizer
     if options.optimizer == "adam":
         optimizer = torch.optim.Adam(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from sft_rl.policy import DenoisingPolicy, load_arrays
 from sft_rl.rollout.cuda_graphs import GraphedChain
-from sft_rl.seeding import derive_seed, generator
+from sft_rl.seeding import derive_seed, generator, num_threads
 from sft_rl.types import Trajectories
 
 Weights = dict[str, np.ndarray]
@@ -74,7 +73,7 @@ class RolloutRunner:
         cuda_graphs: bool = False,
     ) -> None:
         self.env = env
-        self.policy = policy.eval()
+        self.policy = policy
         self.seed = seed
         self.latent_dtype = latent_dtype
         self.cuda_graphs = cuda_graphs
@@ -152,14 +151,3 @@ class LocalCollector:
     def close(self) -> None:
         """Forget what was ordered."""
         self._requests.clear()
-
-
-@contextmanager
-def num_threads(num: int) -> Iterator[None]:
-    """Compute with a number of CPU threads; the last bits of a result depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -24,7 +24,7 @@ from sft_rl.config.files import dump_config, load_resolved
 from sft_rl.errors import UserError
 from sft_rl.learning.learner import Learner
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.runs.parts import network_of, policy_of
+from sft_rl.runs.parts import algorithm_of, network_of, policy_of
 from sft_rl.storage import checkpoint
 from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, TensorGroups
 from sft_rl.storage.events import EventLog
@@ -159,8 +159,13 @@ class RunFolder:
 
     def _sparse_columns(self) -> list[str]:
         """Columns that only iterations with an evaluation fill."""
-        drifts = [f"log_prob_drift_{k}" for k in range(self.config.sampler.num_steps)]
-        return [self.config.distance, "critic_slope", "kl_to_pretrained", *drifts]
+        names = [self.config.distance, "critic_slope", "kl_to_pretrained"]
+        each_step = ["log_prob_drift"]
+        if algorithm_of(self.config).uses_value:
+            names += ["policy_grad_snr", "policy_grad_snr_raw"]
+            each_step.append("explained_variance")
+        num_steps = self.config.sampler.num_steps
+        return [*names, *(f"{name}_{k}" for name in each_step for k in range(num_steps))]
 
     def save(self, learner: Learner, *, iteration: int) -> None:
         """Save a checkpoint, which holds the best policy, too; drop those beyond the newest N."""
@@ -309,7 +314,6 @@ FREE_TO_CHANGE = (
     "learner.num_cpus",
     "learner.num_gpus",
     "metrics.inception_path",
-    "model.channels_last",
     "pretrained.path",
     "pretrained.variant",
     "ray.",

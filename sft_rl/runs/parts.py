@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import warnings
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -22,9 +23,10 @@ from sft_rl.learning.team import Team
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks import OwnNetwork, noise_network, value_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretrained.full_step import full_step_metrics
-from sft_rl.pretrained.training import Progress, cache_key, pretrained_network
-from sft_rl.seeding import derive_seed
+from sft_rl.pretrained.full_step import FullStep, measure_full_step
+from sft_rl.pretrained.training import Progress, pretrained_key, pretrained_network
+from sft_rl.seeding import derive_seed, num_threads
+from sft_rl.storage.cache import hash_of
 
 
 def resolve_device(name: str) -> torch.device:
@@ -120,6 +122,9 @@ def networks_of(
 ) -> Networks:
     """Build policy, critic and value; the last two start from the run's seed.
 
+    All are in evaluation mode: they score and sample. Critic and value leave it for their own
+    updates only.
+
     Args:
         config: The run's configuration.
         network: The full-step network, on its device.
@@ -136,8 +141,8 @@ def networks_of(
             critic.compile()
     return Networks(
         policy=policy,
-        critic=critic.to(device),
-        value=value.to(device),
+        critic=critic.to(device).eval(),
+        value=value.to(device).eval(),
         pretrained=copy.deepcopy(policy).requires_grad_(False),
     )
 
@@ -149,48 +154,57 @@ def full_step_network(
     own: nn.Module | None = None,
     device: torch.device | None = None,
     progress: Progress = lambda done, total, metrics: None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> tuple[nn.Module, bool]:
     """Return the full-step network: handed over, loaded, from the cache, or trained now.
 
     Returns:
-        The network on its device, and whether it was there already.
+        The network on its device, in evaluation mode, and whether it was there already.
     """
     device = device or resolve_device(config.device)
     if own is not None:
-        return network_of(config, own).to(device), True
-    return pretrained_network(
-        model=config.model,
-        noise=config.noise,
-        pretraining=config.pretraining,
-        pretrained=config.pretrained,
-        data=data,
-        device=device,
-        progress=progress,
-    )
+        return network_of(config, own).to(device).eval(), True
+    with num_threads(config.learner.num_threads):
+        return pretrained_network(
+            model=config.model,
+            noise=config.noise,
+            pretraining=config.pretraining,
+            pretrained=config.pretrained,
+            data=data,
+            device=device,
+            progress=progress,
+            warn=warn,
+        )
 
 
 def full_step_key(config: ResolvedConfig, data: Dataset) -> str:
-    """Hash of all that determines the full-step network."""
-    return cache_key(
+    """Hash of all settings that determine the full-step network and what is measured of it."""
+    key = pretrained_key(
         model=config.model,
         noise=config.noise,
         pretraining=config.pretraining,
         pretrained=config.pretrained,
         data=data,
     )
+    return hash_of(key | {"metrics": config.metrics.model_dump()})
 
 
-def full_step_summary(
-    config: ResolvedConfig, network: nn.Module, evaluator: Evaluator
-) -> dict[str, Any]:
+def measured_full_step(
+    config: ResolvedConfig,
+    network: nn.Module,
+    evaluator: Evaluator,
+    *,
+    warn: Callable[[str], None] = warnings.warn,
+) -> FullStep:
     """Measure the full-step sampler, or find in the cache what was measured."""
-    return full_step_metrics(
-        network,
-        evaluator,
-        key=full_step_key(config, evaluator.data),
-        noise=NoiseSchedule.from_config(config.noise),
-        num_classes=config.model.num_classes,
-    )
+    with num_threads(config.learner.num_threads):
+        return measure_full_step(
+            network,
+            evaluator,
+            noise=NoiseSchedule.from_config(config.noise),
+            num_classes=config.model.num_classes,
+            warn=warn,
+        )
 
 
 def learner_of(

@@ -19,7 +19,7 @@ from sft_rl.diffusion.schedule import StepSchedule, step_schedule
 from sft_rl.errors import UserError
 from sft_rl.metrics.measures import build_measure
 from sft_rl.runs.parts import algorithm_of, critic_of, network_of, resolve_device, value_of
-from sft_rl.storage.checkpoint import parameters_sha256
+from sft_rl.storage.checkpoint import state_sha256
 
 PATHS = ("data.path", "metrics.inception_path", "pretrained.path")
 """Settings that are paths; the last may be a name on the hub, too."""
@@ -62,7 +62,7 @@ def resolve(
     config = with_absolute_paths(config)
     if network is not None:
         model = config.model.model_copy(update={"kind": "own"})
-        known = PretrainedConfig(sha256=parameters_sha256(network))
+        known = PretrainedConfig(sha256=state_sha256(network))
         config = config.model_copy(update={"model": model, "pretrained": known})
     elif config.pretrained.path is not None:
         config = _with_pretrained(config, pretrained, fetch=fetch)

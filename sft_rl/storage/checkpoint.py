@@ -10,11 +10,13 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -108,10 +110,20 @@ def load(folder: Path) -> Checkpoint:
 
 def parameters_sha256(module: nn.Module) -> str:
     """Hash of a module's parameters: names, shapes and bytes."""
+    return _sha256(module.named_parameters())
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Hash of a module's state, its buffers included: names, shapes and bytes."""
+    return _sha256(module.state_dict().items())
+
+
+def _sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    for name, tensor in sorted(tensors):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)  # numpy has no bfloat16
     return digest.hexdigest()
 
 
