@@ -1,8 +1,8 @@
-# Two commands for a newcomer: `make demo` and `make test`.
+# For a newcomer: `make demo`, `make test`, `make docs`.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow docs lint format clean
 
 demo: .venv/installed
 	$(BIN)/sft-rl train swiss_roll
@@ -12,6 +12,9 @@ test: lint
 
 test-slow: lint
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --slow
+
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -34,5 +37,9 @@ format: .venv/installed-dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+.venv/installed-docs: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

@@ -78,14 +78,14 @@ def run_once(extra: list[str], cold: bool, job: tuple[str, int, int]) -> dict[st
 
 def time_to_quality(out: Path, begun: float) -> dict[str, float | None]:
     """Seconds after `begun` at which a saved result was first within each bar."""
-    from sft_rl.jobs.commands import load_policy
+    from sft_rl.data import load_dataset
     from sft_rl.metrics.evaluation import Evaluator
     from sft_rl.runs.folder import RunFolder
     from sft_rl.storage.checkpoint import load
 
     store = RunFolder.open(out)
-    policy, data = load_policy(store)
-    evaluator = Evaluator(data, store.config)
+    policy, _ = store.result()
+    evaluator = Evaluator(load_dataset(store.config.data), store.config.metrics)
     reached: dict[str, float | None] = {str(bar): None for bar in BARS}
     for folder in sorted((out / "checkpoints").iterdir()):
         policy.load_state_dict(load(folder).tensors["best"])

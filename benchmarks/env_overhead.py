@@ -69,7 +69,9 @@ def make_policy(config: Config, kind: str) -> DenoisingPolicy:
     """A sampler of points or images; its weights do not matter."""
     torch.manual_seed(0)
     shape = (2,) if kind == "points" else (3, 32, 32)
-    network = noise_network(config, shape) if kind == "points" else PlainConvNet()
+    network = (
+        noise_network(config.model, config.noise, shape) if kind == "points" else PlainConvNet()
+    )
     schedule = step_schedule(NoiseSchedule.from_config(config.noise), config.sampler)
     return DenoisingPolicy(network, schedule, shape=shape).requires_grad_(False).eval()
 

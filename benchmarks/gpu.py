@@ -25,14 +25,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import RESULTS, machine
-from sft_rl.algorithms import build_algorithm
+from sft_rl.config import Samples
 from sft_rl.config.files import load_config
 from sft_rl.data import Dataset
-from sft_rl.jobs.build import build_networks, resolve_device
+from sft_rl.data.units import Units
 from sft_rl.learning.learner import Learner
-from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.rollout.cuda_graphs import GraphedChain
+from sft_rl.runs.parts import learner_of, network_of, networks_of, resolve_device
+from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 
 TINY_UNET = {
@@ -44,6 +45,8 @@ TINY_UNET = {
     "add_attention": False,
 }
 TINY = (f"model.unet={json.dumps(TINY_UNET)}", "sampler.num_steps=2", "critic.width=2")
+NOISE = ("training.n_critic=1", "metrics.distance=sliced_wasserstein")
+"""Data are noise, which has no labels."""
 SETTINGS: dict[str, tuple[str, ...]] = {
     "float32 loop": (),
     "bfloat16": ("model.precision=bfloat16",),
@@ -130,18 +133,15 @@ def graphed_sampling(policy: DenoisingPolicy, batch: int) -> Callable[[], None]:
 def new_learner(size: Size, settings: tuple[str, ...], device: torch.device) -> Learner:
     """A learner with random weights, and noise for data."""
     chains = (f"training.batch_size={size.chains}", f"pathwise.chains_per_update={size.chains}")
-    config = load_config("cifar10", (*size.settings, *chains, "training.n_critic=1", *settings))
+    config = load_config("cifar10", (*size.settings, *chains, *NOISE, *settings))
     shape = config.data.image_shape
-    networks = build_networks(config, noise_network(config, shape).to(device), shape)
-    data = Dataset(
-        train=torch.randn(64, *shape),
-        held_out=None,
-        shift=torch.zeros(1),
-        scale=torch.ones(1),
-        fingerprint="noise",
-        config=config.data,
+    samples = Samples(shape=shape, shift=(0.0,), scale=(1.0,), fingerprint="noise")
+    noise = Dataset(
+        train=torch.randn(64, *shape), held_out=None, units=Units(samples), config=config.data
     )
-    return Learner(networks, build_algorithm(config), data=data, config=config)
+    resolved, data = resolve(config, data=noise, fetch=False)
+    networks = networks_of(resolved, network_of(resolved).to(device))
+    return learner_of(resolved, networks, data)
 
 
 def updates(learner: Learner, chains: int) -> Callable[[], Any]:

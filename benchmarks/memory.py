@@ -18,11 +18,11 @@ from typing import Any
 
 from benchmarks.machine import RESULTS, machine
 from benchmarks.watch import watched_train
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
-from sft_rl.data import load_dataset
 from sft_rl.jobs.build import build_runner
 from sft_rl.policy import to_arrays
+from sft_rl.runs.resolve import resolve
 
 ONE_WORKER = "rollout.num_workers=1"
 SHORT = "training.num_iterations=20"
@@ -35,7 +35,7 @@ def peaks(preset: str, settings: list[str]) -> dict[str, float]:
     return {"driver_mb": round(memory.driver), "worker_mb": round(memory.worker)}
 
 
-def traffic(config: Config) -> dict[str, int]:
+def traffic(config: ResolvedConfig) -> dict[str, int]:
     """Bytes of an iteration in the object store; needs Ray to run."""
     import ray
 
@@ -43,7 +43,7 @@ def traffic(config: Config) -> dict[str, int]:
         reference = ray.put(value)
         return int(ray.experimental.get_object_locations([reference])[reference]["object_size"])
 
-    runner = build_runner(config, load_dataset(config.data).shape)
+    runner = build_runner(config)
     weights = to_arrays(runner.policy)
     num_shards = config.training.n_critic * config.rollout.shards_per_batch
     shards = [runner.collect(0, shard).to_numpy() for shard in range(num_shards)]
@@ -70,7 +70,7 @@ def main() -> None:
     with RaySession(first.ray, first.rollout) as session:
         session.wait()
         for preset, row in rows.items():
-            row |= traffic(load_config(preset, [*args.extra, ONE_WORKER]))
+            row |= traffic(resolve(load_config(preset, [*args.extra, ONE_WORKER]))[0])
     print("| preset | driver MB | worker MB | KB of trajectories an iteration | over their arrays "
           "| KB of weights a version |\n|---|---|---|---|---|---|")  # fmt: skip
     for preset, row in rows.items():

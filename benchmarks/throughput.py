@@ -24,16 +24,15 @@ from typing import Any
 import torch
 
 from benchmarks.machine import RESULTS, machine
-from sft_rl.algorithms import build_algorithm
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
-from sft_rl.jobs.build import build_networks, build_runner
+from sft_rl.jobs.build import build_runner
 from sft_rl.jobs.memory import keep_freed_memory
-from sft_rl.learning.learner import Learner
-from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.rollout.runner import Collector, LocalCollector, Request, RolloutRunner
+from sft_rl.runs.parts import learner_of, network_of, networks_of
+from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "time.png"
@@ -81,10 +80,9 @@ def measured(ways: dict[str, Callable[[], None]], *, rounds: int, batch: int) ->
     return {n: {"median": median(r), "low": r[0], "high": r[-1]} for n, r in rates.items()}
 
 
-def throughput(config: Config, workers: list[int], rounds: int) -> dict[str, Any]:
+def throughput(config: ResolvedConfig, workers: list[int], rounds: int) -> dict[str, Any]:
     """Trajectories per second of each way of drawing them."""
-    shape = load_dataset(config.data).shape
-    runner = build_runner(config, shape)
+    runner = build_runner(config)
     batch = config.training.batch_size
 
     def bare() -> None:
@@ -109,18 +107,18 @@ def throughput(config: Config, workers: list[int], rounds: int) -> dict[str, Any
                 options = config.rollout.model_copy(
                     update={"num_workers": num, "num_cpus_per_worker": 0.5}
                 )
-                collector = RayCollector(partial(build_runner, config, shape), options)
+                collector = RayCollector(partial(build_runner, config), options)
                 stack.callback(collector.close)
                 ways[f"{num} Ray worker{'s' * (num > 1)}"] = Order(collector, runner)
         return measured(ways, rounds=rounds, batch=batch)
 
 
-def shares(config: Config, rounds: int) -> dict[str, float]:
+def shares(config: ResolvedConfig, rounds: int) -> dict[str, float]:
     """Median seconds of each part of an iteration, in one process."""
     data = load_dataset(config.data)
-    networks = build_networks(config, noise_network(config, data.shape), data.shape)
-    learner = Learner(networks, build_algorithm(config), data=data, config=config)
-    runner = build_runner(config, data.shape)
+    networks = networks_of(config, network_of(config))
+    learner = learner_of(config, networks, data)
+    runner = build_runner(config)
     seconds: dict[str, list[float]] = {"rollout": [], "critic": [], "value": [], "policy": []}
     for iteration in range(rounds + 1):
         spent = dict.fromkeys(seconds, 0.0)
@@ -188,9 +186,9 @@ def main() -> None:
     keep_freed_memory()
     rates, parts = {}, {}
     for preset in args.presets:
-        rates[preset] = throughput(load_config(preset), args.workers, args.rounds)
+        rates[preset] = throughput(resolve(load_config(preset))[0], args.workers, args.rounds)
         for algorithm in args.algorithms:
-            config = load_config(preset, [f"algorithm={algorithm}"])
+            config, _ = resolve(load_config(preset, [f"algorithm={algorithm}"]))
             parts[f"{preset}, {algorithm}"] = shares(config, args.rounds)
         print(f"\n| {preset} | trajectories/s | spread | of the bare loop |\n|---|---|---|---|")
         bare = rates[preset]["bare tensor loop"]["median"]

@@ -7,3 +7,6 @@ One small settings file is rendered for `ray up`, KubeRay, Slurm and Docker::
 
 Rendering starts no process and talks to no cluster, and no rendered file holds a secret.
 """
+
+ANSWER = "sft-rl: "
+"""What the lines of a log begin with in which a helper's job answers; see :mod:`cluster.helper`."""

@@ -11,19 +11,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from sft_rl.errors import UserError, did_you_mean
 
-LOOPBACK = "127.0.0.1"
 
+def _text(pattern: str, allowed: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, flags=re.ASCII):
+            raise ValueError(f"allowed: {allowed}")
+        return text
 
-def _dns_label(text: str) -> str:
-    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", text):
-        raise ValueError("allowed: a-z, 0-9 and '-', starting with a letter, at most 40 characters")
-    return text
-
-
-def _word(text: str) -> str:
-    if not re.fullmatch(r"[\w./:@+=,-]+", text, flags=re.ASCII) or text.startswith("-"):
-        raise ValueError("allowed: letters, digits and _ . / : @ + = , - without a leading '-'")
-    return text
+    return AfterValidator(check)
 
 
 def _ip(text: str) -> str:
@@ -33,25 +28,23 @@ def _ip(text: str) -> str:
         raise ValueError("allowed: an IP address such as 127.0.0.1 or 0.0.0.0") from None
 
 
-def _path(text: str) -> str:
-    if not re.fullmatch(r"(~/|/)[\w./@+=-]+", text, flags=re.ASCII):
-        raise ValueError("allowed: a path that starts with / or ~/, without spaces")
-    return text
-
-
-def _absolute_path(text: str) -> str:
-    if text.startswith("~"):
-        raise ValueError("allowed: a path that starts with /")
-    return _path(text)
-
-
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
-Name = Annotated[str, AfterValidator(_dns_label)]
-Word = Annotated[str, AfterValidator(_word)]
+Name = Annotated[
+    str,
+    _text(
+        "[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
+        "a-z, 0-9 and '-', starting with a letter, at most 40 characters",
+    ),
+]
+Word = Annotated[
+    str, _text(r"(?!-)[\w./:@+=,-]+", "letters, digits and _ . / : @ + = , - without a leading '-'")
+]
 Ip = Annotated[str, AfterValidator(_ip)]
-LocalPath = Annotated[str, AfterValidator(_path)]
-AbsolutePath = Annotated[str, AfterValidator(_absolute_path)]
+LocalPath = Annotated[
+    str, _text(r"~?/[\w./@+=-]+", "a path that starts with / or ~/, without spaces")
+]
+AbsolutePath = Annotated[str, _text(r"/[\w./@+=-]+", "a path that starts with /, without spaces")]
 Line = Annotated[str, Field(min_length=1)]
 
 
@@ -121,7 +114,20 @@ class OnPremise(_Settings):
     """Path of the SSH key on the machine that runs `ray up`; by default SSH decides."""
 
 
-class Aws(_Settings):
+class _Cloud(_Settings):
+    """What the machines of any cloud have."""
+
+    disk_gib: Positive = 200
+    """Size of the boot disk in GiB."""
+    spot: bool = False
+    """Whether workers are spot machines, which the cloud may take back at any time."""
+    use_internal_ips: bool = False
+    """Whether nodes have only private addresses (run `ray up` inside the network then)."""
+    ssh_user: Word = "ubuntu"
+    """User of the machine image to log in as."""
+
+
+class Aws(_Cloud):
     """Machines of AWS for `ray up`."""
 
     region: Word
@@ -138,17 +144,9 @@ class Aws(_Settings):
     """Subnets to start in; by default those of the default network."""
     machine_image: Word | None = None
     """AMI id; by default the one Ray knows for the region."""
-    disk_gib: Positive = 200
-    """Size of the root disk in GiB."""
-    spot: bool = False
-    """Whether workers are spot machines, which AWS may take back at any time."""
-    use_internal_ips: bool = False
-    """Whether nodes have only private addresses (run `ray up` inside the network then)."""
-    ssh_user: Word = "ubuntu"
-    """User of the machine image to log in as."""
 
 
-class Gcp(_Settings):
+class Gcp(_Cloud):
     """Machines of Google Cloud for `ray up`."""
 
     project_id: Word
@@ -165,14 +163,6 @@ class Gcp(_Settings):
     """GPU type of the workers; `workers.gpus` of them are attached."""
     machine_image: Word = "projects/deeplearning-platform-release/global/images/family/common-cu129"
     """Boot image with Docker and, for GPUs, the driver."""
-    disk_gib: Positive = 200
-    """Size of the boot disk in GiB."""
-    spot: bool = False
-    """Whether workers are preemptible, which Google may take back at any time."""
-    use_internal_ips: bool = False
-    """Whether nodes have only private addresses (run `ray up` inside the network then)."""
-    ssh_user: Word = "ubuntu"
-    """User to log in as."""
 
 
 class KubeRay(_Settings):
@@ -224,7 +214,7 @@ class ClusterSettings(_Settings):
     """Ray's version in the image (KubeRay needs to know it)."""
     image: Word | None = None
     """Image built from the rendered Dockerfile; KubeRay needs it, `ray up` runs Docker if given."""
-    dashboard_host: Ip = LOOPBACK
+    dashboard_host: Ip = "127.0.0.1"
     """Address the dashboard and job server listen on at the head; loopback unless changed here."""
     token_file: LocalPath = "~/.ray/auth_token"
     """Token file (0600) on the machine that runs `ray up`; copied to the nodes, never rendered."""
@@ -256,6 +246,22 @@ def load_settings(path: str | Path) -> ClusterSettings:
     Raises:
         UserError: the file cannot be read, or one line that says which field is wrong and why.
     """
+    raw = read_mapping(path)
+    try:
+        check_strings(raw)
+        return ClusterSettings.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -265,25 +271,9 @@ def load_settings(path: str | Path) -> ClusterSettings:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{path}: not valid YAML{where}") from None
-    try:
-        return parse_settings(raw)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def parse_settings(raw: object) -> ClusterSettings:
-    """Check settings that were read already.
-
-    Raises:
-        UserError: one line that says which field is wrong and why.
-    """
-    if not isinstance(raw, Mapping):
-        raise UserError(f"expected keys and values, got {type(raw).__name__}")
-    check_strings(raw)
-    try:
-        return ClusterSettings.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(_explain(error)) from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected keys and values, got {type(raw).__name__}")
+    return raw
 
 
 def check_strings(value: object) -> None:
@@ -293,7 +283,12 @@ def check_strings(value: object) -> None:
         UserError: Naming the field; a token is not repeated.
     """
     for where, text in _strings(value):
-        _check_string(where, text)
+        if not text.isprintable():
+            raise UserError(f"{where}: got {text!r}; allowed: one line of printable characters")
+        if re.search(r"(?<!sha256:)\b[0-9a-fA-F]{32,}\b|\beyJ[\w-]{20,}", text):
+            raise UserError(
+                f"{where}: looks like a token; give the name of its secret or file instead"
+            )
 
 
 def _strings(value: object, where: str = "") -> Iterator[tuple[str, str]]:
@@ -307,14 +302,6 @@ def _strings(value: object, where: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, Sequence):
         for index, item in enumerate(value):
             yield from _strings(item, f"{where}[{index}]")
-
-
-def _check_string(where: str, text: str) -> None:
-    """Refuse what could break out of its line, and secrets, which are not repeated."""
-    if not text.isprintable():
-        raise UserError(f"{where}: got {text!r}; allowed: one line of printable characters")
-    if re.search(r"(?<!sha256:)\b[0-9a-fA-F]{32,}\b|\beyJ[\w-]{20,}", text):
-        raise UserError(f"{where}: looks like a token; give the name of its secret or file instead")
 
 
 def _explain(error: ValidationError) -> str:

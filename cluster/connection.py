@@ -67,15 +67,19 @@ def connect(address: str | None) -> Client:
     return client
 
 
+def given_address(address: str | None) -> str | None:
+    """Return the address as given, or from the environment if it is that of a job server."""
+    found = (os.environ.get(name, "") for name in ADDRESS_VARIABLES)
+    return address or next((value for value in found if value.startswith("http")), None)
+
+
 def job_server(address: str | None) -> str:
     """Return the address of the job server: as given, from the environment, or this machine's.
 
     Raises:
         UserError: It is an address, but not of a job server.
     """
-    if address is None:
-        found = (os.environ.get(name, "") for name in ADDRESS_VARIABLES)
-        address = next((value for value in found if value.startswith("http")), DEFAULT_ADDRESS)
+    address = given_address(address) or DEFAULT_ADDRESS
     url = (address if "://" in address else f"http://{address}").rstrip("/")
     try:
         parts = urlsplit(url)

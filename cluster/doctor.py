@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import secrets
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.connection import (
-    ADDRESS_VARIABLES,
-    Client,
-    ClusterError,
-    connect,
-    explained,
-    job_server,
-)
-from cluster.follow import forget, log
-from cluster.package import stage
-from cluster.submit import quote
+from cluster.connection import ClusterError, connect, given_address, job_server
+from cluster.helper import ask
 
 Report = dict[str, Any]
 """What `cluster.probe` returns."""
@@ -55,9 +43,8 @@ class Finding:
 
 def run_doctor(args: argparse.Namespace, started: float) -> int:
     """Print the table; return 1 if something would stop a job."""
-    given = args.address or next((os.environ.get(name) for name in ADDRESS_VARIABLES), None)
     try:
-        if given is not None and (args.address or given.startswith("http")):
+        if given_address(args.address):
             findings = _cluster(args)
         else:
             findings = [*diagnose(_this_machine(args.storage or "runs"))]
@@ -147,25 +134,11 @@ def _this_machine(storage: str) -> Report:
 def _cluster(args: argparse.Namespace) -> list[Finding]:
     client = connect(args.address)
     findings = [_encryption(job_server(args.address)), _token_file()]
+    answers: list[str] = []
     storage = args.storage or "~/sft-rl-runs"
-    helper = f"doctor-{secrets.token_hex(4)}"
-    with tempfile.TemporaryDirectory(prefix="sft-rl-") as folder, explained(client.get_address()):
-        stage(Path(folder), ())
-        client.submit_job(
-            entrypoint=f"python -m cluster.probe {quote(storage)}",
-            submission_id=helper,
-            runtime_env={"working_dir": folder},
-        )
-    try:
-        text = asyncio.run(_collect(client, helper))
-    finally:
-        forget(client, helper)
-    from cluster.probe import PREFIX
-
-    for line in text.splitlines():
-        if line.startswith(PREFIX):
-            return [*findings, *diagnose(json.loads(line.removeprefix(PREFIX)))]
-    last = (text.strip().splitlines() or ["it printed nothing"])[-1]
+    last = ask(client, "doctor", "cluster.probe", storage, answers.append)
+    if answers:
+        return [*findings, *diagnose(json.loads(answers[0]))]
     advice = "give the nodes an image with the project's packages (docs/cluster.md)"
     return [*findings, Finding("job", f"a small job failed: {last}", advice, "stop")]
 
@@ -188,10 +161,6 @@ def _encryption(url: str) -> Finding:
         return Finding("cluster", url)
     advice = "the token travels in plain text: use SSH or port forwarding (docs/security.md)"
     return Finding("cluster", url, advice, "warn")
-
-
-async def _collect(client: Client, job_id: str) -> str:
-    return "".join([text async for text in log(client, job_id)])
 
 
 def _print(findings: list[Finding]) -> None:

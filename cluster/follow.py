@@ -89,14 +89,6 @@ async def ended(client: Client, job_id: str) -> Job:
     return job
 
 
-def forget(client: Client, job_id: str) -> None:
-    """Take a helper's job off the cluster's list."""
-    with explained(client.get_address()):
-        client.stop_job(job_id)
-        asyncio.run(ended(client, job_id))
-        client.delete_job(job_id)
-
-
 def exit_code(job: Job) -> int:
     """Return the exit code for a job that has ended, and say what is not in its logs."""
     if job.status == "STOPPED":

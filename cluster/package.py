@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sft_rl
-from cluster.dockerfile import PACKAGES
 from sft_rl.errors import UserError
 
+PACKAGES = ("sft_rl", "envs", "tuning", "cluster")
 MAX_BYTES = 100 * 2**20
 """Ray's job server refuses larger uploads."""
 NUM_LISTED = 5

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import ray
 
+from cluster import ANSWER
 from sft_rl.distributed.nodes import alive_nodes, node_name, on_node, versions
-from sft_rl.runs.remote import reach
+from sft_rl.storage.urls import reach
 
-PREFIX = "sft-rl doctor: "
 BROADCAST_MIB = 64
 
 Report = dict[str, Any]
@@ -128,4 +128,4 @@ def _available_memory() -> int:
 
 if __name__ == "__main__":
     ray.init(log_to_driver=False)
-    sys.stdout.write(PREFIX + json.dumps(probe(sys.argv[1])) + "\n")
+    sys.stdout.write(ANSWER + json.dumps(probe(sys.argv[1])) + "\n")

@@ -1,28 +1,26 @@
-"""From settings to the text of a cluster file."""
+"""From settings to the text of a cluster file; `templates/` has one file for each target.
 
-from typing import Literal, get_args
+A template sees the fields of :class:`ClusterSettings`. What it writes with ``{{ }}`` is quoted for
+the language that its ending names, unless it says ``| safe``: so nothing in a setting can break
+out of its place.
+"""
 
-import yaml
+import json
+import shlex
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
+from markupsafe import Markup
 
 from cluster.config import ClusterSettings
-from cluster.dockerfile import dockerfile
-from cluster.kuberay import ray_cluster, ray_job, storage
-from cluster.ray_up import ray_up
-from cluster.slurm import slurm_script
 from sft_rl.errors import UserError, did_you_mean
 
-Target = Literal[
-    "ray-up", "kuberay-cluster", "kuberay-job", "kuberay-storage", "slurm", "dockerfile"
-]
-TARGETS: tuple[Target, ...] = get_args(Target)
-
-_YAML = {
-    "ray-up": ray_up,
-    "kuberay-cluster": ray_cluster,
-    "kuberay-job": ray_job,
-    "kuberay-storage": storage,
-}
-_TEXT = {"slurm": slurm_script, "dockerfile": dockerfile}
+TEMPLATES = Path(__file__).parent / "templates"
+TARGETS = {file.name.partition(".")[0]: file.name for file in sorted(TEMPLATES.glob("[!_]*.j2"))}
+"""The template of each target; those that begin with ``_`` are parts of others."""
 
 
 def render(settings: ClusterSettings, target: str) -> str:
@@ -31,8 +29,71 @@ def render(settings: ClusterSettings, target: str) -> str:
     Raises:
         UserError: the target is unknown, or the settings do not fit it.
     """
-    if target in _YAML:
-        return yaml.safe_dump(_YAML[target](settings), sort_keys=False, width=100)
-    if target in _TEXT:
-        return _TEXT[target](settings)
-    raise UserError(f"target: got {target!r}; {did_you_mean(target, TARGETS)}")
+    if target not in TARGETS:
+        raise UserError(f"target: got {target!r}; {did_you_mean(target, TARGETS)}")
+    _check(settings, target)
+    name = TARGETS[target]
+    quote = _QUOTES.get(name.split(".")[1], str)
+    return _environment(quote).get_template(name).render(dict(settings))
+
+
+def _environment(quote: Callable[[Any], str]) -> Environment:
+    def finalize(value: Any) -> Any:
+        return value if isinstance(value, Markup | Undefined) else quote(value)
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["shell"] = _shell
+    return environment
+
+
+def _yaml(value: Any) -> str:
+    """Quote for YAML, of which JSON is a part."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _shell(value: Any) -> str:
+    """Quote for a shell: a word, or several of a tuple."""
+    return shlex.join(value) if isinstance(value, tuple) else shlex.quote(str(value))
+
+
+_QUOTES = {"yaml": _yaml, "sh": _shell}
+
+
+def _check(settings: ClusterSettings, target: str) -> None:
+    """Refuse settings that lack what the target needs."""
+    family = target.partition("-")[0]
+    if family in ("kuberay", "slurm") and getattr(settings, family) is None:
+        raise UserError(f"{family}: missing; target {target} needs this section")
+    if target in ("kuberay-cluster", "kuberay-job") and settings.image is None:
+        raise UserError(f"image: missing; target {target} needs the image to run")
+    if target == "kuberay-job" and ip_address(settings.dashboard_host).is_loopback:
+        raise UserError(
+            f"dashboard_host: got {settings.dashboard_host}; a kuberay-job is submitted by another "
+            "pod; allowed: an address that pods reach, such as 0.0.0.0 (the token stays required)"
+        )
+    if target == "ray-up":
+        _check_machines(settings)
+
+
+def _check_machines(settings: ClusterSettings) -> None:
+    given = [s for s in (settings.on_premise, settings.aws, settings.gcp) if s is not None]
+    if len(given) != 1:
+        raise UserError(
+            f"ray-up needs exactly one of the sections on_premise, aws, gcp; got {len(given)}"
+        )
+    if settings.on_premise is None:
+        return
+    count = len(settings.on_premise.worker_ips)
+    for key in ("min", "max"):
+        if (value := getattr(settings.workers, key)) != count:
+            raise UserError(
+                f"workers.{key}: got {value}; allowed: {count}, "
+                "the number of on_premise.worker_ips, which are all used"
+            )

@@ -1,56 +1,63 @@
-"""Runs on the cluster, alone: writes a folder's files to standard output as text.
+"""Runs on the cluster: writes a folder, a path or a URL, to standard output as a zip in text.
 
-The folder is a path, or a URL.
-Lines of JSON with lines of base64 between them: ``{"files", "bytes"}``, then for each file
-``{"path"}``, its content, ``{"sha256"}``; an error is ``{"error"}``. `cluster.fetch` reads it.
+Only a URL needs more than Python's own library there.
 """
 
 import base64
-import hashlib
-import json
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
+from cluster import ANSWER
+
 CHUNK_BYTES = 12_000  # of which base64 makes 16,000 characters; Ray's log reader likes short lines
+
+
+class Answer:
+    """A binary stream that becomes lines of the job's log."""
+
+    def write(self, content: bytes) -> int:
+        """Write bytes as lines of base64."""
+        for start in range(0, len(content), CHUNK_BYTES):
+            chunk = base64.b64encode(content[start : start + CHUNK_BYTES]).decode()
+            sys.stdout.write(f"{ANSWER}{chunk}\n")
+        return len(content)
+
+    def flush(self) -> None:
+        """Do nothing: standard output is flushed at the end."""
+
+    close = flush
 
 
 def send(folder: Path) -> None:
     """Write every regular file under a folder; links are left out."""
     if not folder.is_dir():
-        _say(error=f"{folder} is not a folder on this node")
-        return
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.is_symlink()]
-    _say(files=len(files), bytes=sum(p.stat().st_size for p in files))
-    for path in files:
-        _say(path=path.relative_to(folder).as_posix())
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                digest.update(chunk)
-                sys.stdout.write(base64.b64encode(chunk).decode() + "\n")
-        _say(sha256=digest.hexdigest())
-
-
-def _say(**fields: object) -> None:
-    sys.stdout.write(json.dumps(fields) + "\n")
+        sys.exit(f"{folder} is not a folder on this node")
+    with zipfile.ZipFile(Answer(), "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                archive.write(path, path.relative_to(folder))
 
 
 def send_url(url: str) -> None:
     """Copy a folder from storage with a URL to this node, and send it."""
-    from pyarrow import fs
+    from pyarrow.fs import copy_files
 
-    with tempfile.TemporaryDirectory(prefix="sft-rl-fetch-") as name:
+    from sft_rl.storage.urls import LOCAL, reach
+
+    with tempfile.TemporaryDirectory(prefix="sft-rl-fetch-") as folder:
         try:
-            fs.copy_files(url, name)
-        except (OSError, ValueError) as error:
-            _say(error=f"{url}: {str(error).splitlines()[0]}")
-            return
-        send(Path(name))
+            file_system, path = reach(url)
+            copy_files(path, folder, file_system, LOCAL)
+        except (OSError, ValueError, ImportError) as error:
+            sys.exit(f"{url}: {str(error).splitlines()[0]}")
+        send(Path(folder))
 
 
 if __name__ == "__main__":
-    if "://" in sys.argv[1]:
-        send_url(sys.argv[1])
+    place = sys.argv[1]
+    if "://" in place:
+        send_url(place)
     else:
-        send(Path(sys.argv[1]).expanduser())
+        send(Path(place).expanduser())

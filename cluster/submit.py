@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cluster.config import check_strings
+from cluster.config import check_strings, read_mapping
 from cluster.connection import Client, alive_nodes, connect, explained, is_fixed
 from cluster.follow import follow
+from cluster.helper import quote
 from cluster.package import stage
 from sft_rl.distributed.placement import NOTHING, Bundle, Needs, check_room
 from sft_rl.errors import UserError, did_you_mean
-from sft_rl.runs.remote import is_url
+from sft_rl.storage.urls import is_url
 
 COMMANDS = ("train", "tune", "pretrain", "evaluate")
 OUT_KEY = "sft_rl_out"
@@ -138,14 +139,10 @@ def runtime_environment(file: str | None) -> dict[str, Any]:
     """
     if file is None:
         return {}
-    import yaml
-
     try:
-        raw = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--env: cannot read {file}: {str(error).splitlines()[0]}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"--env: {file} holds {type(raw).__name__}, expected keys and values")
+        raw = read_mapping(file)
+    except UserError as error:
+        raise UserError(f"--env: {error}") from None
     for key in raw:
         if key not in ("pip", "uv", "env_vars"):
             hint = did_you_mean(str(key), ("pip", "uv", "env_vars"))
@@ -159,7 +156,7 @@ def runtime_environment(file: str | None) -> dict[str, Any]:
         RuntimeEnv(**raw)
     except (TypeError, ValueError) as error:
         raise UserError(f"--env: {file}: {str(error).splitlines()[0]}") from None
-    return dict(raw)
+    return raw
 
 
 def _placed(client: Client, args: argparse.Namespace, needs: Needs) -> Bundle:
@@ -189,11 +186,6 @@ def _placed(client: Client, args: argparse.Namespace, needs: Needs) -> Bundle:
     if is_fixed(client):
         check_room(nodes, Bundle(cpus, gpus), needs.rollout, field="--cpus, --gpus")
     return Bundle(cpus, gpus)
-
-
-def quote(word: str) -> str:
-    """Quote a word for the cluster's shell, which still expands a leading ``~/``."""
-    return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
 
 
 def _check_absolute(field: str, path: str) -> None:

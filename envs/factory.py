@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ from torch import Tensor
 
 from envs.adversarial import AdversarialReward
 from envs.denoising import DenoisingEnv, DenoisingVectorEnv
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
-from sft_rl.critics import Critic, build_critic
-from sft_rl.data import Dataset, check_labels, load_dataset
+from sft_rl.critics import Reward
+from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretrained.training import pretrained_network, with_pretrained
-from sft_rl.seeding import derive_seed
+from sft_rl.runs.parts import full_step_network, policy_of, seeded_critic
+from sft_rl.runs.remote import open_run
+from sft_rl.runs.resolve import resolve
 
-Reward = str | Callable[..., Tensor] | None
 REWARDS = ("critic", "adversarial")
 OPTIONS_OF_ADVERSARIAL = tuple(inspect.signature(AdversarialReward).parameters)[3:]
 
@@ -46,7 +47,7 @@ def env_arguments(
     policy: DenoisingPolicy | None = None,
     num_steps: int | None = None,
     settings: Sequence[str] = (),
-    reward: Reward = None,
+    reward: Reward | str | None = None,
     reward_options: dict[str, Any] | None = None,
     action: str = "next_latent",
     action_bound: float | None = None,
@@ -77,15 +78,16 @@ def env_arguments(
     device = device or torch.device("cpu")
     if sum(source is not None for source in (preset, run, policy)) != 1:
         raise UserError("env: give exactly one of preset, run or policy")
-    critic_state = data = config = None
+    source = None
+    if run is not None:
+        if num_steps is not None or settings:
+            raise UserError("env: num_steps and settings go with a preset; a run has its own")
+        source = _of_run(run)
+    elif preset is not None:
+        source = _of_preset(preset, num_steps, settings, device)
     if policy is None:
-        if run is not None:
-            if num_steps is not None or settings:
-                raise UserError("env: num_steps and settings go with a preset; a run has its own")
-            policy, data, config, critic_state = _from_run(Path(run))
-        else:
-            assert preset is not None
-            policy, data, config = _from_preset(preset, num_steps, settings, device)
+        assert source is not None
+        policy = source.policy
     policy = policy.to(device).requires_grad_(False).eval()
     return {
         "num_steps": policy.num_steps,
@@ -95,72 +97,77 @@ def env_arguments(
         "action": action,
         "action_bound": action_bound,
         "observation": observation,
-        "reward": _reward(reward, reward_options or {}, config, data, critic_state, device),
+        "reward": _reward(reward, reward_options or {}, source, device),
     }
 
 
-def _from_preset(
+@dataclass(frozen=True)
+class _Source:
+    """Where a sampler comes from.
+
+    Attributes:
+        config: Its settings.
+        policy: The sampler.
+        load_data: Loads its data; a run's are not needed but for an adversarial reward.
+        critic_state: A run's trained critic, or None.
+    """
+
+    config: ResolvedConfig
+    policy: DenoisingPolicy
+    load_data: Callable[[], Dataset]
+    critic_state: dict[str, Tensor] | None = None
+
+
+def _of_preset(
     preset: str, num_steps: int | None, settings: Sequence[str], device: torch.device
-) -> tuple[DenoisingPolicy, Dataset, Config]:
+) -> _Source:
     if num_steps is not None:
         settings = [*settings, f"sampler.num_steps={num_steps}"]
-    config = with_pretrained(load_config(preset, settings))
-    data = load_dataset(config.data)
-    check_labels(config, data)
-    network, _ = pretrained_network(
-        config, data, device=device, progress=lambda done, total, metrics: None
-    )
-    return DenoisingPolicy.from_config(config, network, data.shape), data, config
+    config, data = resolve(load_config(preset, settings), trains=False)
+    network, _ = full_step_network(config, data, device=device)
+    return _Source(config, policy_of(config, network), lambda: data)
 
 
-def _from_run(
-    folder: Path,
-) -> tuple[DenoisingPolicy, Dataset, Config, dict[str, Tensor]]:
-    from sft_rl.runs.folder import RunFolder
-
-    store = RunFolder.open(folder)
-    config = store.config
-    data = load_dataset(config.data)
-    policy, tensors = store.result(data.shape)
-    return policy, data, config, tensors["critic"]
+def _of_run(place: str | Path) -> _Source:
+    store = open_run(place)
+    policy, tensors = store.result()
+    return _Source(store.config, policy, lambda: load_dataset(store.config.data), tensors["critic"])
 
 
 def _reward(
-    reward: Reward,
+    reward: Reward | str | None,
     options: dict[str, Any],
-    config: Config | None,
-    data: Dataset | None,
-    critic_state: dict[str, Tensor] | None,
+    source: _Source | None,
     device: torch.device,
-) -> Callable[..., Tensor] | None:
+) -> Reward | None:
     if options and reward != "adversarial":
         raise UserError("reward_options: are for reward='adversarial'")
     if reward is None or callable(reward):
         return reward
     if reward not in REWARDS:
         raise UserError(f"reward: {reward!r} is unknown, use critic, adversarial or a callable")
-    if config is None or data is None:
+    if source is None:
         raise UserError(f"reward: {reward!r} needs a preset's or a run's data and critic")
     if reward == "adversarial":
-        return _adversarial_reward(config, data, options, device)
-    if critic_state is None:
+        return _adversarial_reward(source, options, device)
+    if source.critic_state is None:
         raise UserError("reward: 'critic' is a trained one, give run=FOLDER to take it from")
-    critic = _new_critic(config, data, device)
-    critic.load_state_dict(critic_state)
+    critic = seeded_critic(source.config).to(device)
+    critic.load_state_dict(source.critic_state)
     frozen = critic.requires_grad_(False).eval()
     return lambda *samples: frozen(*samples)
 
 
 def _adversarial_reward(
-    config: Config, data: Dataset, options: dict[str, Any], device: torch.device
+    source: _Source, options: dict[str, Any], device: torch.device
 ) -> AdversarialReward:
     known = OPTIONS_OF_ADVERSARIAL
     for name in options:
         if name not in known:
             raise UserError(f"reward_options: {name!r} is unknown; {did_you_mean(name, known)}")
+    config = source.config
     size = options.get("batch_size", config.training.batch_size)
-    training = config.training.model_copy(update={"batch_size": size})
-    critic = _new_critic(config.model_copy(update={"training": training}), data, device)
+    critic = seeded_critic(config, batch_size=size).to(device)
     defaults = {
         "num_classes": config.model.num_classes,
         "learning_rate": config.critic.learning_rate,
@@ -168,10 +175,4 @@ def _adversarial_reward(
         "batch_size": size,
         "seed": config.seed,
     }
-    return AdversarialReward(critic, data, **{**defaults, **options})
-
-
-def _new_critic(config: Config, data: Dataset, device: torch.device) -> Critic:
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
-        return build_critic(config, data.shape).to(device)
+    return AdversarialReward(critic, source.load_data(), **{**defaults, **options})

@@ -28,7 +28,7 @@ class Judge:
         config = load_config("swiss_roll", [*settings, f"sampler.num_steps={num_steps}"])
         num = config.metrics.num_samples
         self.data = load_dataset(config.data)
-        self.evaluator = Evaluator(self.data, config)
+        self.evaluator = Evaluator(self.data, config.metrics)
         self._to_training_data = self.evaluator.measure.distance_to(self.data.train_in_units(num))
         self.env = gymnasium.make_vec(
             "envs:sft_rl/Denoising-v0",
@@ -52,4 +52,4 @@ class Judge:
         observation, infos = self.env.reset(seed=seed)
         while "final_obs" not in infos:
             observation, _, _, _, infos = self.env.step(act(observation))
-        return self.data.to_units(torch.from_numpy(infos["final_obs"][:, :-1]))
+        return self.data.units.to_data(torch.from_numpy(infos["final_obs"][:, :-1]))

@@ -7,13 +7,10 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sft_rl import __version__
-from sft_rl.errors import UserError
-
-if TYPE_CHECKING:
-    from sft_rl.config import Config
+from sft_rl.errors import UserError, check_neighbours
 
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
@@ -31,14 +28,15 @@ def main(argv: list[str] | None = None) -> int:
     0 done, 1 the run failed, 2 wrong input, 130 interrupted, 143 preempted, or its own.
     """
     started = time.perf_counter()
-    args = _parse(argv)
     try:
+        check_neighbours()
+        args = _parse(argv)
         code: int | None = args.run(args, started)
     except UserError as error:
         sys.stderr.write(f"sft-rl: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("sft-rl: interrupted\n")
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write(f"sft-rl: {str(interrupt) or 'interrupted'}\n")
         return 130
     except BrokenPipeError:
         # The reader of our output has left; point stdout elsewhere so that Python can exit.
@@ -166,37 +164,30 @@ def _pretrain(args: argparse.Namespace, started: float) -> None:
 
 def _train(args: argparse.Namespace, started: float) -> None:
     from sft_rl.config.files import load_config_of
-    from sft_rl.runs.folder import free_run_path
-    from sft_rl.runs.remote import holds_run, open_run
 
     config = load_config_of(args.preset, args.settings, args.config)
-    if args.dry_run:
-        _dry_run(config)
-        return
-    if args.resume and args.out is None:
-        raise UserError("--resume: say which run, with --out FOLDER")
-    out = args.out or free_run_path(config.preset, config.sampler.num_steps, config.seed)
-    from sft_rl.jobs.build import check
-    from sft_rl.jobs.commands import train
     from sft_rl.jobs.console import ConsoleObserver
-    from sft_rl.pretrained.training import with_pretrained
 
-    config = with_pretrained(config)
-    check(config)
-    resume = args.resume == "always" or (args.resume == "auto" and holds_run(out))
-    if resume:
-        store = open_run(out)
-        store.check_settings(config)
-        if store.is_finished(config):
-            sys.stdout.write(f"{out} is finished, nothing to do\n")
-            return
+    if args.dry_run:
+        from sft_rl.jobs.commands import dry_run
+
+        ConsoleObserver().table(f"{config.preset}: what a run needs", dry_run(config))
+        return
+    from sft_rl.jobs.commands import train
+
     with ConsoleObserver() as observer:
-        summary = train(config, out, observer=observer, started=started, resume=resume)
+        run = train(
+            config, args.out, observer=observer, started=started, resume=args.resume or "never"
+        )
+    if run.was_finished:
+        sys.stdout.write(f"{run.store.place} is finished, nothing to do\n")
+        return
     from sft_rl.config import DISTANCES
 
-    num, name = summary["num_steps"], config.distance
+    summary, name = run.summary, config.distance
+    num = summary["num_steps"]
     observer.table(
-        f"{out}: {DISTANCES[name]}",
+        f"{run.store.place}: {DISTANCES[name]}",
         {
             f"{num} steps, before": f"{summary[f'{name}_initial']:.4f}",
             f"{num} steps, after": f"{summary[f'{name}_final']:.4f}",
@@ -205,13 +196,6 @@ def _train(args: argparse.Namespace, started: float) -> None:
             "seconds": f"{summary['wall_seconds']['total']:.1f}",
         },
     )
-
-
-def _dry_run(config: Config) -> None:
-    from sft_rl.jobs.console import ConsoleObserver
-    from sft_rl.jobs.dry_run import dry_run
-
-    ConsoleObserver().table(f"{config.preset}: what a run needs", dry_run(config))
 
 
 def _evaluate(args: argparse.Namespace, started: float) -> None:

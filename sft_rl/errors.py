@@ -1,10 +1,14 @@
 """Errors that are meant for people."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
+from pathlib import Path
 
 MOST_NAMES = 24
 """How many names a hint lists."""
+NEIGHBOURS = ("envs", "tuning", "cluster")
+"""Our packages beside this one, whose names others may use, too."""
 
 
 class UserError(ValueError):
@@ -42,3 +46,35 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 def last_line(error: BaseException) -> str:
     """Return the end of an error's text, where Ray's long ones say what it was."""
     return (str(error).strip().splitlines() or [""])[-1]
+
+
+def check_neighbours() -> None:
+    """Refuse a stranger that Python would import in place of `envs`, `tuning` or `cluster`.
+
+    Nothing is imported. A stranger behind ours on the path does no harm and is not looked for.
+
+    Raises:
+        UserError: Naming the stranger's place and ours.
+    """
+    home = Path(__file__).resolve().parents[1]
+    for name in NEIGHBOURS:
+        place, own = _place_of(name), home / name
+        if place is None:
+            raise UserError(f"{name}: Python does not find {own}; install sft-rl again")
+        if place.resolve() != own:
+            raise UserError(
+                f"{name}: Python finds {place} before sft-rl's own {own}; rename it, or take its "
+                "folder off the path (PYTHONPATH, or the folder that Python was started in)"
+            )
+
+
+def _place_of(name: str) -> Path | None:
+    """Where a top-level package (its folder) or module (its file) is imported from, or was."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # a module that a program made by hand
+        return Path("<memory>")
+    if spec is None:
+        return None
+    folders = spec.submodule_search_locations
+    return Path(next(iter(folders)) if folders else spec.origin or "<memory>")

@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sft_rl.config import Config
-from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.reverse import expand, gaussian_kl, gaussian_log_prob, reverse_mean
-from sft_rl.diffusion.schedule import StepSchedule, step_schedule
+from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.seeding import random_labels
 from sft_rl.types import given
 
@@ -62,19 +60,6 @@ class DenoisingPolicy(nn.Module):
         ):
             self.register_buffer(name, torch.tensor(values.copy(), dtype=torch.float32))
         self.log_std_scale = nn.Parameter(torch.zeros(len(schedule) - 1)) if learn_std else None
-
-    @staticmethod
-    def from_config(config: Config, network: nn.Module, shape: tuple[int, ...]) -> DenoisingPolicy:
-        """Put the few-step sampler a configuration names around a noise-prediction network."""
-        noise = NoiseSchedule.from_config(config.noise)
-        return DenoisingPolicy(
-            network,
-            step_schedule(noise, config.sampler),
-            shape=shape,
-            learn_std=config.sampler.learn_std,
-            log_prob_reduction=config.policy.log_prob_reduction,
-            num_classes=config.model.num_classes,
-        )
 
     @property
     def num_steps(self) -> int:

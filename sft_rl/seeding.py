@@ -21,7 +21,8 @@ def derive_seed(seed: int, stream: str, *indices: int) -> int:
         stream: The purpose, such as ``"actions"``.
         indices: Which draw of that purpose, such as iteration and shard.
     """
-    entropy = [seed, zlib.crc32(stream.encode()), *indices]
+    # With their number, since numpy pads entropy with zeros: no index is not the index 0.
+    entropy = [seed, zlib.crc32(stream.encode()), len(indices), *indices]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from real_cluster import RealCluster, real_cluster
 
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
+from sft_rl.runs.resolve import resolve
 
 TINY = (
     "data.num_points=2000",
@@ -108,9 +109,9 @@ def tiny_settings() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def tiny_config() -> Callable[..., Config]:
-    """Build the tiny configuration, with ``key=value`` settings on top."""
-    return lambda *settings: load_config("swiss_roll", [*TINY, *settings])
+def tiny_config() -> Callable[..., ResolvedConfig]:
+    """Resolve the tiny configuration, with ``key=value`` settings on top."""
+    return lambda *settings: resolve(load_config("swiss_roll", [*TINY, *settings]))[0]
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_rl.algorithms import build_algorithm
 from sft_rl.algorithms.advantages import generalised_advantages, normalised
 from sft_rl.algorithms.pathwise import Chain, walk
 from sft_rl.cli import main
-from sft_rl.config import Config
+from sft_rl.config import Config, ResolvedConfig
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import build_networks
-from sft_rl.networks import noise_network
+from sft_rl.runs.parts import algorithm_of, network_of, networks_of
 from sft_rl.types import Transitions
 
 
@@ -41,10 +39,10 @@ def test_normalisation_by_step_and_by_batch():
     assert normalised(advantages, "none") is advantages
 
 
-def test_ppo_has_no_gradient_beyond_the_clip(tiny_config: Callable[..., Config]):
+def test_ppo_has_no_gradient_beyond_the_clip(tiny_config: Callable[..., ResolvedConfig]):
     """Where the ratio has left the range in the advantage's direction, nothing is to be won."""
     config = tiny_config("algorithm=ppo")
-    networks = build_networks(config, noise_network(config, (2,)), (2,))
+    networks = networks_of(config, network_of(config))
     generator = torch.Generator().manual_seed(0)
     latents, actions = torch.randn(2, 6, 2, generator=generator)
     index = torch.zeros(6, dtype=torch.int64)
@@ -53,7 +51,7 @@ def test_ppo_has_no_gradient_beyond_the_clip(tiny_config: Callable[..., Config])
         batch = Transitions(
             latents, actions, index, log_probs - log_ratio, torch.full((6,), advantage)
         )
-        loss = build_algorithm(config).loss(batch, networks)
+        loss = algorithm_of(config).loss(batch, networks)
         networks.policy.zero_grad()
         loss.value.backward()
         total = sum(p.grad.abs().sum() for p in networks.policy.network.parameters())
@@ -61,21 +59,21 @@ def test_ppo_has_no_gradient_beyond_the_clip(tiny_config: Callable[..., Config])
         assert loss.metrics["clip_fraction"] == 1.0
 
 
-def test_ppo_stops_at_the_target_kl(tiny_config: Callable[..., Config]):
-    update = build_algorithm(tiny_config("algorithm=ppo", "ppo.target_kl=0.01"))
+def test_ppo_stops_at_the_target_kl(tiny_config: Callable[..., ResolvedConfig]):
+    update = algorithm_of(tiny_config("algorithm=ppo", "ppo.target_kl=0.01"))
     assert update.should_stop({"approx_kl": 0.02})
     assert not update.should_stop({"approx_kl": 0.005})
-    assert not build_algorithm(tiny_config("algorithm=ppo", "ppo.target_kl=null")).should_stop(
+    assert not algorithm_of(tiny_config("algorithm=ppo", "ppo.target_kl=null")).should_stop(
         {"approx_kl": 9.0}
     )
 
 
 @pytest.mark.parametrize("num_last", [1, 4])
 def test_the_walk_is_the_chain_and_checkpointing_changes_nothing(
-    tiny_config: Callable[..., Config], num_last: int
+    tiny_config: Callable[..., ResolvedConfig], num_last: int
 ):
     config = tiny_config()
-    policy = build_networks(config, noise_network(config, (2,)), (2,)).policy
+    policy = networks_of(config, network_of(config)).policy
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(8, 2, generator=generator)
     noise = torch.randn(num_last, 8, 2, generator=generator)
@@ -94,13 +92,13 @@ def test_the_walk_is_the_chain_and_checkpointing_changes_nothing(
 
 def test_names_are_checked():
     with pytest.raises(UserError, match="did you mean 'ppo'"):
-        build_algorithm(Config(algorithm="ppoo"))
+        algorithm_of(Config(algorithm="ppoo"))
     with pytest.raises(UserError, match="cannot import 'no_such_module'"):
-        build_algorithm(Config(algorithm="no_such_module:X"))
+        algorithm_of(Config(algorithm="no_such_module:X"))
     with pytest.raises(UserError, match="has no 'Nothing'"):
-        build_algorithm(Config(algorithm="sft_rl.config:Nothing"))
+        algorithm_of(Config(algorithm="sft_rl.config:Nothing"))
     with pytest.raises(UserError, match="not a subclass"):
-        build_algorithm(Config(algorithm="sft_rl.config:Config"))
+        algorithm_of(Config(algorithm="sft_rl.config:Config"))
 
 
 def test_the_example_of_an_own_algorithm_trains(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.errors import UserError
 from sft_rl.runs.folder import RunFolder
 from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
@@ -80,7 +80,7 @@ def test_missing_foreign_and_mixed_up_files_are_found(folder: Path, tmp_path: Pa
 
 
 def test_a_checkpoint_from_before_a_setting_existed_has_its_default(
-    tmp_path: Path, tiny_config: Callable[..., Config]
+    tmp_path: Path, tiny_config: Callable[..., ResolvedConfig]
 ):
     store = RunFolder.create(tmp_path / "run", tiny_config())
     older = store.config.model_dump(mode="json")

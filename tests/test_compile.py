@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from sft_rl.algorithms import Networks
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import build_networks, check
-from sft_rl.networks import noise_network
-from sft_rl.runs.folder import parameters_sha256
+from sft_rl.runs.parts import network_of, networks_of
+from sft_rl.storage.checkpoint import parameters_sha256
 
 
 def gradients(networks: Networks) -> list[Tensor]:
@@ -32,13 +31,13 @@ def gradients(networks: Networks) -> list[Tensor]:
 
 @pytest.mark.slow  # half a minute of compiling
 def test_a_compiled_network_has_the_names_and_the_gradients_of_an_eager_one(
-    tiny_config: Callable[..., Config],
+    tiny_config: Callable[..., ResolvedConfig],
 ):
     found = {}
     for name in ("false", "true"):
         config = tiny_config(f"model.compile={name}")
         torch.manual_seed(0)
-        found[name] = build_networks(config, noise_network(config, (2,)), (2,))
+        found[name] = networks_of(config, network_of(config))
     eager, compiled = found["false"], found["true"]
     for part in ("policy", "critic"):
         ours, theirs = getattr(compiled, part), getattr(eager, part)
@@ -51,7 +50,7 @@ def test_a_compiled_network_has_the_names_and_the_gradients_of_an_eager_one(
         assert module._compiled_call_impl is not None
 
 
-def test_a_team_of_learners_is_refused(tiny_config: Callable[..., Config]):
+def test_a_team_of_learners_is_refused(tiny_config: Callable[..., ResolvedConfig]):
     team = ("learner.launcher=ray_train", "learner.num_workers=2")
     with pytest.raises(UserError, match=r"model\.compile: goes with one learner"):
-        check(tiny_config(*team, "model.compile=true"))
+        tiny_config(*team, "model.compile=true")

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sft_rl.config import Config
-from sft_rl.critics import build_critic
+from sft_rl.config import ResolvedConfig
 from sft_rl.critics.network import n2ce_loss, one_sided_gradient_penalty
 from sft_rl.critics.witness import MMDCritic, SlicedWassersteinCritic
 from sft_rl.errors import UserError
+from sft_rl.runs.parts import critic_of
 
 SOURCE = torch.Generator().manual_seed(0)
 REAL, FAKE = torch.randn(64, 2, generator=SOURCE), torch.randn(64, 2, generator=SOURCE) + 1.0
@@ -29,15 +29,15 @@ def test_gradient_penalty_of_a_linear_critic(target: float, expected: float):
     assert norm.item() == pytest.approx(5.0, rel=1e-5)
 
 
-def test_weight_clipping_bounds_every_weight(tiny_config: Callable[..., Config]):
-    critic = build_critic(tiny_config("critic.regulariser=weight_clip"), (2,))
+def test_weight_clipping_bounds_every_weight(tiny_config: Callable[..., ResolvedConfig]):
+    critic = critic_of(tiny_config("critic.regulariser=weight_clip"))
     critic.after_step()
     assert max(p.abs().max().item() for p in critic.parameters()) <= 0.05 + 1e-7
 
 
-def test_spectral_norm_makes_the_network_lipschitz(tiny_config: Callable[..., Config]):
+def test_spectral_norm_makes_the_network_lipschitz(tiny_config: Callable[..., ResolvedConfig]):
     settings = ("critic.regulariser=spectral_norm", "critic.num_fourier=0")
-    critic = build_critic(tiny_config(*settings), (2,))
+    critic = critic_of(tiny_config(*settings))
     for _ in range(50):  # every training call takes one step of the power iteration
         critic(REAL)
     slopes = (critic(REAL) - critic(FAKE)).abs() / (REAL - FAKE).norm(dim=1)
@@ -46,12 +46,10 @@ def test_spectral_norm_makes_the_network_lipschitz(tiny_config: Callable[..., Co
 
 @pytest.mark.parametrize("objective", ["wasserstein", "hinge", "n2ce", "mmd", "sliced_wasserstein"])
 def test_a_trained_critic_scores_real_data_higher(
-    tiny_config: Callable[..., Config], objective: str
+    tiny_config: Callable[..., ResolvedConfig], objective: str
 ):
     torch.manual_seed(0)
-    critic = build_critic(
-        tiny_config(f"critic.objective={objective}", "training.batch_size=64"), (2,)
-    )
+    critic = critic_of(tiny_config(f"critic.objective={objective}", "training.batch_size=64"))
     parameters = list(critic.parameters())
     optimizer = torch.optim.Adam(parameters, lr=1e-2) if parameters else None
     generator = torch.Generator().manual_seed(0)
@@ -106,7 +104,9 @@ def not_finite(samples: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "message"), [("wrong_shape", "shape"), ("not_finite", "finite")])
-def test_a_users_reward_is_checked(tiny_config: Callable[..., Config], name: str, message: str):
-    critic = build_critic(tiny_config(f"reward={__name__}:{name}"), (2,))
+def test_a_users_reward_is_checked(
+    tiny_config: Callable[..., ResolvedConfig], name: str, message: str
+):
+    critic = critic_of(tiny_config(f"reward={__name__}:{name}"))
     with pytest.raises(UserError, match=message):
         critic(REAL)

@@ -5,41 +5,42 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sft_rl.config import Config
+from sft_rl.config import Config, ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import build_networks, build_runner, check
-from sft_rl.jobs.dry_run import sample_shape
-from sft_rl.networks import noise_network
+from sft_rl.jobs.build import build_runner
 from sft_rl.policy import to_arrays
 from sft_rl.rollout.runner import RolloutRunner
+from sft_rl.runs.parts import network_of, networks_of
+from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 
-TinyConfig = Callable[..., Config]
+TinyConfig = Callable[..., ResolvedConfig]
 
 
 @pytest.fixture
 def tiny_by_class(tiny_digits: tuple[str, ...]) -> TinyConfig:
     """Build a configuration of a tiny class-conditional model."""
     classes = "model.unet.num_class_embeds=10"
-    return lambda *settings: load_config("digits", [*tiny_digits, classes, *settings])
+    return lambda *settings: resolve(load_config("digits", [*tiny_digits, classes, *settings]))[0]
 
 
 def shards(config: Config) -> list[Trajectories]:
     """Draw two shards with one version's weights and one with the next's."""
-    shape = sample_shape(config)
-    runner: RolloutRunner = build_runner(config, shape)
+    runner: RolloutRunner = build_runner(config)
     drawn = []
     for seed in range(2):
         torch.manual_seed(seed)
-        policy = build_networks(config, noise_network(config, shape), shape).policy
+        policy = networks_of(config, network_of(config)).policy
         runner.load(seed, to_arrays(policy))
         drawn += [runner.collect(0, shard) for shard in range(2 - seed)]
     return drawn
 
 
 def compare(tiny_config: TinyConfig, *settings: str) -> None:
-    at_once = shards(tiny_config("rollout.cuda_graphs=true", *settings))
+    config = tiny_config(*settings)
+    graphs = config.rollout.model_copy(update={"cuda_graphs": True})  # refused without a GPU
+    at_once = shards(config.model_copy(update={"rollout": graphs}))
     for ours, theirs in zip(at_once, shards(tiny_config(*settings)), strict=True):
         assert (ours.labels is None) == (theirs.labels is None)
         if ours.labels is not None and theirs.labels is not None:
@@ -70,4 +71,4 @@ def test_a_graph_draws_the_same_chains(tiny_config: TinyConfig, tiny_by_class: T
 
 def test_rollouts_on_a_cpu_are_refused(tiny_config: TinyConfig):
     with pytest.raises(UserError, match=r"rollout\.cuda_graphs: needs rollouts on a GPU"):
-        check(tiny_config("rollout.cuda_graphs=true", "device=cpu"))
+        tiny_config("rollout.cuda_graphs=true", "device=cpu")

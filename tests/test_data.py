@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from sft_rl.config import DataConfig
-from sft_rl.data import load_dataset
-from sft_rl.data.points import draw_points, read_points, write_points
+from sft_rl.config import DataConfig, Samples
+from sft_rl.data import Units, load_dataset
+from sft_rl.data.points import draw_points, read_points
 from sft_rl.errors import UserError
 
 POINTS = np.random.default_rng(0).normal([1.0, -50.0, 3.0], [0.1, 20.0, 1.0], (200, 3))
@@ -39,7 +39,7 @@ def test_standardised_for_the_model_and_back_on_output(tmp_path: Path):
     assert data.shape == (3,)
     torch.testing.assert_close(data.train.mean(0), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(data.train.std(0, correction=0), torch.ones(3))
-    restored = data.to_units(data.train)
+    restored = data.units.to_data(data.train)
     assert len(restored) == 160
     held_out = data.real(1000, seed=0, draw=0), data.real(1000, seed=0, draw=1)
     everything = np.concatenate([restored, *held_out])
@@ -92,11 +92,12 @@ def test_bad_files_are_named(tmp_path: Path, name: str):
 
 
 def test_samples_are_written_and_never_over_others(tmp_path: Path):
+    units = Units(Samples(shape=(3,), shift=(0.0,), scale=(1.0,), fingerprint="none"))
     for file in (tmp_path / "samples.npy", tmp_path / "samples.csv"):
-        write_points(file, POINTS)
+        units.write(file, POINTS)
         assert read_points(str(file)) == pytest.approx(POINTS, rel=1e-6)
         with pytest.raises(UserError, match="exists already"):
-            write_points(file, POINTS[:1])
+            units.write(file, POINTS[:1])
         assert len(read_points(str(file))) == len(POINTS)
     with pytest.raises(UserError, match="cannot write"):
-        write_points(tmp_path / "no" / "folder.npy", POINTS)
+        units.write(tmp_path / "no" / "folder.npy", POINTS)

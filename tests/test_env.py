@@ -14,9 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import envs
 from envs import DenoisingEnv, DenoisingVectorEnv
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import build_networks
-from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.runs.parts import network_of, networks_of
 
 
 def score(samples: torch.Tensor) -> torch.Tensor:
@@ -26,7 +25,7 @@ def score(samples: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def policy(tiny_config: Any) -> DenoisingPolicy:
     torch.manual_seed(0)
-    networks = build_networks(tiny_config(), noise_network(tiny_config(), (2,)), (2,))
+    networks = networks_of(tiny_config(), network_of(tiny_config()))
     return networks.policy.requires_grad_(False)
 
 

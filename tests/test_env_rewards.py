@@ -11,10 +11,10 @@ import torch
 import envs
 from envs import AdversarialReward, DenoisingEnv, DenoisingVectorEnv
 from sft_rl.cli import main
-from sft_rl.critics import build_critic
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.parts import critic_of
 
 
 def test_the_adversarial_reward_learns_and_goes_on_after_a_checkpoint(tiny_config: Any):
@@ -24,7 +24,7 @@ def test_the_adversarial_reward_learns_and_goes_on_after_a_checkpoint(tiny_confi
 
     def make() -> AdversarialReward:
         torch.manual_seed(0)
-        return AdversarialReward(build_critic(config, (2,)), data, batch_size=32, update_every=64)
+        return AdversarialReward(critic_of(config), data, batch_size=32, update_every=64)
 
     reward, resumed = make(), make()
     for _ in range(20):
@@ -42,7 +42,7 @@ def test_the_adversarial_reward_learns_in_whatever_mode_the_env_is_stepped(tiny_
     rewards = []
     for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         torch.manual_seed(0)
-        reward = AdversarialReward(build_critic(config, (2,)), load_dataset(config.data))
+        reward = AdversarialReward(critic_of(config), load_dataset(config.data))
         with mode():
             rewards.append([reward(samples) for _ in range(8)][-1].clone())
     assert not torch.equal(rewards[0], reward(samples))
@@ -94,8 +94,8 @@ def test_a_runs_sampler_and_its_frozen_critic(tmp_path: Path, tiny_settings: tup
         "envs:sft_rl/Denoising-v0", num_envs=7, run=out, action="noise", reward="critic"
     )
     store = RunFolder.open(out)
-    policy, tensors = store.result((2,))
-    critic = build_critic(store.config, (2,))
+    policy, tensors = store.result()
+    critic = critic_of(store.config)
     critic.load_state_dict(tensors["critic"])
     x = torch.from_numpy(env.reset(seed=0)[0]["latent"])
     for k, noise in enumerate(torch.randn(4, 7, 2)):

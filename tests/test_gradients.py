@@ -11,11 +11,12 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from sft_rl.algorithms import Networks, build_algorithm
+from sft_rl.algorithms import Networks
 from sft_rl.config import Config
 from sft_rl.critics import Critic
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.runs.parts import algorithm_of
 from sft_rl.types import Trajectories
 
 ALPHA = 1e-3
@@ -83,7 +84,7 @@ def estimates(
         The pathwise gradients, shape (NUM_BATCHES, p), and as much for each of `values`.
     """
     options = {"baseline": True, "normalise_advantages": "none"}
-    algorithm = build_algorithm(Config.model_validate({"sft_pg": options}))
+    algorithm = algorithm_of(Config.model_validate({"sft_pg": options}))
     generator = torch.Generator().manual_seed(1)
     pathwise, by_policy = [], [[] for _ in values]
     for _ in range(NUM_BATCHES):
@@ -183,3 +184,53 @@ def test_policy_gradient_agrees_with_finite_differences_of_the_expected_score():
     truth = finite_differences(policy)
     assert np.abs(truth).min() > 0.01
     assert largest_z(by_policy - truth) < quantile(len(truth))
+
+
+class Constant(nn.Module):
+    """eps = theta: each step moves its latent by theta."""
+
+    def __init__(self, theta: float) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.theta.expand_as(x)
+
+
+def shifting_policy(theta: float) -> DenoisingPolicy:
+    """Two steps x_{k+1} ~ N(x_k + theta, 1): under f(x) = x^2 is E[f] = 3 + (2 theta)^2."""
+    times, ones = np.array([1.0, 0.0]), np.ones(2)
+    schedule = StepSchedule(timesteps=times, coef_x=ones, coef_eps=ones, std=ones)
+    return DenoisingPolicy(Constant(theta), schedule, shape=(1,), learn_std=False).double()
+
+
+def test_one_ratio_per_step_is_a_first_order_surrogate():
+    """Chains drawn at theta = 0.4 and a gradient taken at 0.5.
+
+    The exact gradient of 3 + (theta_0 + theta_1)^2 is 8 theta = 4.00. With one ratio per step the
+    other step stays at the old value: 4 (theta + old) = 3.60. The chain's ratio gives 4.00.
+    """
+    old, theta, num = 0.4, 0.5, 10_000
+    policy = shifting_policy(theta)
+    algorithm = algorithm_of(
+        Config.model_validate({"sft_pg": {"baseline": False, "normalise_advantages": "none"}})
+    )
+    drawing, generator = shifting_policy(old), torch.Generator().manual_seed(0)
+    steps = torch.arange(2)[:, None]
+    per_step, per_chain = [], []
+    for _ in range(NUM_BATCHES):
+        start = torch.randn(num, 1, generator=generator, dtype=torch.float64)
+        latents = torch.stack([start, *drawing.denoise(start, generator)]).detach()
+        old_log_probs = drawing.log_prob(latents[:-1], latents[1:], steps).detach()
+        trajectories = Trajectories(latents, old_log_probs, torch.zeros(num), 0)
+        networks = Networks(policy, Parabola(), NoValue(), pretrained=policy)
+        (batch,) = algorithm.batches(algorithm.prepare(trajectories, networks), generator)
+        loss = algorithm.loss(batch, networks).value * -policy.num_steps
+        per_step.append(flat_grad(loss, policy))
+        log_probs = policy.log_prob(latents[:-1], latents[1:], steps)
+        chain_ratio = (log_probs - old_log_probs).sum(0).exp()
+        per_chain.append(flat_grad((chain_ratio * Parabola()(latents[-1])).mean(), policy))
+    exact, surrogate = np.array([8 * theta]), np.array([4 * (theta + old)])
+    assert largest_z(np.array(per_step) - surrogate) < quantile(1)
+    assert largest_z(np.array(per_chain) - exact) < quantile(1)
+    assert largest_z(np.array(per_step) - exact) > 10 * quantile(1)

@@ -5,16 +5,14 @@ from collections.abc import Callable
 
 from torch import nn
 
-from sft_rl.algorithms import build_algorithm
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.data import load_dataset
-from sft_rl.jobs.build import build_networks, build_runner
-from sft_rl.learning.learner import Learner
-from sft_rl.networks import noise_network
+from sft_rl.jobs.build import build_runner
 from sft_rl.rollout.runner import LocalCollector, Request
+from sft_rl.runs.parts import learner_of, network_of, networks_of
 from sft_rl.types import Trajectories
 
-TinyConfig = Callable[..., Config]
+TinyConfig = Callable[..., ResolvedConfig]
 
 
 def counted(calls: Counter[str], name: str, module: nn.Module) -> None:
@@ -25,9 +23,9 @@ def test_forward_passes_of_an_iteration(tiny_config: TinyConfig):
     """The whole (T, B) grid goes through a network at once; only rollouts walk step by step."""
     config = tiny_config("training.n_critic=2", "rollout.shards_per_batch=2")
     data = load_dataset(config.data)
-    networks = build_networks(config, noise_network(config, data.shape), data.shape)
-    learner = Learner(networks, build_algorithm(config), data=data, config=config)
-    runner = build_runner(config, data.shape)
+    networks = networks_of(config, network_of(config))
+    learner = learner_of(config, networks, data)
+    runner = build_runner(config)
     collector = LocalCollector(runner, num_threads=1)
     calls: Counter[str] = Counter()
     counted(calls, "rollout policy", runner.policy.network)

@@ -5,18 +5,16 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sft_rl.algorithms import build_algorithm
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import build_networks, build_runner, check
-from sft_rl.learning.learner import Learner
-from sft_rl.networks import noise_network
+from sft_rl.jobs.build import build_runner
 from sft_rl.policy import to_arrays
 from sft_rl.rollout.runner import LocalCollector, Request
+from sft_rl.runs.parts import learner_of, network_of, networks_of
 from sft_rl.types import Trajectories
 
-TinyConfig = Callable[..., Config]
+TinyConfig = Callable[..., ResolvedConfig]
 CPU = torch.device("cpu")
 
 
@@ -26,9 +24,9 @@ def test_they_take_half_the_bytes_and_are_scored_as_they_arrive(
 ):
     config = tiny_config(f"rollout.latent_dtype={dtype}", "rollout.shards_per_batch=2")
     data = load_dataset(config.data)
-    networks = build_networks(config, noise_network(config, data.shape), data.shape)
-    learner = Learner(networks, build_algorithm(config), data=data, config=config)
-    worker, wide = build_runner(config, data.shape), build_runner(tiny_config(), data.shape)
+    networks = networks_of(config, network_of(config))
+    learner = learner_of(config, networks, data)
+    worker, wide = build_runner(config), build_runner(tiny_config())
     for runner in (worker, wide):
         runner.load(0, learner.weights())
     arrays = [worker.collect(0, shard).to_numpy() for shard in range(2)]
@@ -48,8 +46,8 @@ def test_they_take_half_the_bytes_and_are_scored_as_they_arrive(
 
 def test_the_learners_process_gives_the_bits_of_a_worker(tiny_config: TinyConfig):
     config = tiny_config("rollout.latent_dtype=bfloat16")
-    worker, here = build_runner(config, (2,)), build_runner(config, (2,))
-    weights = to_arrays(build_networks(config, noise_network(config, (2,)), (2,)).policy)
+    worker, here = build_runner(config), build_runner(config)
+    weights = to_arrays(networks_of(config, network_of(config)).policy)
     collector = LocalCollector(here, num_threads=1)
     collector.submit(Request(3, 7, weights, num_shards=2))
     worker.load(7, weights)
@@ -62,15 +60,15 @@ def test_the_learners_process_gives_the_bits_of_a_worker(tiny_config: TinyConfig
 def test_rounding_that_drowns_the_noise_of_a_step_is_refused(tiny_config: TinyConfig):
     narrow = ("rollout.latent_dtype=bfloat16", "sampler.final_std=0.003")
     with pytest.raises(UserError, match=r"latent_dtype: bfloat16 rounds .* 0\.0039, .* 0\.003"):
-        check(tiny_config(*narrow))
-    check(tiny_config(*narrow, "rollout.latent_dtype=float16"))
-    check(tiny_config(*narrow, "algorithm=pathwise"))  # it has no log-probs
+        tiny_config(*narrow)
+    tiny_config(*narrow, "rollout.latent_dtype=float16")
+    tiny_config(*narrow, "algorithm=pathwise")  # it has no log-probs
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_they_arrive_on_a_gpu_as_they_left(tiny_config: TinyConfig):
-    worker = build_runner(tiny_config("rollout.latent_dtype=bfloat16"), (2,))
+    worker = build_runner(tiny_config("rollout.latent_dtype=bfloat16"))
     left = Trajectories.from_numpy(worker.collect(0, 0).to_numpy())
     arrived = left.to(torch.device("cuda"))
     assert arrived.latents.is_cuda

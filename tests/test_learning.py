@@ -8,19 +8,20 @@ import pytest
 import torch
 
 from envs import DenoisingVectorEnv
-from sft_rl.algorithms import Networks, build_algorithm
-from sft_rl.config import Config
-from sft_rl.critics import build_critic
+from sft_rl.algorithms import Networks
+from sft_rl.config import Config, ResolvedConfig
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.diffusion.schedule import StepSchedule
-from sft_rl.learning.learner import Learner
+from sft_rl.learning.learner import Learner, Optimisation
 from sft_rl.learning.trainer import Trainer
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.networks import value_network
 from sft_rl.networks.mlp import TimeMLP
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.rollout.runner import LocalCollector, RolloutRunner
-from sft_rl.runs.folder import RunFolder, parameters_sha256
+from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.parts import algorithm_of, critic_of, value_of
+from sft_rl.runs.resolve import resolve
+from sft_rl.storage.checkpoint import parameters_sha256
 
 TARGET_MEAN, TARGET_STD = 1.5, 0.5
 
@@ -35,11 +36,11 @@ class Silent:
 
 def gaussian_config(
     folder: Path, *, seed: int = 0, num_iterations: int = 150, baseline: bool = True
-) -> Config:
+) -> ResolvedConfig:
     """A run on 5000 points of the target, held in a file; nothing about it is pretrained."""
     points = np.random.default_rng(7).normal(TARGET_MEAN, TARGET_STD, (5000, 1))
     np.save(folder / "points.npy", points)
-    return Config.model_validate(
+    config = Config.model_validate(
         {
             "seed": seed,
             "data": {"path": str(folder / "points.npy"), "standardise": False},
@@ -64,6 +65,7 @@ def gaussian_config(
             "metrics": {"num_samples": 1000, "num_exact": 100, "num_projections": 1},
         }
     )
+    return resolve(config)[0]
 
 
 def standard_normal_policy() -> DenoisingPolicy:
@@ -83,18 +85,20 @@ def standard_normal_policy() -> DenoisingPolicy:
     return DenoisingPolicy(network, schedule, shape=(1,))
 
 
-def fine_tune(config: Config, folder: Path) -> Learner:
+def fine_tune(config: ResolvedConfig, folder: Path) -> Learner:
     """Put the real parts together and run them."""
     data: Dataset = load_dataset(config.data)
     policy = standard_normal_policy()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        critic, value = build_critic(config, data.shape), value_network(config, data.shape)
+        critic, value = critic_of(config), value_of(config)
     learner = Learner(
         Networks(policy, critic, value, pretrained=copy.deepcopy(policy)),
-        build_algorithm(config),
+        algorithm_of(config),
         data=data,
-        config=config,
+        training=config.training,
+        optimisation=Optimisation(config.policy, config.critic, config.value),
+        seed=config.seed,
     )
     env = DenoisingVectorEnv(
         num_envs=config.training.batch_size, num_steps=policy.num_steps, shape=(1,), array="torch"
@@ -103,10 +107,13 @@ def fine_tune(config: Config, folder: Path) -> Learner:
     trainer = Trainer(
         learner,
         LocalCollector(runner, num_threads=1),
-        evaluator=Evaluator(data, config),
+        evaluator=Evaluator(data, config.metrics),
         store=RunFolder.create(folder, config),
         observer=Silent(),
-        config=config,
+        training=config.training,
+        shards_per_batch=config.rollout.shards_per_batch,
+        num_warmup_steps=config.critic.num_warmup_steps,
+        threads=1,
     )
     trainer.train()
     return learner

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sft_rl.algorithms import build_algorithm
-from sft_rl.config import Config
+from sft_rl.config import Config, ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import build_networks, build_runner, check
+from sft_rl.jobs.build import build_runner
 from sft_rl.learning.learner import Learner
-from sft_rl.networks import noise_network
+from sft_rl.runs.parts import algorithm_of, learner_of, network_of, networks_of
+from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 
-TinyConfig = Callable[..., Config]
+TinyConfig = Callable[..., ResolvedConfig]
 LOOSE = ("policy.max_grad_norm=1e6", "sampler.learn_std=true", "ppo.target_kl=null")
 CLASSES = "model.unet.num_class_embeds=10"
 ONE_STEP = ("ppo.num_epochs=1", "ppo.num_minibatches=1", "ppo.kl_weight=0.1")
@@ -27,18 +27,18 @@ def gradients(module: nn.Module) -> list[Tensor]:
     return [p.grad for p in module.parameters() if p.grad is not None]
 
 
-def learner_and_batch(config: Config) -> tuple[Learner, Trajectories]:
+def learner_and_batch(config: ResolvedConfig) -> tuple[Learner, Trajectories]:
     """A new learner, and trajectories drawn with its weights."""
     data = load_dataset(config.data)
-    networks = build_networks(config, noise_network(config, data.shape), data.shape)
-    learner = Learner(networks, build_algorithm(config), data=data, config=config)
-    runner = build_runner(config, data.shape)
+    networks = networks_of(config, network_of(config))
+    learner = learner_of(config, networks, data)
+    runner = build_runner(config)
     runner.load(0, learner.weights())
     batch = runner.collect(iteration=0, shard=0)
     return learner, batch
 
 
-def update(config: Config) -> tuple[dict[str, list[Tensor]], dict[str, float]]:
+def update(config: ResolvedConfig) -> tuple[dict[str, list[Tensor]], dict[str, float]]:
     """Step critic, value and policy on one batch; return their gradients and the numbers."""
     torch.manual_seed(0)
     learner, batch = learner_and_batch(config)
@@ -73,9 +73,9 @@ def test_the_gradient_is_that_of_the_whole_batch(
     """Penalties and labels included; 7 divides neither samples nor transitions."""
     tiny = tiny_digits if preset == "digits" else tiny_settings
     common = (*tiny, *LOOSE, *ONE_STEP, *settings)
-    expected, numbers = update(load_config(preset, common))
+    expected, numbers = update(resolve(load_config(preset, common))[0])
     in_parts = (*common, "training.micro_batch_size=7")
-    found, found_numbers = update(load_config(preset, in_parts))
+    found, found_numbers = update(resolve(load_config(preset, in_parts))[0])
     for name, grads in expected.items():
         assert name == "critic" or all(grad.abs().sum() > 0 for grad in grads)
         for ours, theirs in zip(found[name], grads, strict=True):
@@ -114,7 +114,7 @@ def test_no_more_rows_go_through_a_network_with_gradients_at_once(tiny_config: T
     }
 
 
-class WholeOnly(type(build_algorithm(Config()))):  # type: ignore[misc]
+class WholeOnly(type(algorithm_of(Config()))):  # type: ignore[misc]
     """An algorithm of a user's own that knows nothing of parts."""
 
     splits_batches = False
@@ -122,6 +122,6 @@ class WholeOnly(type(build_algorithm(Config()))):  # type: ignore[misc]
 
 def test_an_algorithm_that_does_not_split_is_refused(tiny_config: TinyConfig):
     own = f"algorithm={__name__}:WholeOnly"
-    check(tiny_config(own))
+    tiny_config(own)
     with pytest.raises(UserError, match=r"micro_batch_size: algorithm .* does not split"):
-        check(tiny_config(own, "training.micro_batch_size=4"))
+        tiny_config(own, "training.micro_batch_size=4")

@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 import torch
 
-from sft_rl.algorithms import Networks, build_algorithm
+from sft_rl.algorithms import Networks
 from sft_rl.algorithms.sft_pg import SFTPG
 from sft_rl.cli import main
-from sft_rl.config import Config
+from sft_rl.config import Config, ResolvedConfig
 from sft_rl.critics import Critic
 from sft_rl.critics.function import FunctionCritic
 from sft_rl.diffusion.reverse import gaussian_kl
-from sft_rl.jobs.build import build_networks, build_runner
+from sft_rl.jobs.build import build_runner
 from sft_rl.learning.monitors import PATIENCE, Alarm, TrainingAlarm, critic_slope, drift
-from sft_rl.networks import noise_network
 from sft_rl.policy import to_arrays
+from sft_rl.runs.parts import algorithm_of, network_of, networks_of
 from sft_rl.storage.checkpoint import load
 from sft_rl.types import Loss, Trajectories, Transitions
 
@@ -26,18 +26,20 @@ from sft_rl.types import Loss, Trajectories, Transitions
 def setup(config: Config) -> tuple[Networks, Trajectories]:
     """Networks, and trajectories that a rollout worker drew with the same weights."""
     torch.manual_seed(0)
-    networks = build_networks(config, noise_network(config, (2,)), (2,))
-    runner = build_runner(config, (2,))
+    networks = networks_of(config, network_of(config))
+    runner = build_runner(config)
     runner.load(0, to_arrays(networks.policy))
     return networks, runner.collect(iteration=0, shard=0)
 
 
 @pytest.mark.parametrize("algorithm", ["sft_pg", "ppo", "hybrid"])
-def test_the_ratio_is_one_at_every_step_index(tiny_config: Callable[..., Config], algorithm: str):
+def test_the_ratio_is_one_at_every_step_index(
+    tiny_config: Callable[..., ResolvedConfig], algorithm: str
+):
     """To float32: an error of the mean, relative to a step's sigma, is an error of log pi."""
     config = tiny_config(f"algorithm={algorithm}", "training.batch_size=256")
     networks, trajectories = setup(config)
-    update = build_algorithm(config)
+    update = algorithm_of(config)
     seen = torch.zeros(4, dtype=torch.int64)
     batches = update.batches(update.prepare(trajectories, networks), torch.Generator())
     for _ in range(update.options.num_minibatches if algorithm == "ppo" else 1):
@@ -53,7 +55,7 @@ def test_the_ratio_is_one_at_every_step_index(tiny_config: Callable[..., Config]
     assert (seen[:3] > 0).all()
 
 
-def test_drift_and_kl_in_closed_form(tiny_config: Callable[..., Config]):
+def test_drift_and_kl_in_closed_form(tiny_config: Callable[..., ResolvedConfig]):
     config = tiny_config("sampler.learn_std=false")
     networks, trajectories = setup(config)
     still = drift(trajectories, networks)
@@ -87,7 +89,7 @@ class Inclined(Critic):
         return x @ torch.tensor([3.0, 4.0])
 
 
-def test_the_critics_slope_in_closed_form(tiny_config: Callable[..., Config]):
+def test_the_critics_slope_in_closed_form(tiny_config: Callable[..., ResolvedConfig]):
     networks, trajectories = setup(tiny_config())
     inclined = replace(networks, critic=Inclined())
     assert critic_slope(trajectories, inclined) == {"critic_slope": pytest.approx(5.0)}

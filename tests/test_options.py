@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_rl.algorithms import build_algorithm
 from sft_rl.algorithms.pathwise import Chain
 from sft_rl.cli import main
-from sft_rl.config import Config
-from sft_rl.jobs.build import build_networks
-from sft_rl.networks import noise_network
+from sft_rl.config import ResolvedConfig
+from sft_rl.runs.parts import algorithm_of, network_of, networks_of
 from sft_rl.storage.checkpoint import TensorGroups, load
 
 
@@ -56,7 +54,9 @@ def test_pathwise_makes_a_deterministic_sampler_better(
     assert summary["sliced_wasserstein_final"] < 0.7 * summary["sliced_wasserstein_initial"]
 
 
-def test_checkpointed_activations_give_the_same_gradient(tiny_config: Callable[..., Config]):
+def test_checkpointed_activations_give_the_same_gradient(
+    tiny_config: Callable[..., ResolvedConfig],
+):
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(8, 2, generator=generator)
     chain = Chain(start, torch.randn(4, 8, 2, generator=generator))
@@ -64,8 +64,8 @@ def test_checkpointed_activations_give_the_same_gradient(tiny_config: Callable[.
     for kept in ("false", "true"):
         config = tiny_config("algorithm=pathwise", f"pathwise.checkpoint_activations={kept}")
         torch.manual_seed(0)
-        networks = build_networks(config, noise_network(config, (2,)), (2,))
-        build_algorithm(config).loss(chain, networks).value.backward()
+        networks = networks_of(config, network_of(config))
+        algorithm_of(config).loss(chain, networks).value.backward()
         gradients.append([p.grad for p in networks.policy.network.parameters()])
     assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients[0])
     torch.testing.assert_close(gradients[0], gradients[1])

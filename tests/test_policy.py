@@ -5,18 +5,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sft_rl.config import Config
-from sft_rl.networks import noise_network
+from sft_rl.config import Config, ResolvedConfig
 from sft_rl.policy import DenoisingPolicy, load_arrays, to_arrays
+from sft_rl.runs.parts import network_of, policy_of
 
 
 def make_policy(config: Config, seed: int) -> DenoisingPolicy:
     torch.manual_seed(seed)
-    return DenoisingPolicy.from_config(config, noise_network(config, (2,)), (2,))
+    return policy_of(config, network_of(config))
 
 
 @pytest.fixture
-def config(tiny_config: Callable[..., Config]) -> Config:
+def config(tiny_config: Callable[..., ResolvedConfig]) -> Config:
     return tiny_config("sampler.learn_std=true")
 
 

@@ -18,6 +18,17 @@ def test_streams_and_indices_give_different_seeds():
     assert derive_seed(1, "start", 2) == derive_seed(1, "start", 2)
 
 
+def test_indices_that_are_left_out_are_not_zero():
+    seeds = {derive_seed(7, "start", *(0,) * num) for num in range(6)}
+    seeds |= {derive_seed(7, "start", 2**32), derive_seed(7, "start", 0, 1)}
+    assert len(seeds) == 8
+
+
+def test_golden_seeds():
+    """The seeds of a purpose never change between versions, or no run could be repeated."""
+    assert [derive_seed(0, "actions", *i) for i in ((), (0,), (3, 1))] == SEEDS
+
+
 def test_generators_are_fresh():
     first = torch.rand(3, generator=generator(0, "actions", 1))
     assert torch.equal(first, torch.rand(3, generator=generator(0, "actions", 1)))
@@ -48,3 +59,6 @@ def test_golden_numbers():
 
 
 GOLDEN = [[2.0246682167053223, 1.5734436511993408], [0.058718401938676834, 2.9055047035217285]]
+
+
+SEEDS = [1545933515072321796, 2096355827966262029, 6149451031464056145]

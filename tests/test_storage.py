@@ -12,8 +12,9 @@ from processes import MORTAL, PROCESSES, interrupt
 
 from sft_rl.cli import main
 from sft_rl.errors import UserError
-from sft_rl.runs.remote import Remote, open_run
+from sft_rl.runs.remote import open_run
 from sft_rl.storage.files import SaveError
+from sft_rl.storage.urls import Remote
 
 pytestmark = PROCESSES
 

@@ -11,17 +11,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from processes import PROCESSES
 
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.data import load_dataset
 from sft_rl.distributed.team import TorchTeam
-from sft_rl.jobs.build import resolve_device
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.fine_tuning import fine_tune
 from sft_rl.learning.team import Team
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.pretrained.full_step import full_step_metrics
-from sft_rl.pretrained.training import pretrained_network
 from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.parts import full_step_network, full_step_summary
 
 pytestmark = PROCESSES
 
@@ -37,15 +35,13 @@ class Quiet:
     def progress(self, done: int, total: int, metrics: dict[str, float]) -> None: ...
 
 
-def learn(config: Config, out: Path, team: Team) -> None:
+def learn(config: ResolvedConfig, out: Path, team: Team) -> None:
     data = load_dataset(config.data)
-    evaluator = Evaluator(data, config)
-    network, _ = pretrained_network(
-        config, data, device=resolve_device("cpu"), progress=lambda *_: None
-    )
+    evaluator = Evaluator(data, config.metrics)
+    network, _ = full_step_network(config, data)
     fine_tune(
         network,
-        full_step_metrics(config, network, evaluator),
+        full_step_summary(config, network, evaluator),
         store=RunFolder.create(out, config) if team.leads else RunFolder(out, config),
         evaluator=evaluator,
         clock=Clock(time.perf_counter(), Quiet()),
@@ -53,7 +49,7 @@ def learn(config: Config, out: Path, team: Team) -> None:
     )
 
 
-def member(rank: int, folder: Path, configs: dict[str, Config]) -> None:
+def member(rank: int, folder: Path, configs: dict[str, ResolvedConfig]) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=SIZE)
@@ -64,7 +60,7 @@ def member(rank: int, folder: Path, configs: dict[str, Config]) -> None:
 
 @pytest.fixture(scope="module")
 def runs(
-    tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., Config]
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., ResolvedConfig]
 ) -> dict[str, tuple[Path, Path]]:
     """Each algorithm's run by one learner, and by two; 33 rows cannot be halved."""
     alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
@@ -91,13 +87,13 @@ def test_two_learners_give_the_numbers_of_one(runs: dict[str, tuple[Path, Path]]
     alone, together = (pd.read_csv(out / "metrics.csv").drop(columns=TIMES) for out in runs[name])
     assert together["iteration"].tolist() == [1, 2, 3]
     pd.testing.assert_frame_equal(together, alone, rtol=1e-3, atol=1e-4)
-    ours, theirs = (RunFolder.open(out).result((2,))[0] for out in runs[name])
+    ours, theirs = (RunFolder.open(out).result()[0] for out in runs[name])
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_deterministic_kernels_are_chosen_and_change_nothing_here(
-    tmp_path: Path, tiny_config: Callable[..., Config]
+    tmp_path: Path, tiny_config: Callable[..., ResolvedConfig]
 ):
     for name in ("false", "true"):
         learn(tiny_config(f"training.deterministic={name}"), tmp_path / name, Team())

@@ -18,21 +18,21 @@ from typing import Any
 
 import torch
 
-from sft_rl.config import Config, RayConfig, RolloutConfig
+from sft_rl.config import RayConfig, ResolvedConfig, RolloutConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.distributed.session import RaySession
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import build_runner, resolve_device
+from sft_rl.jobs.build import build_runner
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.console import ConsoleObserver
 from sft_rl.jobs.fine_tuning import fine_tune
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import to_arrays
-from sft_rl.pretrained.full_step import full_step_metrics
-from sft_rl.pretrained.training import pretrained_network
 from sft_rl.rollout.runner import LocalCollector, Request, RolloutRunner
 from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.parts import full_step_network, full_step_summary
+from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 
 SHAPE = (2,)
@@ -62,8 +62,8 @@ class Forgetful(RolloutRunner):
         return replace(trajectories, policy_version=trajectories.policy_version - 1)
 
 
-def make(kind: type[RolloutRunner], config: Config) -> RolloutRunner:
-    runner = build_runner(config, SHAPE)
+def make(kind: type[RolloutRunner], config: ResolvedConfig) -> RolloutRunner:
+    runner = build_runner(config)
     return kind(runner.env, runner.policy, seed=config.seed)
 
 
@@ -76,8 +76,8 @@ def faulty_start() -> RolloutRunner:
     raise ArithmeticError("no such env")
 
 
-def request(config: Config, iteration: int) -> Request:
-    weights = to_arrays(build_runner(config, SHAPE).policy)
+def request(config: ResolvedConfig, iteration: int) -> Request:
+    weights = to_arrays(build_runner(config).policy)
     return Request(iteration, iteration + 5, weights, NUM_SHARDS)
 
 
@@ -90,7 +90,7 @@ def pids(collector: Any) -> list[int]:
 
 
 def collect(
-    config: Config,
+    config: ResolvedConfig,
     make_runner: Callable[[], RolloutRunner],
     *,
     signal_number: int | None = None,
@@ -99,7 +99,7 @@ def collect(
     """Draw two iterations and compare them with those of no worker at all; disturb the second."""
     from sft_rl.distributed.collector import RayCollector  # Ray reads the environment then
 
-    alone = LocalCollector(build_runner(config, SHAPE), num_threads=1)
+    alone = LocalCollector(build_runner(config), num_threads=1)
     warnings: list[str] = []
     options = RolloutConfig(**{"num_cpus_per_worker": 0.5, **rollout})
     collector = RayCollector(make_runner, options, warn=warnings.append)
@@ -134,12 +134,12 @@ def collect(
     }
 
 
-def ahead(config: Config) -> dict[str, int]:
+def ahead(config: ResolvedConfig) -> dict[str, int]:
     """Order an iteration and the next one; count who has the next one's shards after the first."""
     from sft_rl.distributed.collector import RayCollector
 
     options = RolloutConfig(num_workers=1, num_cpus_per_worker=0.5)
-    collector = RayCollector(partial(build_runner, config, SHAPE), options)
+    collector = RayCollector(partial(build_runner, config), options)
     try:
         for iteration in range(2):
             collector.submit(request(config, iteration))
@@ -151,7 +151,7 @@ def ahead(config: Config) -> dict[str, int]:
         collector.close()
 
 
-def traffic(config: Config) -> dict[str, int]:
+def traffic(config: ResolvedConfig) -> dict[str, int]:
     """Count what three iterations cost, the last two drawn with the same weights."""
     import ray
     from ray._private.worker import global_worker
@@ -175,7 +175,7 @@ def traffic(config: Config) -> dict[str, int]:
     training = config.training.model_copy(update={"batch_size": 2048})
     config = config.model_copy(update={"training": training})
     options = RolloutConfig(num_workers=2, num_cpus_per_worker=0.5)
-    collector = RayCollector(partial(build_runner, config, SHAPE), options)
+    collector = RayCollector(partial(build_runner, config), options)
     ray.put, ray.get = counted_put, counted_get
     try:
         for iteration in range(3):
@@ -190,7 +190,7 @@ def traffic(config: Config) -> dict[str, int]:
     return counts
 
 
-def policy_sha256(config: Config, num_workers: int, lag: int = 0) -> str:
+def policy_sha256(config: ResolvedConfig, num_workers: int, lag: int = 0) -> str:
     """Fine-tune with some workers, whose weights may be a version old."""
     rollout = config.rollout.model_copy(
         update={"num_workers": num_workers, "num_cpus_per_worker": 0.4}
@@ -198,16 +198,14 @@ def policy_sha256(config: Config, num_workers: int, lag: int = 0) -> str:
     training = config.training.model_copy(update={"max_offpolicy_steps": lag})
     config = config.model_copy(update={"rollout": rollout, "training": training})
     data = load_dataset(config.data)
-    evaluator = Evaluator(data, config)
+    evaluator = Evaluator(data, config.metrics)
     observer = ConsoleObserver()
     observer.phase = observer.progress = lambda *_: None  # type: ignore[method-assign]
-    network, _ = pretrained_network(
-        config, data, device=resolve_device("cpu"), progress=lambda *_: None
-    )
+    network, _ = full_step_network(config, data)
     with tempfile.TemporaryDirectory() as folder:
         summary = fine_tune(
             network,
-            full_step_metrics(config, network, evaluator),
+            full_step_summary(config, network, evaluator),
             store=RunFolder.create(Path(folder) / "run", config),
             evaluator=evaluator,
             clock=Clock(time.perf_counter(), observer),
@@ -216,12 +214,13 @@ def policy_sha256(config: Config, num_workers: int, lag: int = 0) -> str:
 
 
 def main(out: str, settings: list[str]) -> None:
-    config = load_config("swiss_roll", settings)
-    usual = partial(build_runner, config, SHAPE)
+    config, _ = resolve(load_config("swiss_roll", settings))
+    usual = partial(build_runner, config)
     results: dict[str, object] = {}
     with RaySession(RayConfig(), RolloutConfig()) as session:
         session.wait()
-        narrow = load_config("swiss_roll", [*settings, "rollout.latent_dtype=bfloat16"])
+        rounded = [*settings, "rollout.latent_dtype=bfloat16"]
+        narrow, _ = resolve(load_config("swiss_roll", rounded))
         for num in (0, 3):
             results[f"sha256 {num}"] = policy_sha256(narrow, num)
         for num in (0, 1):

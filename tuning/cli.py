@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -141,17 +142,16 @@ def _new(args: argparse.Namespace) -> Search:
             f"--out: {args.out} already holds a search; go on with it: "
             f"sft-rl tune --resume {args.out}"
         )
-    from sft_rl.config.files import load_config
+    from sft_rl.config.files import load_config, lookup
+    from sft_rl.runs.resolve import PATHS, with_absolute_paths
     from tuning.search import Search
     from tuning.space import load_space
 
-    config = load_config(args.preset, args.settings)
+    config = with_absolute_paths(load_config(args.preset, args.settings))
     settings = list(args.settings)
-    if config.data.path is not None:  # trials run elsewhere, and a search may be resumed elsewhere
-        settings.append(f"data.path={Path(config.data.path).resolve()}")
-    model = config.pretrained.path
-    if model is not None and Path(model).exists():  # else it is a name on the hub
-        settings.append(f"pretrained.path={Path(model).resolve()}")
+    for key in PATHS:  # trials run elsewhere, and a search may be resumed elsewhere
+        if (path := lookup(config, key)) is not None:
+            settings.append(f"{key}={json.dumps(path)}")
     keys = {setting.partition("=")[0] for setting in settings}
     space = load_space(args.search).without(keys)
     num_trials = args.num_trials

@@ -51,7 +51,7 @@ def run_search(
         if address is not None:  # joining is quick, and may fail
             session.wait()
         with ConsoleObserver() as observer:
-            pretrained = share_pretrained(config, observer)
+            pretrained = share_pretrained(search, observer)
         session.wait()
         if is_fixed():
             search.check_room(room())

@@ -10,11 +10,9 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
 
-from sft_rl.config import Config
-from sft_rl.config.files import lookup
 from sft_rl.seeding import derive_seed
 from tuning.records import Records
-from tuning.search import DISTANCE, STEPS, Search
+from tuning.search import DISTANCE, Search
 from tuning.space import Distribution
 
 GRACE_PERCENT = 10.0
@@ -65,10 +63,9 @@ class ASHAByStepCount(FIFOScheduler):
         return "\n".join(f"{t} steps: {race.debug_string()}" for t, race in self._races.items())
 
     def _race(self, trial: Trial) -> AsyncHyperBandScheduler:
-        return self._race_of(self._search.config(trial.config["trial"]["values"]))
+        return self._race_of(self._search.config(trial.config["trial"]["values"]).sampler.num_steps)
 
-    def _race_of(self, config: Config) -> AsyncHyperBandScheduler:
-        num_steps = int(lookup(config, STEPS))
+    def _race_of(self, num_steps: int) -> AsyncHyperBandScheduler:
         if num_steps not in self._races:
             self._races[num_steps] = AsyncHyperBandScheduler(
                 time_attr="percent",
@@ -86,7 +83,7 @@ class ASHAByStepCount(FIFOScheduler):
     ) -> None:
         """Run a finished trial through its race again."""
         config = self._search.config(values)
-        race, total = self._race_of(config), config.training.num_iterations
+        race, total = self._race_of(config.sampler.num_steps), config.training.num_iterations
         stub = Trial("finished", config={"trial": {"index": index, "values": values}}, stub=True)
         race.on_trial_add(None, stub)
         for iteration, distance in curve:

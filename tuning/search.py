@@ -13,11 +13,12 @@ import numpy as np
 import yaml
 
 from sft_rl.config import Config, RayConfig
+from sft_rl.config.extensions import with_typed_options
 from sft_rl.config.files import load_config, lookup
 from sft_rl.distributed import placement
 from sft_rl.distributed.session import check_ray
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import check
+from sft_rl.runs.resolve import check_settings
 from sft_rl.seeding import derive_seed
 from tuning.space import Space, Values, parse_space
 
@@ -81,7 +82,7 @@ class Search:
             own.append(f"training.checkpoint_every={every}")
         config = load_config(self.preset, [*own, *searched])
         # The search knows the cluster; a trial's configuration works without it.
-        return config.model_copy(update={"ray": RayConfig()})
+        return with_typed_options(config.model_copy(update={"ray": RayConfig()}))
 
     def planned(self, index: int) -> Values:
         """Values of trial `index` when they are drawn at random or listed.
@@ -155,15 +156,16 @@ class Search:
                 f"learner.launcher: got {base.learner.launcher!r}; a search places the learner of "
                 "every trial itself, leave it at 'local'"
             )
-        check_ray(base.model_copy(update={"ray": on_cluster}))
-        check(base.model_copy(update={"ray": on_cluster}))
+        check_ray(on_cluster, base.rollout, base.learner)
+        check_settings(base)
         self._check_space(base)
         if self.scheduler == "pbt":
             self._check_population()
         if self.searcher == "random":
             for index in range(self.num_trials):
                 config = self.config(self.planned(index))
-                check(config.model_copy(update={"ray": on_cluster}))
+                check_ray(on_cluster, config.rollout, config.learner)
+                check_settings(config)
 
     def check_room(self, nodes: placement.Nodes) -> None:
         """Refuse trials that the nodes could never hold.

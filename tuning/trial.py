@@ -13,21 +13,24 @@ from typing import Any
 from ray import tune
 from torch import nn
 
-from sft_rl.config import Config
 from sft_rl.config.files import dump_config
-from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import check_data, resolve_device
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.fine_tuning import fine_tune
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.networks import noise_network
 from sft_rl.policy import load_arrays, to_arrays
-from sft_rl.pretrained.full_step import Summary, full_step_metrics
-from sft_rl.pretrained.training import cache_key, pretrained_network, with_pretrained
-from sft_rl.rollout.runner import Weights, num_threads
+from sft_rl.pretrained.full_step import Summary
+from sft_rl.rollout.runner import num_threads
 from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.parts import (
+    full_step_key,
+    full_step_network,
+    full_step_summary,
+    network_of,
+    resolve_device,
+)
+from sft_rl.runs.resolve import resolve
 from sft_rl.storage import checkpoint
 from sft_rl.storage.checkpoint import Checkpoint
 from sft_rl.types import Metrics
@@ -39,32 +42,28 @@ Pretrained = dict[str, Any]
 without a copy."""
 
 
-def share_pretrained(config: Config, observer: Observer) -> Pretrained:
+def share_pretrained(search: Search, observer: Observer) -> Pretrained:
     """Load or train the full-step model once, in the driver.
 
     Raises:
         UserError: If there is none at `pretrained.path`, or it does not go with the data.
     """
-    sections: dict[str, Any] = {}
+    config, sections = search.config({}), None
     if config.pretrained.path is not None:
-        from sft_rl.pretrained.loading import (  # diffusers is slow to import
-            filled_in,
-            read_pretrained,
-        )
+        from sft_rl.pretrained.loading import read_pretrained  # here: diffusers is slow to import
 
-        sections = read_pretrained(config)
-        config = filled_in(config, sections)
-    data = load_dataset(config.data)
-    check_data(config, data)
+        sections = read_pretrained(config.pretrained, num_classes=config.model.num_classes)
+    resolved, data = resolve(config, pretrained=sections)
     observer.phase("pretraining")
-    with num_threads(config.learner.num_threads):
-        network, _ = pretrained_network(
-            config, data, device=resolve_device(config.device), progress=observer.progress
-        )
-        full_step = full_step_metrics(config, network, Evaluator(data, config))
-    weights: Weights = to_arrays(network)
-    key = cache_key(config, data)
-    return {"sections": sections, "key": key, "weights": weights, "full_step": full_step}
+    with num_threads(resolved.learner.num_threads):
+        network, _ = full_step_network(resolved, data, progress=observer.progress)
+        full_step = full_step_summary(resolved, network, Evaluator(data, resolved.metrics))
+    return {
+        "sections": sections,
+        "key": full_step_key(resolved, data),
+        "weights": to_arrays(network),
+        "full_step": full_step,
+    }
 
 
 class TuneObserver:
@@ -125,11 +124,23 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
     keep = search.scheduler == "pbt"
     observer = TuneObserver(folder, distance=search.metrics[0], keep=keep)
     try:
-        config = resolved(search.config(given["trial"]["values"]), pretrained)
-        store, start = _prepare(folder, config, observer)
-        data = load_dataset(config.data)
-        evaluator = Evaluator(data, config)
-        network, full_step = _full_step_model(config, data, pretrained, evaluator, observer)
+        config, data = resolve(
+            search.config(given["trial"]["values"]), pretrained=pretrained["sections"]
+        )
+        taken_over = tune.get_checkpoint()
+        start = None
+        if not RunFolder.holds_run(folder):
+            store = RunFolder.create(folder, config)
+        elif taken_over is None:
+            store = RunFolder.open(folder)
+            start = store.resume(config)
+            if start is not None:
+                observer.repeat(config.training.num_iterations)
+        else:
+            start = checkpoint.load(Path(taken_over.path))
+            store = _taken_over(folder, dump_config(config), start)
+        evaluator = Evaluator(data, config.metrics)
+        network, full_step = full_step_model(store, pretrained, evaluator, observer)
         fine_tune(
             network,
             full_step,
@@ -143,58 +154,26 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         tune.report({"refused": str(error), DISTANCE: math.inf})
 
 
-def resolved(config: Config, pretrained: Pretrained) -> Config:
-    """Fill in what `pretrained.path` says, as the driver read it unless the trial's is another."""
-    own, shared = config.pretrained, pretrained["sections"].get("pretrained")
-    if shared is not None and (own.path, own.variant) == (shared["path"], shared["variant"]):
-        from sft_rl.pretrained.loading import filled_in
-
-        return filled_in(config, pretrained["sections"])
-    return with_pretrained(config)
-
-
-def _prepare(
-    folder: Path, config: Config, observer: TuneObserver
-) -> tuple[RunFolder, Checkpoint | None]:
-    """Open a trial's run folder; say where to start, and tell the search of what is done.
-
-    Returns:
-        The folder, and another trial's checkpoint to take over, the one that a killed attempt
-        left, or none.
-    """
-    taken_over = tune.get_checkpoint()
-    file = folder / "config.yaml"
-    if not file.exists():
-        return RunFolder.create(folder, config), None
-    if taken_over is None:
-        store = RunFolder.open(folder)
-        own = store.resume(config)
-        if own is not None:
-            observer.repeat(config.training.num_iterations)
-        return store, own
-    start = checkpoint.load(Path(taken_over.path))
-    file.write_text(dump_config(config))
-    for later in (folder / "checkpoints").glob("[0-9]*"):
-        if int(later.name) > start.meta["iteration"]:
-            shutil.rmtree(later)
+def _taken_over(folder: Path, settings: str, start: Checkpoint) -> RunFolder:
+    """Let a trial's run go on from another trial's checkpoint, with settings of its own."""
+    (folder / "config.yaml").write_text(settings)
+    for own in (folder / "checkpoints").glob("[0-9]*"):
+        if int(own.name) > start.meta["iteration"]:
+            shutil.rmtree(own)
     store = RunFolder.open(folder)
-    store.resume(config)  # cuts metrics.csv
-    return store, start
+    store.resume(store.config)  # cuts metrics.csv
+    return store
 
 
-def _full_step_model(
-    config: Config,
-    data: Dataset,
-    pretrained: Pretrained,
-    evaluator: Evaluator,
-    observer: TuneObserver,
+def full_step_model(
+    store: RunFolder, pretrained: Pretrained, evaluator: Evaluator, observer: Observer
 ) -> tuple[nn.Module, Summary]:
-    """Return the shared model, or one of the cache where the trial's own is another."""
-    device = resolve_device(config.device)
-    if cache_key(config, data) == pretrained["key"]:
-        network = noise_network(config, data.shape)
+    """Return the shared model, or one of the cache where the run's own is another."""
+    config = store.config
+    if full_step_key(config, evaluator.data) == pretrained["key"]:
+        network = network_of(config)
         load_arrays(network, pretrained["weights"])
-        return network.to(device), pretrained["full_step"]
+        return network.to(resolve_device(config.device)), pretrained["full_step"]
     with num_threads(config.learner.num_threads):
-        network, _ = pretrained_network(config, data, device=device, progress=observer.progress)
-        return network, full_step_metrics(config, network, evaluator)
+        network, _ = full_step_network(config, evaluator.data, progress=observer.progress)
+        return network, full_step_summary(config, network, evaluator)

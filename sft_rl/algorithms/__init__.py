@@ -7,11 +7,10 @@ from sft_rl.algorithms.hybrid import Hybrid
 from sft_rl.algorithms.pathwise import Pathwise
 from sft_rl.algorithms.ppo import PPO
 from sft_rl.algorithms.sft_pg import SFTPG
-from sft_rl.config import Config
 from sft_rl.config.extensions import is_reference, load_class
 from sft_rl.errors import UserError, did_you_mean
 
-__all__ = ["Algorithm", "Networks", "build_algorithm"]
+__all__ = ["Algorithm", "Networks", "algorithm_class"]
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "sft_pg": SFTPG,
@@ -21,15 +20,14 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 }
 
 
-def build_algorithm(config: Config) -> Algorithm:
-    """Build the algorithm a configuration names, ours or a user's ``module:Class``.
+def algorithm_class(name: str) -> type[Algorithm]:
+    """Find the algorithm of a name, ours or a user's ``module:Class``.
 
     Raises:
         UserError: If there is none of that name.
     """
-    name = config.algorithm
     if is_reference(name):
-        return load_class("algorithm", name, Algorithm)(config)  # type: ignore[no-any-return]
+        return load_class("algorithm", name, Algorithm)  # type: ignore[no-any-return]
     if name not in ALGORITHMS:
         raise UserError(f"algorithm: {name!r} is unknown; {did_you_mean(name, ALGORITHMS)}")
-    return ALGORITHMS[name](config)
+    return ALGORITHMS[name]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from sft_rl.config import Config
+from sft_rl.config import Section, TrainingConfig
 from sft_rl.critics import Critic
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.types import Loss, Metrics, Trajectories
@@ -41,20 +41,42 @@ class Algorithm(ABC):
     An iteration calls :meth:`prepare` once, then takes one optimiser step on :meth:`loss` for
     each batch of :meth:`batches`, until :meth:`should_stop`. Critic and value are frozen
     meanwhile.
+
+    Args:
+        options: An instance of the class's :attr:`Options`.
+        training: Lengths and batch sizes of the outer loop.
     """
 
+    Options: ClassVar[type[Section]] = Section
+    """The options it takes, a section of settings of its own: ``options.NAME`` on the command line
+    for a user's algorithm."""
     uses_value: bool = False
     """Whether V(s_k) is to be trained."""
     splits_batches: bool = False
     """Whether a batch has a length, and slices that are batches, over whose rows the loss is a
     mean: what `training.micro_batch_size` needs."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, options: Any, training: TrainingConfig) -> None:
+        self.options = options
+        self.training = training
 
     def num_density_steps(self, num_steps: int) -> int:
         """How many of the first steps need noise, for their log-prob: all, unless overridden."""
         return num_steps
+
+    def num_rows(self, num_trajectories: int, num_steps: int) -> int:
+        """How many rows an iteration has for its `n_generator` policy steps to share."""
+        return num_trajectories
+
+    def kept_calls(self, num_steps: int) -> tuple[int, int]:
+        """How many network calls of how many latents a policy step keeps for the way back.
+
+        What a dry run counts memory by; by default one call of the step's rows.
+        """
+        training = self.training
+        share = self.num_rows(training.batch_size * training.n_critic, num_steps)
+        rows = share // training.n_generator
+        return 1, min(rows, training.micro_batch_size or rows)
 
     @abstractmethod
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Any:

@@ -21,7 +21,7 @@ import torch
 from sft_rl.algorithms.advantages import score_transitions
 from sft_rl.algorithms.base import Algorithm, Networks
 from sft_rl.algorithms.pathwise import Chain, walk
-from sft_rl.config import Config
+from sft_rl.config import HybridConfig
 from sft_rl.types import Loss, Trajectories, Transitions, given
 
 
@@ -48,16 +48,19 @@ class HybridBatch:
 class Hybrid(Algorithm):
     """Score-function gradient first, pathwise gradient last."""
 
+    Options = HybridConfig
+    options: HybridConfig
     uses_value = True
     splits_batches = True
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.options = config.hybrid
 
     def num_density_steps(self, num_steps: int) -> int:
         """The last K steps need no density."""
         return max(num_steps - self.options.num_last_steps, 0)
+
+    def kept_calls(self, num_steps: int) -> tuple[int, int]:
+        """All steps of the trajectories of a policy step."""
+        calls, trajectories = super().kept_calls(num_steps)
+        return calls, trajectories * num_steps
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         """Score the final samples; subtract the baseline."""
@@ -71,7 +74,7 @@ class Hybrid(Algorithm):
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[HybridBatch]:
         """Yield disjoint trajectories for each of the `n_generator` policy steps."""
-        num_updates = self.config.training.n_generator
+        num_updates = self.training.n_generator
         first = self.num_density_steps(len(prepared.latents))
         size = prepared.latents.shape[1] // num_updates
         for i in range(num_updates):

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sft_rl.algorithms.base import Algorithm, Networks
-from sft_rl.config import Config
+from sft_rl.config import PathwiseConfig
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.types import Loss, Trajectories, given
 
@@ -50,15 +50,21 @@ class Chain:
 class Pathwise(Algorithm):
     """Pathwise gradient through all steps, or the last K of them."""
 
+    Options = PathwiseConfig
+    options: PathwiseConfig
     splits_batches = True
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.options = config.pathwise
 
     def num_density_steps(self, num_steps: int) -> int:
         """No step needs a density."""
         return 0
+
+    def kept_calls(self, num_steps: int) -> tuple[int, int]:
+        """One call for each step that is walked, or for one where they are computed again."""
+        _, chains = super().kept_calls(num_steps)
+        calls = min(self.options.num_last_steps or num_steps, num_steps)
+        if self.options.checkpoint_activations:
+            calls = 1
+        return calls, min(chains, self.options.chains_per_update or chains)
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Trajectories:
         """Nothing is shared: the chains start from the trajectories' own states."""
@@ -69,7 +75,7 @@ class Pathwise(Algorithm):
         num_steps = prepared.num_steps
         num_last = min(self.options.num_last_steps or num_steps, num_steps)
         starts, labels = prepared.latents[num_steps - num_last], prepared.labels
-        num_updates = self.config.training.n_generator
+        num_updates = self.training.n_generator
         size = min(self.options.chains_per_update or len(starts), len(starts) // num_updates)
         for i in range(num_updates):
             part = slice(i * size, (i + 1) * size)

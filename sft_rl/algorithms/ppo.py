@@ -16,19 +16,24 @@ import torch
 
 from sft_rl.algorithms.advantages import score_transitions
 from sft_rl.algorithms.base import Algorithm, Networks
-from sft_rl.config import Config
+from sft_rl.config import PPOConfig
 from sft_rl.types import Loss, Metrics, Trajectories, Transitions
 
 
 class PPO(Algorithm):
     """PPO with clipped ratio; see :class:`sft_rl.config.PPOConfig` for its options."""
 
+    Options = PPOConfig
+    options: PPOConfig
     uses_value = True
     splits_batches = True
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.options = config.ppo
+    def kept_calls(self, num_steps: int) -> tuple[int, int]:
+        """One call of a minibatch."""
+        training = self.training
+        transitions = training.batch_size * training.n_critic * num_steps
+        rows = transitions // min(self.options.num_minibatches, transitions)
+        return 1, min(rows, training.micro_batch_size or rows)
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         """Score the final samples, estimate advantages, flatten to single transitions."""

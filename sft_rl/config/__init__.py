@@ -7,9 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from sft_rl.config.algorithms import HybridConfig, PathwiseConfig, PPOConfig, SFTPGConfig
-from sft_rl.config.base import Section, Seed
+from sft_rl.config.base import Count, NonNegativeInt, Section, Seed
 from sft_rl.config.model import (
-    LABELLED,
     DataConfig,
     ModelConfig,
     NoiseConfig,
@@ -42,13 +41,32 @@ __all__ = [
     "PretrainedConfig",
     "PretrainingConfig",
     "RayConfig",
+    "ResolvedConfig",
     "RolloutConfig",
     "SFTPGConfig",
     "SamplerConfig",
+    "Samples",
     "Section",
     "TrainingConfig",
     "ValueConfig",
 ]
+
+
+class Samples(Section):
+    """What samples are, looked up in the data: enough to draw some where the data are not."""
+
+    shape: tuple[Count, ...]
+    """Shape of one sample: (dimensions,) of points, (channels, height, width) of images."""
+    shift: tuple[float, ...]
+    """What is added to samples in model units after scaling; one number, or one a dimension."""
+    scale: tuple[float, ...]
+    """What samples in model units are multiplied by."""
+    pixel_max: Count | None = None
+    """Value of a white pixel of images, whose values are whole numbers; none for points."""
+    num_classes: NonNegativeInt = 0
+    """Number of classes of the data's labels; 0 if they have none."""
+    fingerprint: str
+    """Hash of the training data."""
 
 
 class Config(Section):
@@ -66,7 +84,8 @@ class Config(Section):
     """Learning algorithm: sft_pg, ppo, pathwise, hybrid, or a user's `module:Class`."""
     reward: str = "critic"
     """`critic`, or a user's `module:function` from samples (B, *shape) in model units, and their
-    labels (B,) if the model is conditional, to scores (B,), to be maximised instead."""
+    labels (B,) if the model is conditional, to scores (B,), to be maximised instead; `own` is a
+    function that Python hands over."""
     data: DataConfig = DataConfig()
     """The data to generate."""
     noise: NoiseConfig = NoiseConfig()
@@ -94,7 +113,7 @@ class Config(Section):
     hybrid: HybridConfig = HybridConfig()
     """Options of `algorithm=hybrid`."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Options of a user's own algorithm, critic or reward, for them to read."""
+    """Options that a user's own algorithm, critic or reward declares as its `Options`."""
     training: TrainingConfig = TrainingConfig()
     """The outer loop."""
     rollout: RolloutConfig = RolloutConfig()
@@ -109,13 +128,20 @@ class Config(Section):
     @property
     def distance(self) -> str:
         """Name of the distance that leads: it chooses the result and stands in summary.json."""
-        if self.metrics.distance != "auto":
-            return self.metrics.distance
-        if self.metrics.inception_path is not None:
-            return "fid"
-        return "frechet" if self.data.name in LABELLED else "sliced_wasserstein"
+        return self.metrics.leading(self.data)
 
     @property
     def uses_ray(self) -> bool:
         """Whether anything of a run is placed by Ray."""
         return self.rollout.num_workers > 0 or self.learner.launcher == "ray_train"
+
+
+class ResolvedConfig(Config):
+    """A configuration in which everything is looked up and checked; a run keeps it.
+
+    Paths are absolute, a pretrained model's own settings and its hash are filled in, options of
+    the user's own classes are typed. ``sft_rl.runs.resolve`` makes it; nothing resolves again.
+    """
+
+    samples: Samples
+    """What samples of the data are."""

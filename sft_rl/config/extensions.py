@@ -1,13 +1,18 @@
-"""Objects from a user's own module, named as ``my_package.my_module:MyClass``."""
+"""Objects from a user's own module, ``my_package.my_module:MyClass``, and their options."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-from sft_rl.errors import UserError
+from pydantic import ValidationError
+
+from sft_rl.config import Config, Section
+from sft_rl.config.files import explain
+from sft_rl.errors import UserError, did_you_mean
 
 
 def is_reference(name: str) -> bool:
@@ -49,3 +54,53 @@ def load_class(field: str, reference: str, base: type) -> Any:
             f"{field}: {reference!r} is not a subclass of {base.__module__}.{base.__qualname__}"
         )
     return loaded
+
+
+def options_of(kind: Any) -> type[Section]:
+    """The section of settings that a user's class or function declares as its ``Options``."""
+    declared = getattr(kind, "Options", Section)
+    if not (isinstance(declared, type) and issubclass(declared, Section)):
+        name = getattr(kind, "__qualname__", repr(kind))
+        raise UserError(f"options: {name}.Options must be a subclass of sft_rl.config.Section")
+    return declared
+
+
+def own_options(kind: Any, options: Mapping[str, Any]) -> Section:
+    """Check the options that a user's class or function declares; return them typed.
+
+    Raises:
+        UserError: Naming an option whose value is not allowed.
+    """
+    declared = options_of(kind)
+    given = {name: value for name, value in options.items() if name in declared.model_fields}
+    try:
+        return declared.model_validate(given)
+    except ValidationError as error:
+        raise UserError(f"options.{explain(error)}") from error
+
+
+def with_typed_options(config: Config) -> Config:
+    """Fill in and check the options that the user's own classes and functions declare.
+
+    Importing them is how that is known.
+
+    Raises:
+        UserError: For an option that nobody declares, or two do, or a value that is not allowed.
+    """
+    names = {
+        "algorithm": config.algorithm,
+        "critic.objective": config.critic.objective,
+        "reward": config.reward,
+    }
+    kinds = {f: load_object(f, name) for f, name in names.items() if is_reference(name)}
+    typed: dict[str, Any] = {}
+    for field, kind in kinds.items():
+        own = own_options(kind, config.options).model_dump(mode="json")
+        if shared := sorted(typed.keys() & own.keys()):
+            raise UserError(f"options.{shared[0]}: {names[field]} and another declare it; rename")
+        typed |= own
+    for name in config.options:
+        if name not in typed:
+            hint = did_you_mean(name, typed) if typed else "nothing of your own declares options"
+            raise UserError(f"options.{name}: unknown option; {hint}")
+    return config.model_copy(update={"options": typed})

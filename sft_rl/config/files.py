@@ -13,17 +13,20 @@ defaults, preset, its matching blocks in order, the user's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sft_rl.config import Config
+from sft_rl.config import Config, ResolvedConfig
 from sft_rl.errors import UserError, did_you_mean
 
 Tree = dict[str, Any]
+
+T = TypeVar("T", bound=Config)
 
 PRESETS = resources.files("sft_rl.config") / "presets"
 
@@ -44,7 +47,7 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
         raise UserError(f"preset: {preset!r} is unknown; {did_you_mean(preset, preset_names())}")
     tree, blocks = _read(preset)
     own = parse_overrides(overrides)
-    selected = _build(_merged(tree, own))
+    selected: Config = _build(_merged(tree, own))
     for block in blocks:
         if all(_matches(lookup(selected, k), v) for k, v in block["if"].items()):
             tree = _merged(tree, _nested(block["set"].items()))
@@ -82,7 +85,27 @@ def load_config_of(preset: str | None, overrides: Iterable[str], file: str | Non
 
 
 def load_config_file(path: str, overrides: Iterable[str] = ()) -> Config:
-    """Build the configuration of a ``config.yaml``, as a run leaves it, with overrides."""
+    """Build the configuration of a ``config.yaml``, as a run leaves it, with overrides.
+
+    What the run looked up in its data is left out: it will be looked up again.
+    """
+    tree = _read_file(path)
+    tree.pop("samples", None)
+    return _build(_merged(tree, parse_overrides(overrides)))
+
+
+def load_resolved(path: str) -> ResolvedConfig:
+    """Read the ``config.yaml`` that a run has written."""
+    tree = _read_file(path)
+    if "samples" not in tree:
+        raise UserError(
+            f"run: {path} does not say what samples are; it was made by an older version, or is "
+            "no run's own: train again, by `sft-rl train --config`"
+        )
+    return _build(tree, ResolvedConfig)
+
+
+def _read_file(path: str) -> Tree:
     try:
         with open(path, encoding="utf-8") as file:
             tree = yaml.safe_load(file)
@@ -90,7 +113,7 @@ def load_config_file(path: str, overrides: Iterable[str] = ()) -> Config:
         raise UserError(f"config: cannot read {path}: {_first_line(error)}") from error
     if not isinstance(tree, dict):
         raise UserError(f"config: {path} holds no settings, expected a mapping of keys")
-    return _build(_merged(tree, parse_overrides(overrides)))
+    return tree
 
 
 def dump_config(config: Config) -> str:
@@ -113,11 +136,43 @@ def parse_overrides(overrides: Iterable[str]) -> Tree:
     return _nested(pairs)
 
 
+def named_overrides(
+    overrides: Iterable[str] | Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[str]:
+    """Turn Python's values into ``key=value`` overrides.
+
+    Args:
+        overrides: Overrides, or values by dotted key.
+        settings: Values by the last part of a key, which must be the only one of that name.
+
+    Raises:
+        UserError: For a name that no key or several keys end with.
+    """
+    pairs = dict(overrides) if isinstance(overrides, Mapping) else {}
+    for name, value in settings.items():
+        keys = [key for key in all_keys() if key == name or key.endswith(f".{name}")]
+        if not keys:
+            leaves = {key.rsplit(".", 1)[-1] for key in all_keys()}
+            raise UserError(f"{name}: unknown setting; {did_you_mean(name, leaves)}")
+        if len(keys) > 1 and name not in keys:
+            raise UserError(f"{name}: {' and '.join(keys)} have that name; give overrides={{…}}")
+        pairs[name if name in keys else keys[0]] = value
+    texts = [] if isinstance(overrides, Mapping) else list(overrides)
+    return [*texts, *(f"{key}={_as_yaml(value)}" for key, value in pairs.items())]
+
+
+def _as_yaml(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except TypeError as error:
+        raise UserError(f"a setting's value must be plain, got {value!r}") from error
+
+
 def lookup(config: Config, key: str) -> Any:
     """Return the value of a dotted key, as ``sampler.num_steps``."""
     node: Any = config
     for part in key.split("."):
-        node = getattr(node, part)
+        node = node[part] if isinstance(node, dict) else getattr(node, part)
     return node
 
 
@@ -182,14 +237,14 @@ def _matches(value: Any, wanted: Any) -> bool:
     return value in wanted if isinstance(wanted, list) else value == wanted
 
 
-def _build(tree: Tree) -> Config:
+def _build(tree: Tree, kind: type[T] = Config) -> T:  # type: ignore[assignment]
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise UserError(_explain(error)) from error
+        raise UserError(explain(error)) from error
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
     """Put pydantic's first finding into one line: field, what is allowed, what was given."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if isinstance(part, str))

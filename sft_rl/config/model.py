@@ -18,14 +18,18 @@ from sft_rl.config.base import (
 
 IMAGES = ("digits", "cifar10", "images")
 LABELLED = ("digits", "cifar10")
+WITH_PATH = ("file", "cifar10", "images")
 
 
 class DataConfig(Section):
     """The data to generate."""
 
-    name: Literal["swiss_roll", "two_moons", "file", "digits", "cifar10", "images"] = "swiss_roll"
+    name: Literal["swiss_roll", "two_moons", "file", "digits", "cifar10", "images", "memory"] = (
+        "swiss_roll"
+    )
     """Points: `swiss_roll`, `two_moons`, or a `file`, which a `path` selects. Images: the 8x8
-    `digits` in scikit-learn, `cifar10` in its binary format, or a user's `images`."""
+    `digits` in scikit-learn, `cifar10` in its binary format, or a user's `images`. `memory` is
+    what Python hands over."""
     path: str | None = None
     """A user's own points, one a row: .npy, .csv or .parquet; for `cifar10` the folder with
     data_batch_1.bin; for `images` a folder of pictures, or .parquet or .arrow files of them."""
@@ -69,6 +73,15 @@ class DataConfig(Section):
         return values
 
     @model_validator(mode="after")
+    def _path_is_read(self) -> DataConfig:
+        if self.path is not None and self.name not in WITH_PATH:
+            raise ValueError(
+                f"data.path: data.name={self.name} reads no path, got {self.path!r}; for pictures "
+                "of your own add data.name=images"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _file_needs_path(self) -> DataConfig:
         if self.name == "file" and self.path is None:
             raise ValueError("data.path: name 'file' needs a path to .npy, .csv or .parquet")
@@ -91,9 +104,9 @@ class NoiseConfig(Section):
 class ModelConfig(Section):
     """The network that predicts the noise."""
 
-    kind: Literal["mlp", "paper_mlp", "unet"] = "mlp"
+    kind: Literal["mlp", "paper_mlp", "unet", "own"] = "mlp"
     """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step; `unet`:
-    the UNet2DModel of diffusers, for images."""
+    the UNet2DModel of diffusers, for images; `own`: a network that Python hands over."""
     unet: dict[str, Any] = Field(default_factory=dict)
     """Arguments of UNet2DModel by their own names; size and channels come from the data. With
     `num_class_embeds` it is conditional on the data's labels."""

@@ -92,11 +92,14 @@ class CriticConfig(Section):
     """Directions of `sliced_wasserstein`."""
     kind: Literal["mlp", "conv", "paper_conv"] = "mlp"
     """Network: `mlp` for points; for images `conv`, residual and down to 4x4 pixels or less, or
-    `paper_conv`, the paper's four 4x4 convolutions."""
+    `paper_conv`, the four 4x4 convolutions of the paper's code, from 32x32 pixels."""
     regulariser: Literal["gradient_penalty", "r1", "spectral_norm", "weight_clip", "none"] = (
         "gradient_penalty"
     )
-    """Lipschitz control; the penalty is one-sided. `r1` is zero-centred, at real samples."""
+    """Lipschitz control; the penalty is one-sided. `r1` is zero-centred, at real samples.
+    `spectral_norm` divides each layer's weights by their largest singular value, of a convolution
+    that of its kernel as a matrix: the convolution itself may stretch an image by more than 1, a
+    3x3 one by up to 3."""
     penalty_weight: NonNegative = 1.0
     """Weight of the gradient penalty or of R1."""
     penalty_target: NonNegative = 1.0

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sft_rl.config.base import Count, NonNegative, NonNegativeInt, Positive, Section
+from sft_rl.config.model import LABELLED, DataConfig
 
 
 class TrainingConfig(Section):
@@ -118,3 +119,11 @@ class MetricsConfig(Section):
     """Samples on each side of the exact distance and the MMD."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of directions, reference draw and sampling noise."""
+
+    def leading(self, data: DataConfig) -> str:
+        """Name of the distance that leads: it chooses the result and stands in summary.json."""
+        if self.distance != "auto":
+            return self.distance
+        if self.inception_path is not None:
+            return "fid"
+        return "frechet" if data.name in LABELLED else "sliced_wasserstein"

@@ -1,62 +1,107 @@
-"""Critics: integral probability metrics between samples and data, and their Lipschitz control.
-
-A critic scores real data *higher* than generated data; the reward of a final sample is its score.
-"""
+"""Integral probability metrics: what scores final samples, and what keeps it Lipschitz."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from sft_rl.config import Config
-from sft_rl.config.extensions import is_reference, load_class, load_object
+from torch import Tensor
+
+from sft_rl.config import CriticConfig
+from sft_rl.config.extensions import is_reference, load_class, load_object, own_options
 from sft_rl.critics.base import Critic
-from sft_rl.critics.function import FunctionCritic
 from sft_rl.critics.network import OBJECTIVES, NetworkCritic
 from sft_rl.critics.witness import MMDCritic, SlicedWassersteinCritic
 from sft_rl.errors import UserError, did_you_mean
 from sft_rl.networks import critic_network
 
-__all__ = ["Critic", "NetworkCritic", "build_critic", "critic_builder"]
+__all__ = [
+    "Critic",
+    "NetworkCritic",
+    "Reward",
+    "build_critic",
+    "check_objective",
+    "reward_function",
+]
 
+
+Reward = Callable[..., Tensor]
+"""Maps samples (B, *shape) in model units, and labels (B,) if there are classes, to scores (B,)."""
 
 WITNESSES = ("mmd", "sliced_wasserstein")
 
 
-def build_critic(config: Config, shape: tuple[int, ...]) -> Critic:
-    """Build the critic a configuration names, for samples of one shape."""
-    return critic_builder(config)(shape)
+def reward_function(name: str, own: dict[str, object] | None = None) -> Reward | None:
+    """Find a user's own reward by its ``module:function``; None for the critic's score.
 
+    A class is made with an instance of its ``Options``, a function that has ``Options`` gets one as
+    ``options=``.
 
-def critic_builder(config: Config) -> Callable[[tuple[int, ...]], Critic]:
-    """Find the critic a configuration names; what is returned builds it for a shape.
+    Args:
+        name: The setting `reward`.
+        own: Options of users' own classes and functions.
 
     Raises:
-        UserError: If there is none of that name, or it does not look at the model's labels.
+        UserError: If there is none of that name.
     """
-    options, batch_size = config.critic, config.training.batch_size
-    if config.reward != "critic":
-        if not is_reference(config.reward):
-            raise UserError(
-                f"reward: {config.reward!r} is unknown; use 'critic' or your own 'module:function'"
-            )
-        function = load_object("reward", config.reward)
-        return lambda shape: FunctionCritic(function)
-    if is_reference(options.objective):
-        own = load_class("critic.objective", options.objective, Critic)
-        return lambda shape: own(config, shape)
-    if options.objective in OBJECTIVES:
-        return lambda shape: NetworkCritic(critic_network(config, shape), options)
-    if options.objective in WITNESSES and config.model.num_classes:
+    if name == "critic":
+        return None
+    if not is_reference(name):
+        hint = "hand it over in Python as reward=…" if name == "own" else "use 'critic'"
+        raise UserError(f"reward: {name!r} is unknown; {hint} or your own 'module:function'")
+    loaded = load_object("reward", name)
+    if isinstance(loaded, type):
+        return loaded(own_options(loaded, own or {}))  # type: ignore[no-any-return]
+    if hasattr(loaded, "Options"):
+        return partial(loaded, options=own_options(loaded, own or {}))
+    return loaded  # type: ignore[no-any-return]
+
+
+def check_objective(name: str, *, num_classes: int) -> None:
+    """Refuse a critic that there is not, or that does not look at the model's labels.
+
+    Raises:
+        UserError: Naming those there are.
+    """
+    if is_reference(name):
+        load_class("critic.objective", name, Critic)
+    elif name not in (*OBJECTIVES, *WITNESSES):
+        hint = did_you_mean(name, [*OBJECTIVES, *WITNESSES])
+        raise UserError(f"critic.objective: {name!r} is unknown; {hint}")
+    elif name in WITNESSES and num_classes:
         raise UserError(
-            f"critic.objective: {options.objective!r} does not look at the labels of a "
-            f"class-conditional model; use {', '.join(OBJECTIVES)}"
+            f"critic.objective: {name!r} does not look at the labels of a class-conditional "
+            f"model; use {', '.join(OBJECTIVES)}"
         )
-    if options.objective == "mmd":
-        return lambda shape: MMDCritic(batch_size, shape)
-    if options.objective == "sliced_wasserstein":
-        return lambda shape: SlicedWassersteinCritic(
-            batch_size, shape, num_projections=options.num_projections
-        )
-    known = [*OBJECTIVES, *WITNESSES]
-    hint = did_you_mean(options.objective, known)
-    raise UserError(f"critic.objective: {options.objective!r} is unknown; {hint}")
+
+
+def build_critic(
+    options: CriticConfig,
+    shape: tuple[int, ...],
+    *,
+    batch_size: int,
+    num_classes: int,
+    own: dict[str, object] | None = None,
+) -> Critic:
+    """Build the critic of a name, for samples of one shape.
+
+    Args:
+        options: Its objective, network and regulariser.
+        shape: Shape of one sample.
+        batch_size: Samples of a critic step.
+        num_classes: Classes of the model; 0 for none.
+        own: Options of users' own classes, of which a user's critic takes its own.
+
+    Raises:
+        UserError: As :func:`check_objective`, or if its network takes no samples of that shape.
+    """
+    name = options.objective
+    check_objective(name, num_classes=num_classes)
+    if is_reference(name):
+        kind = load_class("critic.objective", name, Critic)
+        return kind(own_options(kind, own or {}), shape)  # type: ignore[no-any-return]
+    if name in OBJECTIVES:
+        return NetworkCritic(critic_network(options, shape, num_classes=num_classes), options)
+    if name == "mmd":
+        return MMDCritic(batch_size, shape)
+    return SlicedWassersteinCritic(batch_size, shape, num_projections=options.num_projections)

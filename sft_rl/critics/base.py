@@ -1,8 +1,11 @@
 """What every critic offers."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
+from sft_rl.config import Section
 from sft_rl.types import Loss
 
 
@@ -12,7 +15,14 @@ class Critic(nn.Module):
     Everything a critic knows stands in its ``state_dict``, so that it can be saved and resumed.
     If the model is conditional on a class, both methods get labels as last argument, int64,
     shape (B,); else they get none, and need not take them.
+
+    A user's own, ``critic.objective=module:Class``, is built as ``Class(options, shape)`` with an
+    instance of its :attr:`Options` and the shape of one sample.
     """
+
+    Options: ClassVar[type[Section]] = Section
+    """The options it takes, a section of settings of its own: ``options.NAME`` on the command line
+    for a user's critic."""
 
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,); differentiable in x."""

@@ -52,12 +52,13 @@ class MMDCritic(_BatchCritic):
 
 
 class SlicedWassersteinCritic(_BatchCritic):
-    r"""Kantorovich potential of the sliced Wasserstein-2 distance.
+    r"""Minus the Kantorovich potential of the sliced Wasserstein-2 distance.
 
-    Along one direction optimal transport maps the i-th smallest generated point to the i-th
-    smallest real one, and the potential's slope is minus the way to go: f'(p) = T(p) - p. The
-    score is the mean potential over fixed directions; its gradient moves a sample along the
-    sliced transport (Bonneel et al., 2015).
+    Along one direction optimal transport T maps the i-th smallest generated point to the i-th
+    smallest real one: T(p) = p - phi'(p), with phi the potential for the cost |x - y|^2 / 2. So the
+    slope of f = -phi is the way to go, f'(p) = T(p) - p. The score is the mean of f over fixed
+    directions: it is higher towards the data, and its gradient moves a sample along the sliced
+    transport (Bonneel et al., 2015).
     """
 
     directions: Tensor
@@ -74,7 +75,7 @@ class SlicedWassersteinCritic(_BatchCritic):
         slopes = (self.real @ self.directions).sort(0).values.T - knots
         # Integrate the piecewise linear slope; constant beyond the ends.
         areas = 0.5 * (slopes[:, 1:] + slopes[:, :-1]) * knots.diff(dim=1)
-        potential = torch.cat([areas.new_zeros(len(areas), 1), areas.cumsum(1)], dim=1)
+        at_knots = torch.cat([areas.new_zeros(len(areas), 1), areas.cumsum(1)], dim=1)
         points = (x.flatten(1) @ self.directions).T.contiguous()
         left = torch.searchsorted(knots, points.detach()).sub(1).clamp(0, knots.shape[1] - 2)
         start, end = knots.gather(1, left), knots.gather(1, left + 1)
@@ -85,4 +86,4 @@ class SlicedWassersteinCritic(_BatchCritic):
         inside = linear * step + 0.5 * rise * step.square() / width
         beyond = (linear + 0.5 * rise) * width + (linear + rise) * (step - width)
         area = torch.where(step < 0, linear * step, torch.where(step > width, beyond, inside))
-        return (potential.gather(1, left) + area).mean(0)
+        return (at_knots.gather(1, left) + area).mean(0)

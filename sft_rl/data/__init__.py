@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from sft_rl.config import Config, DataConfig
-from sft_rl.data.dataset import Dataset, load_points
+from typing import Any
+
+import numpy as np
+
+from sft_rl.config import DataConfig
+from sft_rl.data.dataset import Dataset, load_points, points_dataset
+from sft_rl.data.points import checked_points
+from sft_rl.data.units import Units
 from sft_rl.errors import UserError
 
-__all__ = ["Dataset", "check_labels", "load_dataset"]
+__all__ = ["Dataset", "Units", "check_labels", "dataset_of", "load_dataset"]
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -15,24 +21,51 @@ def load_dataset(config: DataConfig) -> Dataset:
     Raises:
         UserError: If a file is missing or does not hold what it should.
     """
+    if config.name == "memory":
+        raise UserError("data.name: 'memory' is data handed over in Python: give them as data=…")
     if not config.is_images:
         return load_points(config)
+    if config.path is None and config.name in ("cifar10", "images"):
+        raise UserError(f"data.path: data.name={config.name} needs the path to the images")
     from sft_rl.data.images import load_images  # here, since points need none of it
 
     return load_images(config)
 
 
-def check_labels(config: Config, data: Dataset) -> None:
-    """Refuse a class-conditional model of other classes than the data have.
+def dataset_of(values: Any, config: DataConfig) -> Dataset:
+    """Make a data set of what is in memory.
+
+    Args:
+        values: Points (N, dim), or images (N, channels, height, width), uint8, 0..255: an array, a
+            tensor or a data frame.
+        config: The share that is held out, and the rest of the settings of data.
 
     Raises:
-        UserError: Naming the field that sets the model's classes.
+        UserError: If they are neither, too few, or not finite.
     """
-    num_classes = config.model.num_classes
+    array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
+    config = config.model_copy(update={"name": "memory", "path": None})
+    if array.ndim != 4:
+        return points_dataset(checked_points(array, "data: it"), config, source="data: it")
+    if array.dtype != np.uint8 or array.shape[1] not in (1, 3):
+        raise UserError(
+            f"data: images are uint8 of shape (N, 1 or 3, height, width), got {array.dtype} "
+            f"{array.shape}"
+        )
+    from sft_rl.data.image_files import LabelledImages
+    from sft_rl.data.images import PIXEL_MAX, image_dataset
+
+    return image_dataset(LabelledImages(array, None), config, pixel_max=PIXEL_MAX)
+
+
+def check_labels(data: Dataset, *, num_classes: int, field: str) -> None:
+    """Refuse a model of `num_classes` classes, or of none, for data that have others.
+
+    Raises:
+        UserError: Beginning with `field`, what sets the model's classes.
+    """
     if not num_classes:
         return
-    path = config.pretrained.path
-    field = f"pretrained.path: {path}" if path else "model.unet.num_class_embeds: the model"
     if data.labels is None:
         raise UserError(
             f"{field} is conditional on {num_classes} classes, but the data have no labels"

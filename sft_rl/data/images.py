@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sft_rl.config import DataConfig
+from sft_rl.config import DataConfig, Samples
 from sft_rl.data.dataset import Dataset
 from sft_rl.data.image_files import LabelledImages, read_cifar10, read_images
-from sft_rl.data.pictures import tile, to_rgb
-from sft_rl.data.points import new_file
+from sft_rl.data.units import Units
 from sft_rl.errors import UserError
 
 Array = np.ndarray
@@ -34,11 +31,15 @@ class ImageDataset(Dataset):
         train: Training images in the data's own units, uint8, shape (N, C, H, W).
         held_out: Real images for the metrics, uint8, shape (M, C, H, W).
         held_out_labels: Classes of the held-out images, int64, shape (M,), or None.
-        pixel_max: Value of a white pixel.
     """
 
     held_out_labels: Tensor | None
-    pixel_max: int
+
+    @property
+    def pixel_max(self) -> int:
+        """Value of a white pixel."""
+        assert self.units.samples.pixel_max is not None
+        return self.units.samples.pixel_max
 
     def batch(self, num: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
         """Draw training images with replacement, mirrored by chance if `data.flip`; -1..1.
@@ -53,7 +54,7 @@ class ImageDataset(Dataset):
             share = torch.randint(RANDOM_MAX, (num,), generator=generator, device=device)
             first = counts.cumsum(0) - counts
             index = order[first[labels] + share % counts[labels]]
-        images = self.to_model(self.train[index.to(self.train.device)].to(device))
+        images = self.units.to_model(self.train[index.to(self.train.device)].to(device))
         if not self.config.flip:
             return images
         mirrored = torch.rand(num, generator=generator, device=device) < 0.5
@@ -65,20 +66,9 @@ class ImageDataset(Dataset):
         assert self.labels is not None, "check_labels asks for them"
         return self.labels.argsort(stable=True), self.labels.bincount()
 
-    def to_model(self, images: Tensor) -> Tensor:
-        """Scale pixel values to -1..1."""
-        half = self.pixel_max / 2
-        return (images.float() - half) / half
-
     def train_in_units(self, num: int) -> Array:
         """Return the first `num` training images in pixel values."""
         return self.train[:num].numpy()
-
-    def to_units(self, samples: Tensor) -> Array:
-        """Turn samples from model units into pixel values, cut to their range, uint8."""
-        half = self.pixel_max / 2
-        pixels = (samples.cpu() * half + half).round().clamp(0, self.pixel_max)
-        return pixels.to(torch.uint8).numpy()
 
     def real(self, num: int, seed: int, draw: int) -> Array:
         """Return real images: the held-out ones (draw 0), the training ones (any other)."""
@@ -100,9 +90,22 @@ def load_images(config: DataConfig) -> ImageDataset:
         everything, pixel_max = _digits(), DIGITS_MAX
     else:
         everything, pixel_max = read_images(config), PIXEL_MAX
+    return image_dataset(everything, config, pixel_max=pixel_max)
+
+
+def image_dataset(
+    everything: LabelledImages, config: DataConfig, *, pixel_max: int
+) -> ImageDataset:
+    """Hold a share of some images out, of labelled ones the same of each class.
+
+    Raises:
+        UserError: If they are too few.
+    """
     num = len(everything.images)
     if num < MIN_IMAGES:
-        raise UserError(f"data.path: {config.path} has {num} images, needs at least {MIN_IMAGES}")
+        raise UserError(
+            f"data.path: {config.path or config.name} has {num} images, needs at least {MIN_IMAGES}"
+        )
     order = np.random.default_rng(config.seed).permutation(num)
     labels = None if everything.labels is None else everything.labels[order]
     test = _share_of_each_class(num, labels, max(int(num * config.test_fraction), 2))
@@ -126,38 +129,25 @@ def _digits() -> LabelledImages:
     return LabelledImages(digits.images.astype(np.uint8)[:, None], digits.target.astype(np.int64))
 
 
-def write_images(file: Path, images: Array, pixel_max: int) -> None:
-    """Write images (N, C, H, W), uint8, as .npy or as a .png of them all, refusing to overwrite.
-
-    Raises:
-        UserError: If the file is there, cannot be written, or has another ending.
-    """
-    if file.suffix not in (".npy", ".png"):
-        raise UserError(f"--out: {file} ends in {file.suffix!r}, expected .npy or .png")
-    from PIL import Image
-
-    with new_file(file) as stream:
-        if file.suffix == ".npy":
-            np.save(stream, images)
-        else:
-            picture = tile(to_rgb(images, 0, pixel_max), columns=math.ceil(math.sqrt(len(images))))
-            Image.fromarray(picture).save(stream, format="png")
-
-
 def _dataset(
     train: LabelledImages, held_out: LabelledImages, config: DataConfig, *, pixel_max: int
 ) -> ImageDataset:
-    half = torch.tensor(pixel_max / 2)
+    half = pixel_max / 2
     digest = hashlib.sha256(f"flip={config.flip}".encode())
     digest.update(train.images.tobytes())
+    samples = Samples(
+        shape=train.images.shape[1:],
+        shift=(half,),
+        scale=(half,),
+        pixel_max=pixel_max,
+        num_classes=0 if train.labels is None else int(train.labels.max()) + 1,
+        fingerprint=digest.hexdigest(),
+    )
     return ImageDataset(
         train=torch.from_numpy(train.images),
         held_out=held_out.images,
-        shift=half,
-        scale=half,
-        fingerprint=digest.hexdigest(),
+        units=Units(samples),
         config=config,
         labels=None if train.labels is None else torch.from_numpy(train.labels),
         held_out_labels=None if held_out.labels is None else torch.from_numpy(held_out.labels),
-        pixel_max=pixel_max,
     )

@@ -1,9 +1,6 @@
 """Points: two synthetic sources from scikit-learn, and a user's own files."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -42,18 +39,27 @@ def read_points(path: str) -> Array:
     except Exception as error:  # whatever a damaged file makes its parser raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"data.path: cannot read {path}: {reason[0]}") from error
+    return checked_points(points, f"data.path: {path}")
+
+
+def checked_points(points: Array, source: str) -> Array:
+    """Refuse what is no table of numbers; return it as float32, shape (num, dim).
+
+    Raises:
+        UserError: Naming its source and what is wrong.
+    """
     if points.ndim != 2 or 0 in points.shape:
         raise UserError(
-            f"data.path: {path} has shape {points.shape}, expected (rows, dimensions), not empty"
+            f"{source} has shape {points.shape}, expected (rows, dimensions), not empty"
         )
     if not np.issubdtype(points.dtype, np.number) or np.iscomplexobj(points):
-        raise UserError(f"data.path: {path} holds {points.dtype}, expected real numbers")
+        raise UserError(f"{source} holds {points.dtype}, expected real numbers")
     points = points.astype(np.float32)
     bad = ~np.isfinite(points)
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise UserError(
-            f"data.path: {path} has {bad.sum()} values that are not finite, "
+            f"{source} has {bad.sum()} values that are not finite, "
             f"the first in row {row}, column {column}"
         )
     return points
@@ -71,36 +77,3 @@ def _read(file: Path) -> object:
     if file.suffix == ".parquet":
         return pd.read_parquet(file)
     raise UserError(f"data.path: {file} ends in {file.suffix!r}, expected .npy, .csv or .parquet")
-
-
-def write_points(file: Path, points: Array) -> None:
-    """Write samples as .npy or .csv, refusing to overwrite.
-
-    Raises:
-        UserError: If the file is there, cannot be written, or has another ending.
-    """
-    if file.suffix not in (".npy", ".csv"):
-        raise UserError(f"--out: {file} ends in {file.suffix!r}, expected .npy or .csv")
-    import pandas as pd
-
-    with new_file(file) as stream:
-        if file.suffix == ".npy":
-            np.save(stream, points)
-        else:
-            pd.DataFrame(points).add_prefix("x").to_csv(stream, index=False)
-
-
-@contextmanager
-def new_file(file: Path) -> Iterator[BinaryIO]:
-    """Open a file of samples for writing, refusing to overwrite.
-
-    Raises:
-        UserError: If the file is there or cannot be written.
-    """
-    try:
-        with file.open("xb") as stream:
-            yield stream
-    except FileExistsError as error:
-        raise UserError(f"--out: {file} exists already, choose another name") from error
-    except OSError as error:
-        raise UserError(f"--out: cannot write {file}: {error.strerror}") from error

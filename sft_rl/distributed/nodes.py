@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -44,6 +45,23 @@ def room() -> dict[str, Bundle]:
             node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
         )
         for node in alive_nodes()
+    }
+
+
+def room_from_here() -> dict[str, Bundle]:
+    """Return what actors that this process starts can have.
+
+    A trial that brought a placement group must stay in it: what is free there is beside the
+    trial's own bundle, the first. Of a cluster that may grow nothing is known.
+    """
+    group = ray.util.get_current_placement_group()
+    if group is None:
+        growing = Bundle(math.inf, math.inf)
+        return room() if is_fixed() else {"a cluster that may grow": growing}
+    bundles = [Bundle(b.get("CPU", 0.0), b.get("GPU", 0.0)) for b in group.bundle_specs[1:]]
+    where = "of this trial's placement group, beside the trial's own,"
+    return {f"bundle {i} {where}": b for i, b in enumerate(bundles, start=1)} or {
+        "this trial's placement group, beside the trial's own bundle,": Bundle(0.0, 0.0)
     }
 
 

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from envs.wrappers import NextStepAutoreset
 from sft_rl.config.files import load_config
-from sft_rl.data import load_dataset
-from sft_rl.networks import value_network
-from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretrained.training import pretrained_network, with_pretrained
+from sft_rl.runs.parts import full_step_network, policy_of, value_of
+from sft_rl.runs.resolve import resolve
 
 
 def make_env(context: dict[str, Any]) -> gymnasium.Env[Any, Any] | NextStepAutoreset:
@@ -67,13 +65,10 @@ class SamplerModule(TorchRLModule, ValueFunctionAPI):
     def setup(self) -> None:
         """Build sampler and value network; the sampler's weights come from the cache."""
         settings = self.model_config.get("settings", ())
-        config = with_pretrained(load_config(self.model_config["preset"], settings))
-        data = load_dataset(config.data)
-        network, _ = pretrained_network(
-            config, data, device=torch.device("cpu"), progress=lambda done, total, metrics: None
-        )
-        self.policy = DenoisingPolicy.from_config(config, network, data.shape)
-        self.value = value_network(config, data.shape)
+        config, data = resolve(load_config(self.model_config["preset"], settings), trains=False)
+        network, _ = full_step_network(config, data, device=torch.device("cpu"))
+        self.policy = policy_of(config, network)
+        self.value = value_of(config)
         self.action_dist_cls = TorchDiagGaussian
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

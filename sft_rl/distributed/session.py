@@ -13,7 +13,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from sft_rl.config import Config, RayConfig, RolloutConfig
+from sft_rl.config import LearnerConfig, RayConfig, RolloutConfig
 from sft_rl.distributed.placement import NOTHING, check_room, learner_bundle, this_machine
 from sft_rl.errors import RunFailed, UserError, last_line
 
@@ -22,12 +22,13 @@ CONNECT_S = 5.0
 
 
 class RaySession:
-    """A Ray that lives as long as the ``with`` block.
+    """A Ray for the ``with`` block: one that runs already, one that is joined, or one of its own.
 
-    Ray starts in the background, so that the caller can go on; :meth:`wait` is for those who
-    need it. The thread that started Ray also stops it, and lives until then: Ray's processes are
-    bound to the life of the thread that forked them. A local Ray listens on loopback only and
-    asks for a token that nobody else knows.
+    A Ray that this process is part of already, as its driver or in a task, an actor or a trial, is
+    used as it is and never stopped. Else Ray starts in the background, so that the caller can go
+    on; :meth:`wait` is for those who need it. The thread that started Ray also stops it, and lives
+    until then: Ray's processes are bound to the life of the thread that forked them. A local Ray
+    listens on loopback only and asks for a token that nobody else knows.
 
     Args:
         config: Which cluster to join, or none to start a local Ray.
@@ -39,10 +40,12 @@ class RaySession:
         self.rollout = rollout
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
         self._ready: Future[None] | None = None
+        self._is_ours = not is_running()
+        self._set: list[str] = []
         self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
 
     def __enter__(self) -> RaySession:
-        self._ready = self._executor.submit(self._start)
+        self._ready = self._executor.submit(self._start if self._is_ours else lambda: None)
         return self
 
     def wait(self) -> None:
@@ -63,12 +66,15 @@ class RaySession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._executor.submit(_stop_ray).result()
+        if self._is_ours:
+            self._executor.submit(_stop_ray).result()
         self._executor.shutdown()
+        for name in self._set:
+            os.environ.pop(name, None)
 
     def _start(self) -> None:
         # A worker's error stops the run with one line; Ray would print those behind it, too.
-        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+        self._set += _set_where_missing({"RAY_IGNORE_UNHANDLED_ERRORS": "1"})
         address = self.config.address or os.environ.get("RAY_ADDRESS")
         if address is None:
             self._start_local()
@@ -76,12 +82,14 @@ class RaySession:
             self._join(address)
 
     def _start_local(self) -> None:
-        if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        closed = "RAY_AUTH_MODE" in os.environ or _local_environment is not None
+        if "ray" in sys.modules and not closed:
             raise UserError(
                 "ray: imported before its settings were there, so it would ask nobody for a token; "
-                "call sft_rl.distributed.session.set_local_environment() before `import ray`"
+                "call ray.init() yourself, and that Ray is used, or "
+                "sft_rl.distributed.session.set_local_environment() before `import ray`"
             )
-        set_local_environment()
+        self._set += set_local_environment()
         import ray
 
         try:
@@ -99,7 +107,7 @@ class RaySession:
             raise RunFailed(f"ray: could not start: {last_line(error)}") from error
 
     def _join(self, address: str) -> None:
-        use_own_token()
+        self._set += use_own_token()
         import ray
 
         try:
@@ -115,9 +123,17 @@ class RaySession:
             check_room(room(), NOTHING, self.rollout)
 
 
-def set_local_environment() -> None:
-    """Set what keeps a local Ray closed and lean; Ray reads it once, when it is first imported."""
-    environment = {
+_local_environment: dict[str, str] | None = None
+
+
+def set_local_environment() -> list[str]:
+    """Set what keeps a local Ray closed and lean; Ray reads it once, when it is first imported.
+
+    Returns:
+        The names that were not set before. All later local Rays of this process get the same.
+    """
+    global _local_environment
+    _local_environment = _local_environment or {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # binds every socket to loopback
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -126,15 +142,31 @@ def set_local_environment() -> None:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
+    return _set_where_missing(_local_environment)
 
 
-def use_own_token() -> None:
-    """Send this user's token to a cluster that is joined; Ray does not, unless it is told to."""
+def use_own_token() -> list[str]:
+    """Send this user's token to a cluster that is joined; Ray does not, unless it is told to.
+
+    Returns:
+        The names that were not set before.
+    """
     file = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
     if os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(os.path.expanduser(file)):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        return _set_where_missing({"RAY_AUTH_MODE": "token"})
+    return []
+
+
+def _set_where_missing(environment: dict[str, str]) -> list[str]:
+    missing = {name: value for name, value in environment.items() if name not in os.environ}
+    os.environ.update(missing)
+    return list(missing)
+
+
+def is_running() -> bool:
+    """Whether this process is part of a Ray: as its driver, or in a task, an actor or a trial."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _stop_ray() -> None:
@@ -143,17 +175,21 @@ def _stop_ray() -> None:
     ray.shutdown()
 
 
-def check_ray(config: Config) -> None:
-    """Refuse an address that is none, or more than this machine has, before Ray starts.
+def check_ray(ray: RayConfig, rollout: RolloutConfig, learner: LearnerConfig) -> None:
+    """Refuse an address that is none, or more than there is, before Ray starts.
 
     Raises:
         UserError: Naming what was asked and what is allowed, or what there is.
     """
-    address = config.ray.address or os.environ.get("RAY_ADDRESS")
-    if address is None:
-        on_train = config.learner.launcher == "ray_train"
-        learner = learner_bundle(config.learner) if on_train else NOTHING
-        check_room(this_machine(), learner, config.rollout, num_learners=config.learner.num_workers)
+    address = ray.address or os.environ.get("RAY_ADDRESS")
+    if is_running() or address is None:
+        nodes = this_machine()
+        if is_running():
+            from sft_rl.distributed.nodes import room_from_here
+
+            nodes = room_from_here()
+        placed = learner_bundle(learner) if learner.launcher == "ray_train" else NOTHING
+        check_room(nodes, placed, rollout, num_learners=learner.num_workers)
     elif address != "auto" and not re.fullmatch(r"[^:/\s]+:\d{1,5}|\[[\w:]+\]:\d{1,5}", address):
         raise UserError(
             f"ray.address: got {address!r}; allowed: auto, or HOST:6379 of a cluster that this "

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sft_rl.config import LearnerConfig
 from sft_rl.distributed.team import TorchTeam
 from sft_rl.errors import RunFailed, UserError, last_line
-from sft_rl.learning.protocols import Notice, Observer
+from sft_rl.learning.protocols import Notice, Observer, Silent
 from sft_rl.learning.team import Team
 from sft_rl.types import Metrics
 
@@ -69,19 +69,6 @@ class _BoardObserver:
 
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
         self._board.tell.remote("progress", done, total, metrics)
-
-
-class _Silent:
-    """The observer of the other learners."""
-
-    def phase(self, name: str) -> None:
-        """Say nothing."""
-
-    def warn(self, text: str) -> None:
-        """Say nothing."""
-
-    def progress(self, done: int, total: int, metrics: Metrics) -> None:
-        """Say nothing."""
 
 
 class _BoardNotice:
@@ -190,7 +177,7 @@ def _learn(given: dict[str, Any]) -> None:
     job: _Job = given["job"]
     alone = get_context().get_world_size() == 1
     team = Team() if alone else TorchTeam()
-    observer = _BoardObserver(job.board) if team.leads else _Silent()
+    observer = _BoardObserver(job.board) if team.leads else Silent()
     try:
         job.work(team, observer, _BoardNotice(job.board, team))
         if team.leads:

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from diffusers import UNet2DModel
+from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
 
 import sft_rl
 from sft_rl.config import DISTANCES
-from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.export import class_pipeline, few_step
 from sft_rl.export.class_pipeline import ClassConditionalPipeline
 from sft_rl.export.few_step import FewStepScheduler
-from sft_rl.networks import NoiseFromVelocity
+from sft_rl.networks import NoiseFromVelocity, OwnNetwork
 from sft_rl.networks.unet import UNet
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.runs.folder import RunFolder, parameters_sha256
+from sft_rl.runs.folder import RunFolder
+from sft_rl.storage.checkpoint import parameters_sha256
 
 SCHEDULER_CODE = Path(few_step.__file__)
 PIPELINE_CODE = Path(class_pipeline.__file__)
@@ -38,12 +38,10 @@ def export(run: Path, out: Path, *, with_code: bool) -> None:
         UserError: If the run's model is no U-Net, or the folder is there or cannot be written.
     """
     store = RunFolder.open(run)
-    config = store.config
-    if config.model.kind != "unet":
-        raise UserError(
-            f"run: {run} has a model of kind {config.model.kind!r}; only U-Nets can be exported"
-        )
-    policy, _ = store.result(load_dataset(config.data).shape)
+    kind = store.config.model.kind
+    if kind != "unet":
+        raise UserError(f"run: {run} has a model of kind {kind!r}; only U-Nets can be exported")
+    policy, _ = store.result()
     unet, scheduler = to_diffusers(policy)
     if out.exists():
         raise UserError(f"--out: {out} exists already, choose another name")
@@ -65,14 +63,24 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[UNet2DModel, FewStepScheduler
 
     Coefficients are kept in the policy's own precision, so on the CPU the samples are equal to
     the last bit for the same noise.
+
+    Raises:
+        UserError: If the policy's network is no U-Net of diffusers.
     """
     network, bars, prediction = policy.network, None, "epsilon"
+    if isinstance(network, OwnNetwork):
+        network = network.network
     if isinstance(network, NoiseFromVelocity):
         times = policy.timesteps
         bars = network.noise.alpha_bar_for(times, times).tolist()
         network, prediction = network.network, "v_prediction"
-    assert isinstance(network, UNet)
-    return network.unet, FewStepScheduler(
+    unet = network.unet if isinstance(network, UNet) else network
+    if not isinstance(unet, UNet2DModel):
+        raise UserError(
+            f"diffusers: the sampler's network is a {type(unet).__name__}; only a UNet2DModel "
+            "makes a pipeline"
+        )
+    return unet, FewStepScheduler(
         timesteps=policy.timesteps.tolist(),
         coef_x=policy.coef_x.tolist(),
         coef_eps=policy.coef_eps.tolist(),
@@ -80,6 +88,13 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[UNet2DModel, FewStepScheduler
         alpha_bars=bars,
         prediction_type=prediction,
     )
+
+
+def to_pipeline(policy: DenoisingPolicy) -> DiffusionPipeline:
+    """Return a pipeline that draws the same samples as a policy; raises as :func:`to_diffusers`."""
+    unet, scheduler = to_diffusers(policy)
+    kind = ClassConditionalPipeline if policy.num_classes else DDPMPipeline
+    return kind(unet=unet, scheduler=scheduler)
 
 
 def _index(policy: DenoisingPolicy, *, with_code: bool) -> str:

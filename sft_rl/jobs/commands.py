@@ -4,58 +4,129 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from sft_rl.config import Config
+import torch
+from torch import nn
+
+from sft_rl.config import Config, ResolvedConfig
+from sft_rl.critics import Reward
 from sft_rl.data import Dataset, load_dataset
-from sft_rl.data.images import ImageDataset, write_images
-from sft_rl.data.points import write_points
 from sft_rl.errors import UserError
-from sft_rl.jobs.build import (
-    check_data,
-    prepare_process,
-    resolve_device,
-)
+from sft_rl.export.sampler import load_sampler, sampler_of
+from sft_rl.jobs.build import prepare_process
 from sft_rl.jobs.clock import Clock
+from sft_rl.jobs.dry_run import requirements
 from sft_rl.jobs.fine_tuning import fine_tune, fine_tune_elsewhere
 from sft_rl.learning.preemption import PreemptionNotice
 from sft_rl.learning.protocols import Observer
-from sft_rl.metrics.evaluation import Evaluator, sample_in_units
-from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretrained.full_step import Summary, full_step_metrics
-from sft_rl.pretrained.training import pretrained_network, with_pretrained
+from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.pretrained.full_step import Summary
 from sft_rl.rollout.runner import num_threads
-from sft_rl.runs.folder import RunFolder
-from sft_rl.runs.remote import create_run, open_run
+from sft_rl.runs.folder import RunFolder, free_run_path
+from sft_rl.runs.parts import (
+    algorithm_of,
+    full_step_network,
+    full_step_summary,
+    network_of,
+    networks_of,
+)
+from sft_rl.runs.remote import create_run, holds_run, open_run
+from sft_rl.runs.resolve import resolve
+
+Resume = Literal["never", "always", "auto"]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What the main job leaves.
+
+    Attributes:
+        store: The run's folder.
+        summary: The content of its summary.json.
+        was_finished: Whether it had come to its end before.
+    """
+
+    store: RunFolder
+    summary: Summary
+    was_finished: bool = False
 
 
 def train(
-    config: Config, out: Path | str, *, observer: Observer, started: float, resume: bool = False
-) -> Summary:
+    config: Config,
+    out: Path | str | None = None,
+    *,
+    observer: Observer,
+    started: float | None = None,
+    resume: Resume = "never",
+    network: nn.Module | None = None,
+    data: Dataset | None = None,
+    reward: Reward | None = None,
+) -> TrainedRun:
     """Run the main job: pretrain once, fine-tune to few steps, evaluate, report.
 
     Args:
-        config: The run's configuration, checked.
-        out: Path or URL of the run's folder, new unless it is resumed.
+        config: The settings.
+        out: Path or URL of the run's folder; by default a new one under ``runs/``.
         observer: Is told of the progress.
         started: When the command began, by ``time.perf_counter()``.
-        resume: Go on with the interrupted run in `out`.
+        resume: Go on with the interrupted run in `out`; ``auto``: or start it.
+        network: The full-step network, where Python hands it over.
+        data: The data, where Python hands them over.
+        reward: The reward, where Python hands it over.
 
-    Returns:
-        The content of summary.json.
+    Raises:
+        UserError: Naming what was wrong, before anything starts; or what went wrong.
+        KeyboardInterrupt: After a checkpoint, if fine-tuning had begun.
     """
-    config = with_pretrained(config)
-    prepare_process(config)
-    data = load_dataset(config.data)
-    check_data(config, data)
-    evaluator = Evaluator(data, config)
-    store = open_run(out) if resume else create_run(out, config)
+    started = time.perf_counter() if started is None else started
+    if resume != "never" and out is None:
+        raise UserError("--resume: say which run, with --out FOLDER")
+    config, data = resolve(config, network=network, data=data, reward=reward)
+    if config.uses_ray:
+        from sft_rl.distributed.session import check_ray
+
+        check_ray(config.ray, config.rollout, config.learner)
+    if out is None:
+        out = free_run_path(config.preset, config.sampler.num_steps, config.seed)
+    going_on = resume == "always" or (resume == "auto" and holds_run(out))
+    store = open_run(out) if going_on else create_run(out, config)
     store.warn = observer.warn
-    clock = Clock(started, observer)
+    if going_on:
+        store.check_settings(config)
+        if store.is_finished(config):
+            return TrainedRun(store, store.read_summary(), was_finished=True)
+    summary = _train(
+        config,
+        data,
+        store,
+        clock=Clock(started, observer),
+        going_on=going_on,
+        network=network,
+        reward=reward,
+    )
+    return TrainedRun(store, summary)
+
+
+def _train(
+    config: ResolvedConfig,
+    data: Dataset,
+    store: RunFolder,
+    *,
+    clock: Clock,
+    going_on: bool,
+    network: nn.Module | None,
+    reward: Reward | None,
+) -> Summary:
+    """Train in an open folder; arguments as of :func:`train`."""
+    prepare_process(deterministic=config.training.deterministic)
+    evaluator, own = Evaluator(data, config.metrics), network
     with ExitStack() as stack:
         stack.enter_context(store.lock())
         notice = stack.enter_context(PreemptionNotice())
-        checkpoint = store.resume(config) if resume else None
+        checkpoint = store.resume(config) if going_on else None
         session = None
         if config.uses_ray:
             from sft_rl.distributed.session import RaySession
@@ -63,15 +134,24 @@ def train(
             session = stack.enter_context(RaySession(config.ray, config.rollout))
         with num_threads(config.learner.num_threads):
             with clock.phase("pretraining"):
-                network, _ = pretrained_network(
-                    config, data, device=resolve_device(config.device), progress=observer.progress
+                network, _ = full_step_network(
+                    config, data, own=own, progress=clock.observer.progress
                 )
             with clock.phase("full-step sampler"):
-                full_step = full_step_metrics(config, network, evaluator)
+                full_step = full_step_summary(config, network, evaluator)
         if config.learner.launcher == "ray_train":
             assert session is not None, "Ray Train needs Ray"
             session.wait()
-            return fine_tune_elsewhere(network, full_step, store=store, clock=clock, notice=notice)
+            return fine_tune_elsewhere(
+                network,
+                full_step,
+                store=store,
+                data=data,
+                clock=clock,
+                notice=notice,
+                own=own,
+                reward=reward,
+            )
         return fine_tune(
             network,
             full_step,
@@ -81,45 +161,57 @@ def train(
             session=session,
             checkpoint=checkpoint,
             notice=notice,
+            own=own,
+            reward=reward,
         )
 
 
-def load_policy(store: RunFolder) -> tuple[DenoisingPolicy, Dataset]:
-    """Load the sampler that a run gave, and its data."""
-    prepare_process(store.config)
-    data = load_dataset(store.config.data)
-    policy, _ = store.result(data.shape)
-    return policy.to(resolve_device(store.config.device)), data
+def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
+    """Say what a run will need; return the rows of a table.
+
+    Everything is checked as for the run itself, but a model on the hub, which is not fetched.
+
+    Args:
+        config: The settings.
+        data: The data, where Python hands them over.
+    """
+    resolved, _ = resolve(config, data=data, fetch=False)
+    with torch.device("meta"):
+        networks = networks_of(resolved, network_of(resolved))
+    return requirements(networks, algorithm_of(resolved), resolved.training)
 
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     """Train and cache the full-step model; return the rows of a table about it."""
-    config = with_pretrained(config)
-    prepare_process(config)
-    data = load_dataset(config.data)
-    check_data(config, data)
-    device = resolve_device(config.device)
+    resolved, data = resolve(config, trains=False)
+    prepare_process(deterministic=resolved.training.deterministic)
     begun = time.perf_counter()
     observer.phase("pretraining")
-    with num_threads(config.learner.num_threads):
-        network, cached = pretrained_network(
-            config, data, device=device, progress=observer.progress
-        )
+    with num_threads(resolved.learner.num_threads):
+        network, cached = full_step_network(resolved, data, progress=observer.progress)
         seconds = time.perf_counter() - begun
         observer.phase("evaluation")
-        measured = full_step_metrics(config, network, Evaluator(data, config))
+        measured = full_step_summary(resolved, network, Evaluator(data, resolved.metrics))
     return {
-        f"{config.distance}, {measured['nfe']} steps": f"{measured[config.distance]:.4f}",
+        f"{resolved.distance}, {measured['nfe']} steps": f"{measured[resolved.distance]:.4f}",
         "noise floor": f"{measured['noise_floor']:.4f}",
         "pretraining": "found in the cache" if cached else f"{seconds:.1f} s",
     }
 
 
 def evaluate(folder: Path | str) -> dict[str, str]:
-    """Measure the sampler of a run again; return the rows of a table."""
+    """Measure the sampler of a run again; return the rows of a table.
+
+    Raises:
+        UserError: If there is no run, or its data are not there or are others now.
+    """
     store = open_run(folder)
-    policy, data = load_policy(store)
-    evaluator = Evaluator(data, store.config)
+    config = store.config
+    prepare_process(deterministic=config.training.deterministic)
+    policy, data = sampler_of(store).policy, load_dataset(config.data)
+    if data.units.samples != config.samples:
+        raise UserError(f"data.path: {config.data.path} is not what {folder} was trained on")
+    evaluator = Evaluator(data, config.metrics)
     distances = evaluator.all_distances(evaluator.samples(policy))
     floors = evaluator.noise_floors()
     return {
@@ -131,7 +223,7 @@ def evaluate(folder: Path | str) -> dict[str, str]:
 def write_samples(
     folder: Path | str, *, num: int, out: Path, seed: int, label: int | None = None
 ) -> None:
-    """Draw samples from a run's sampler into a file, in the data's units.
+    """Draw samples from a run's sampler into a new file, in the data's units.
 
     Args:
         folder: Path or URL of the run's folder.
@@ -144,12 +236,5 @@ def write_samples(
         UserError: If the file cannot be written, its ending does not go with the samples, or the
             model has no such class.
     """
-    policy, data = load_policy(open_run(folder))
-    if label is not None and not 0 <= label < policy.num_classes:
-        has = f"classes 0 to {policy.num_classes - 1}" if policy.num_classes else "no classes"
-        raise UserError(f"--label: got {label}, but the model of {folder} has {has}")
-    samples = sample_in_units(policy, data, num, seed, label)
-    if isinstance(data, ImageDataset):
-        write_images(out, samples, data.pixel_max)
-    else:
-        write_points(out, samples)
+    sampler = load_sampler(folder)
+    sampler.units.write(out, sampler.sample(num, seed=seed, label=label))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -17,12 +19,34 @@ from sft_rl.types import Metrics
 PLAIN_EVERY_S = 5.0
 
 
+class CallbackObserver:
+    """Passes every iteration to a function; warnings go to Python's own.
+
+    Args:
+        function: Called with iterations done and in all, and the newest numbers.
+    """
+
+    def __init__(self, function: Callable[[int, int, Metrics], None]) -> None:
+        self._function = function
+
+    def phase(self, name: str) -> None:
+        """Phases are not passed on."""
+
+    def warn(self, text: str) -> None:
+        """Warn as Python does."""
+        warnings.warn(text, stacklevel=2)
+
+    def progress(self, done: int, total: int, metrics: Metrics) -> None:
+        """Pass the numbers on."""
+        self._function(done, total, metrics)
+
+
 class ConsoleObserver:
     """Shows phase, iteration, distance, critic gap, trajectories per second and time left."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False)
-        self._live = sys.stdout.isatty()
+        self._live = sys.stdout.isatty() or self.console.is_jupyter
         self._bar = Progress(
             TextColumn("{task.description:<17}"),
             BarColumn(bar_width=24),

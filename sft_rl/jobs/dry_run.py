@@ -5,20 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sft_rl.algorithms import build_algorithm
-from sft_rl.config import Config
+from sft_rl.algorithms import Algorithm, Networks
+from sft_rl.config import TrainingConfig
 from sft_rl.critics import Critic
-from sft_rl.data import load_dataset
-from sft_rl.jobs.build import build_networks
-from sft_rl.networks import noise_network
 from sft_rl.networks.mlp import num_parameters
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretrained.training import with_pretrained
 from sft_rl.types import given
 
 GIB = 2**30
@@ -29,24 +24,23 @@ ADAM = 3
 """Gradient and two moments of every parameter in training."""
 
 
-def dry_run(config: Config) -> dict[str, str]:
-    """Say what a run will need; nothing is downloaded, trained or written.
+def requirements(
+    networks: Networks, algorithm: Algorithm, training: TrainingConfig
+) -> dict[str, str]:
+    """Say what a run will need; nothing is trained or written.
 
     Memory is that of tensors which live at the same time; activations are counted by running
     the networks without data. It leaves out what the libraries take for themselves, and passes
     that keep nothing for the way back.
 
-    Raises:
-        UserError: If the configuration does not fit together.
+    Args:
+        networks: Policy, critic and value, on the meta device.
+        algorithm: Says what a policy step keeps.
+        training: Batch sizes.
+
     """
-    if config.pretrained.path is not None and Path(config.pretrained.path).exists():
-        config = with_pretrained(config)  # a model on the hub is not fetched for this
-    shape = sample_shape(config)
-    with torch.device("meta"):
-        network = noise_network(config, shape)
-        networks = build_networks(config, network, shape)
     policy, critic, value = networks.policy, networks.critic, networks.value
-    training, num_steps = config.training, policy.num_steps
+    num_steps, shape = policy.num_steps, policy.shape
     counts = {
         "policy": num_parameters(policy),
         "critic": num_parameters(critic),
@@ -56,13 +50,13 @@ def dry_run(config: Config) -> dict[str, str]:
     weights = FLOAT * (COPIES * counts["policy"] + counts["critic"] + counts["value"])
     optimizers = FLOAT * ADAM * sum(counts.values())
     stored = FLOAT * (num_steps + 1) * trajectories * math.prod(shape)
-    forwards, batch = _policy_step(config, num_steps)
+    forwards, batch = algorithm.kept_calls(num_steps)
     activations = {"policy": forwards * activation_bytes(policy, batch)}
     rows = training.micro_batch_size
     if counts["critic"]:
         size = min(training.batch_size, rows or training.batch_size)
         activations["critic"] = kept_bytes(partial(_critic_loss, critic, policy), critic, size)
-    if build_algorithm(config).uses_value:
+    if algorithm.uses_value:
         states = training.batch_size * num_steps
         size = min(states, rows or states)
         activations["value"] = kept_bytes(partial(_values, value, policy), value, size)
@@ -78,30 +72,6 @@ def dry_run(config: Config) -> dict[str, str]:
         **{f"memory, activations of a {k} step": _gib(v) for k, v in activations.items()},
         "memory, all": _gib(weights + optimizers + stored + max(activations.values())),
     }
-
-
-def sample_shape(config: Config) -> tuple[int, ...]:
-    """Shape of one sample; images are not loaded for it."""
-    data = config.data
-    return data.image_shape if data.is_images else load_dataset(data).shape
-
-
-def _policy_step(config: Config, num_steps: int) -> tuple[int, int]:
-    """How many network calls of how many latents a policy step keeps for the way back."""
-    training = config.training
-    share = training.batch_size * training.n_critic // training.n_generator
-    most = training.micro_batch_size or math.inf
-    if config.algorithm == "pathwise":
-        options = config.pathwise
-        size = int(min(options.chains_per_update or share, share, most))
-        num_last = min(options.num_last_steps or num_steps, num_steps)
-        return (1 if options.checkpoint_activations else num_last), size
-    if config.algorithm == "hybrid":
-        return 1, int(min(share, most)) * num_steps
-    if config.algorithm == "ppo":
-        transitions = training.batch_size * training.n_critic * num_steps
-        return 1, int(min(transitions // config.ppo.num_minibatches, most))
-    return 1, int(min(config.sft_pg.transitions_per_update or share * num_steps, most))
 
 
 def activation_bytes(policy: DenoisingPolicy, batch: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -11,15 +12,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from sft_rl.algorithms import build_algorithm
-from sft_rl.config import Config
-from sft_rl.data import load_dataset
-from sft_rl.jobs.build import (
-    build_collector,
-    build_networks,
-    prepare_process,
-    resolve_device,
-)
+from sft_rl.config import ResolvedConfig
+from sft_rl.critics import Reward
+from sft_rl.data import Dataset, load_dataset
+from sft_rl.errors import UserError
+from sft_rl.jobs.build import build_collector, prepare_process
 from sft_rl.jobs.clock import Clock
 from sft_rl.learning.learner import Learner
 from sft_rl.learning.preemption import PreemptionNotice
@@ -28,13 +25,19 @@ from sft_rl.learning.team import Team
 from sft_rl.learning.trainer import Trainer
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path
-from sft_rl.networks import noise_network
 from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.pretrained.full_step import Summary, full_step_samples
 from sft_rl.rollout.runner import Weights, num_threads
-from sft_rl.runs.folder import NoStore, RunFolder, parameters_sha256
+from sft_rl.runs.folder import NoStore, RunFolder
+from sft_rl.runs.parts import (
+    full_step_key,
+    learner_of,
+    network_of,
+    networks_of,
+    resolve_device,
+)
 from sft_rl.runs.remote import open_run
-from sft_rl.storage.checkpoint import Checkpoint
+from sft_rl.storage.checkpoint import Checkpoint, parameters_sha256
 from sft_rl.storage.files import saving
 
 if TYPE_CHECKING:
@@ -55,6 +58,8 @@ def fine_tune(
     checkpoint: Checkpoint | None = None,
     notice: Notice | None = None,
     team: Team | None = None,
+    own: nn.Module | None = None,
+    reward: Reward | None = None,
 ) -> Summary:
     """Fine-tune a pretrained network to few steps, evaluate, report.
 
@@ -68,31 +73,36 @@ def fine_tune(
         checkpoint: Where to go on; none starts from the pretrained network.
         notice: Asked after every iteration whether to save and leave.
         team: The learners that share the work; by default this process alone.
+        own: The network before fine-tuning, where Python hands it over.
+        reward: The reward, where Python hands it over.
 
     Returns:
         The content of summary.json, which is written; nothing unless this learner leads.
     """
     config, data, team = store.config, evaluator.data, team or Team()
-    prepare_process(config)
+    prepare_process(deterministic=config.training.deterministic)
     with clock.phase("first evaluation"), num_threads(config.learner.num_threads):
-        networks = build_networks(config, network, data.shape)
+        networks = networks_of(config, network, reward)
         before = evaluator.samples(networks.policy)
     with ExitStack() as stack:
         with clock.phase("starting workers"):
             warn = clock.observer.warn
             collector = team.collector(
-                partial(build_collector, config, data.shape, session, warn=warn)
+                partial(build_collector, config, session, own=own, warn=warn)
             )
             stack.callback(collector.close)
         # The first optimiser takes a second to import; the workers start meanwhile.
-        learner = Learner(networks, build_algorithm(config), data=data, config=config, team=team)
+        learner = learner_of(config, networks, data, team=team)
         trainer = Trainer(
             learner,
             collector,
             evaluator=evaluator,
             store=store if team.leads else NoStore(),
             observer=clock.observer,
-            config=config,
+            training=config.training,
+            shards_per_batch=config.rollout.shards_per_batch,
+            num_warmup_steps=config.critic.num_warmup_steps,
+            threads=config.learner.num_threads,
             notice=notice,
         )
         if checkpoint is not None:
@@ -115,8 +125,11 @@ def fine_tune_elsewhere(
     full_step: Summary,
     *,
     store: RunFolder,
+    data: Dataset,
     clock: Clock,
     notice: PreemptionNotice,
+    own: nn.Module | None = None,
+    reward: Reward | None = None,
 ) -> Summary:
     """Fine-tune in workers of Ray Train; arguments as of :func:`fine_tune`."""
     from sft_rl.distributed.training import run_on_train
@@ -128,6 +141,10 @@ def fine_tune_elsewhere(
         weights=to_arrays(network),
         full_step=full_step,
         seconds=clock.total()["total"],
+        # What settings name is loaded there; what Python handed over goes along.
+        data=data if store.config.data.name == "memory" else None,
+        own=own,
+        reward=reward,
     )
     run_on_train(
         work,
@@ -144,11 +161,14 @@ def _fine_tune_here(
     observer: Observer,
     notice: Notice,
     *,
-    config: Config,
+    config: ResolvedConfig,
     place: str,
     weights: Weights,
     full_step: Summary,
     seconds: float,
+    data: Dataset | None,
+    own: nn.Module | None,
+    reward: Reward | None,
 ) -> None:
     """Fine-tune as one learner under Ray Train, from where the run stands.
 
@@ -161,9 +181,17 @@ def _fine_tune_here(
         weights: Those of the pretrained network.
         full_step: What :func:`~sft_rl.pretrained.full_step.full_step_metrics` says of it.
         seconds: How long the run has taken so far.
+        data: The data, where Python handed them over.
+        own: The network, where Python handed it over.
+        reward: The reward, where Python handed it over.
+
+    Raises:
+        UserError: If the data are not the run's on this node.
     """
-    data = load_dataset(config.data)
-    network = noise_network(config, data.shape)
+    data = data or load_dataset(config.data)
+    if data.units.samples != config.samples:
+        raise UserError(f"data.path: the node {socket.gethostname()} has other data than the run")
+    network = network_of(config, own)
     load_arrays(network, weights)
     store = open_run(place) if team.leads else RunFolder(Path(place), config)
     store.warn, checkpoint = observer.warn, None
@@ -176,11 +204,13 @@ def _fine_tune_here(
             network.to(resolve_device(config.device)),
             full_step,
             store=store,
-            evaluator=Evaluator(data, config),
+            evaluator=Evaluator(data, config.metrics),
             clock=Clock(time.perf_counter() - seconds, observer),
             checkpoint=team.leaders(checkpoint),
             notice=notice,
             team=team,
+            own=own,
+            reward=reward,
         )
 
 
@@ -205,10 +235,14 @@ def _conclude(
         from sft_rl.jobs.plots import Samples, write_plots
 
         samples = Samples(
-            evaluator.reference, before, after, path, full_step_samples(config, evaluator)
+            evaluator.reference,
+            before,
+            after,
+            path,
+            full_step_samples(full_step_key(config, data), evaluator),
         )
         with saving(store.path / "plots"):
-            write_plots(store.path, samples, data)
+            write_plots(store.path, samples, data.units)
     summary = {
         "preset": config.preset,
         "algorithm": config.algorithm,

@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sft_rl.config import DISTANCES
-from sft_rl.data import Dataset
-from sft_rl.data.images import ImageDataset
+from sft_rl.data import Units
 from sft_rl.data.pictures import sample_grid, tile, to_rgb
 
 Array = np.ndarray
@@ -55,19 +54,19 @@ class Samples:
         return groups if self.full_step is None else {**groups, "all steps": self.full_step}
 
 
-def write_plots(run: Path, samples: Samples, data: Dataset) -> None:
+def write_plots(run: Path, samples: Samples, units: Units) -> None:
     """Draw all pictures of a run into its ``plots`` folder.
 
     Args:
         run: The run's folder; ``metrics.csv`` is read from it.
         samples: What to show.
-        data: Knows what the samples are.
+        units: Knows what the samples are.
     """
     plots = run / "plots"
     plots.mkdir(exist_ok=True)
-    if isinstance(data, ImageDataset):
-        plot_images(plots / "samples.png", samples.groups(), data.pixel_max)
-        plot_strips(plots / "path.png", samples.path, data.pixel_max)
+    if (pixel_max := units.samples.pixel_max) is not None:
+        plot_images(plots / "samples.png", samples.groups(), pixel_max)
+        plot_strips(plots / "path.png", samples.path, pixel_max)
     else:
         plot_samples(plots / "samples.png", samples.groups())
         plot_path(plots / "path.png", samples.path, samples.after)

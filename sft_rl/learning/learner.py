@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from sft_rl.algorithms import Algorithm, Networks
-from sft_rl.config import Config
+from sft_rl.config import CriticConfig, PolicyConfig, TrainingConfig, ValueConfig
 from sft_rl.data import Dataset
 from sft_rl.learning.optim import (
     accumulate,
@@ -32,6 +33,15 @@ from sft_rl.storage.checkpoint import TensorGroups
 from sft_rl.types import Loss, Metrics, Trajectories, given
 
 
+@dataclass(frozen=True)
+class Optimisation:
+    """How each network is optimised."""
+
+    policy: PolicyConfig
+    critic: CriticConfig
+    value: ValueConfig
+
+
 class Learner:
     """Updates critic, value and policy; counts the policy's versions.
 
@@ -39,7 +49,9 @@ class Learner:
         networks: Policy, critic and value, on the learner's device.
         algorithm: How the policy learns.
         data: Real samples for the critic.
-        config: Learning rates, batch sizes and the rest.
+        training: Batch sizes and the rest of the outer loop.
+        optimisation: Learning rates and the like of policy, critic and value.
+        seed: The run's seed.
         team: The learners that share the work; by default this one alone.
     """
 
@@ -49,33 +61,37 @@ class Learner:
         algorithm: Algorithm,
         *,
         data: Dataset,
-        config: Config,
+        training: TrainingConfig,
+        optimisation: Optimisation,
+        seed: int,
         team: Team | None = None,
     ) -> None:
         self.team = team or Team()
         self.networks = networks
         self.algorithm = algorithm
         self.data = data
-        self.config = config
+        self.training = training
+        self.optimisation = optimisation
+        self.seed = seed
         self.device = networks.policy.device
         self.version = 0
         self.average = copy.deepcopy(networks.policy).requires_grad_(False)
-        if config.model.compile:  # a copy is not
+        if networks.policy.network._compiled_call_impl is not None:  # a copy is not
             self.average.network.compile()
         # The version before, which drew what is still on its way when rollouts overlap learning.
-        overlaps = config.training.max_offpolicy_steps > 0
+        overlaps = training.max_offpolicy_steps > 0
         self.previous = copy.deepcopy(self.average) if overlaps else None
         self.best = copy.deepcopy(self.average)
         self.best_distance = math.inf
         self.optimizers: dict[str, Optimizer] = {"policy": self._policy_optimizer()}
-        for name, module, options in (
-            ("critic", networks.critic, config.critic),
-            ("value", networks.value, config.value),
+        for name, module, own in (
+            ("critic", networks.critic, optimisation.critic),
+            ("value", networks.value, optimisation.value),
         ):
             parameters = list(module.parameters())
             if parameters:  # a critic without a network has none
                 self.optimizers[name] = Adam(
-                    parameters, lr=options.learning_rate, betas=options.adam_betas, fused=True
+                    parameters, lr=own.learning_rate, betas=own.adam_betas, fused=True
                 )
         self._base_rates = {
             name: [group["lr"] for group in optimizer.param_groups]
@@ -85,12 +101,12 @@ class Learner:
     @property
     def evaluated_policy(self) -> DenoisingPolicy:
         """The averaged policy, or the current one if averaging is off."""
-        return self.average if self.config.policy.ema_decay > 0 else self.networks.policy
+        return self.average if self.optimisation.policy.ema_decay > 0 else self.networks.policy
 
     @property
     def result(self) -> DenoisingPolicy:
         """What the training gives: the best policy seen, or the last one."""
-        return self.best if self.config.training.select_best else self.evaluated_policy
+        return self.best if self.training.select_best else self.evaluated_policy
 
     def consider(self, distance: float) -> None:
         """Keep the evaluated policy if it is the best so far."""
@@ -109,15 +125,10 @@ class Learner:
 
     def begin_iteration(self, iteration: int) -> None:
         """Set the learning rates of an iteration, counted from 0."""
-        training = self.config.training
-        decay = decay_factor(training.lr_decay, iteration / training.num_iterations)
-        final = {
-            "policy": self.config.policy.final_lr_factor,
-            "critic": self.config.critic.final_lr_factor,
-            "value": self.config.value.final_lr_factor,
-        }
+        decay = decay_factor(self.training.lr_decay, iteration / self.training.num_iterations)
         for name, optimizer in self.optimizers.items():
-            factor = final[name] + (1.0 - final[name]) * decay
+            final = getattr(self.optimisation, name).final_lr_factor
+            factor = final + (1.0 - final) * decay
             for group, base in zip(optimizer.param_groups, self._base_rates[name], strict=True):
                 group["lr"] = base * factor
 
@@ -131,7 +142,7 @@ class Learner:
         Returns:
             The scores of the generated samples after the step, shape (B,), and the numbers.
         """
-        source = generator(self.config.seed, "critic", iteration, update, device=self.device)
+        source = generator(self.seed, "critic", iteration, update, device=self.device)
         real = self.data.batch(len(generated), source, labels)
         critic = self.networks.critic
 
@@ -140,7 +151,7 @@ class Learner:
             return critic.loss(real[rows], generated[rows], source, *of_rows)
 
         if "critic" in self.optimizers:
-            parts = micro_batches(len(generated), self.config.training.micro_batch_size)
+            parts = micro_batches(len(generated), self.training.micro_batch_size)
             losses = ((loss_of(rows), share) for rows, share in parts)
             loss = self._step("critic", critic, losses)
             critic.after_step()
@@ -157,7 +168,7 @@ class Learner:
 
     def update_value(self, trajectories: Trajectories, scores: Tensor) -> Metrics:
         """Regress V(s_k) on the final scores (B,) over all T * B states; they are detached."""
-        latents, size = trajectories.latents[:-1], self.config.training.micro_batch_size
+        latents, size = trajectories.latents[:-1], self.training.micro_batch_size
         steps = torch.arange(trajectories.num_steps, device=self.device)[:, None]
         labels = [y.expand(latents.shape[:2]) for y in given(trajectories.labels)]
         targets = scores.detach().expand(latents.shape[:2])
@@ -176,7 +187,7 @@ class Learner:
 
     def update_policy(self, trajectories: Trajectories, iteration: int) -> Metrics:
         """Take the algorithm's policy steps on one iteration's trajectories; count a version."""
-        source = generator(self.config.seed, "policy", iteration, device=self.device)
+        source = generator(self.seed, "policy", iteration, device=self.device)
         prepared = self.algorithm.prepare(trajectories, self.networks)
         policy = self.networks.policy
         if self.previous is not None:
@@ -191,7 +202,7 @@ class Learner:
                     metrics["first_ratio_deviation"] = (ratio - 1.0).abs().max().item()
                 self.team.sum_gradients(policy.parameters())
                 norm = nn.utils.clip_grad_norm_(
-                    policy.parameters(), self.config.policy.max_grad_norm
+                    policy.parameters(), self.optimisation.policy.max_grad_norm
                 )
                 self.optimizers["policy"].step()
                 metrics |= {"policy_loss": loss.value.item(), "policy_grad_norm": norm.item()}
@@ -199,14 +210,14 @@ class Learner:
                 if self.algorithm.should_stop(metrics):
                     break
         update_average(
-            self.average, policy, decay=self.config.policy.ema_decay, num_updates=self.version
+            self.average, policy, decay=self.optimisation.policy.ema_decay, num_updates=self.version
         )
         self.version += 1
         return metrics
 
     def _policy_losses(self, batch: Any) -> Iterator[tuple[Loss, float]]:
         """Loss and share of each part of a batch of the algorithm, or of all of it."""
-        size = self.config.training.micro_batch_size
+        size = self.training.micro_batch_size
         if size is None:
             yield self.algorithm.loss(batch, self.networks), 1.0
             return
@@ -223,7 +234,7 @@ class Learner:
         return loss
 
     def _policy_optimizer(self) -> Adam:
-        policy, options = self.networks.policy, self.config.policy
+        policy, options = self.networks.policy, self.optimisation.policy
         groups: list[dict[str, Any]] = [
             {"params": list(policy.network.parameters()), "lr": options.learning_rate}
         ]

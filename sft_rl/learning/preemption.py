@@ -1,10 +1,11 @@
-"""SIGTERM is a notice, not an accident: save a checkpoint, then leave."""
+"""SIGTERM and Ctrl-C are notices, not accidents: save a checkpoint, then leave."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 from sft_rl.errors import UserError
 
@@ -16,20 +17,24 @@ class Preempted(UserError):
 
 
 class PreemptionNotice:
-    """Listens for SIGTERM inside a ``with`` block.
+    """Listens for SIGTERM and SIGINT (Ctrl-C) inside a ``with`` block.
 
-    Outside the training loop the signal ends the program at once. The loop asks
-    :attr:`arrived` after every iteration instead, so that what it saves is consistent.
+    Outside the training loop a signal ends the program at once. The loop asks :attr:`arrived`
+    after every iteration instead, so that what it saves is consistent; the second Ctrl-C does not
+    wait for that. The block ends with ``KeyboardInterrupt`` after Ctrl-C.
     """
 
     def __init__(self) -> None:
         self.arrived = False
         self.in_loop = False
-        self._before: signal.Handlers | int | object = None
+        self._by_keyboard = False
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> PreemptionNotice:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._handle)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -38,11 +43,18 @@ class PreemptionNotice:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if isinstance(error, Preempted) and self._by_keyboard:
+            raise KeyboardInterrupt(str(error)) from None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.arrived = True
         signal.alarm(0)  # Ray's handler, where it is still in front, would abort in 3 s
-        if not self.in_loop:
+        again = self.arrived
+        self.arrived = True
+        if number == signal.SIGINT:
+            self._by_keyboard = True
+            if again or not self.in_loop:
+                raise KeyboardInterrupt
+        elif not self.in_loop:
             raise Preempted("stopped by SIGTERM before fine-tuning began")

@@ -25,6 +25,19 @@ class Observer(Protocol):
         """`done` of `total` iterations of the phase are over; the newest numbers."""
 
 
+class Silent:
+    """An observer that says nothing."""
+
+    def phase(self, name: str) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
+
+    def progress(self, done: int, total: int, metrics: Metrics) -> None:
+        """Say nothing."""
+
+
 class RunStore(Protocol):
     """Where a run leaves its metrics and checkpoints."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from itertools import islice
 
-from sft_rl.config import Config
+from sft_rl.config import TrainingConfig
 from sft_rl.errors import NotFiniteError
 from sft_rl.learning.learner import Learner
 from sft_rl.learning.monitors import MAX_RATIO_DEVIATION, Alarm, critic_slope, drift
@@ -25,7 +25,10 @@ class Trainer:
         evaluator: Measures the policy.
         store: Takes metrics and checkpoints.
         observer: Is told of the progress.
-        config: Lengths and intervals.
+        training: Lengths and intervals.
+        shards_per_batch: Parts in which the trajectories of a critic step are drawn.
+        num_warmup_steps: Critic steps before the first policy step, on top of `n_critic`.
+        threads: CPU threads to compute with.
         notice: Asked after every iteration whether to save and leave.
     """
 
@@ -37,7 +40,10 @@ class Trainer:
         evaluator: Evaluator,
         store: RunStore,
         observer: Observer,
-        config: Config,
+        training: TrainingConfig,
+        shards_per_batch: int,
+        num_warmup_steps: int,
+        threads: int,
         notice: Notice | None = None,
     ) -> None:
         self.learner = learner
@@ -45,7 +51,10 @@ class Trainer:
         self.evaluator = evaluator
         self.store = store
         self.observer = observer
-        self.config = config
+        self.training = training
+        self.shards_per_batch = shards_per_batch
+        self.num_warmup_steps = num_warmup_steps
+        self.threads = threads
         self.notice: Notice = notice or PreemptionNotice()
         self.alarm = Alarm()
         self.iteration = 0
@@ -57,16 +66,16 @@ class Trainer:
             Preempted: After a checkpoint, if a notice arrived.
             TrainingAlarm: If training went wrong.
         """
-        training = self.config.training
+        training = self.training
         self.notice.in_loop = True
         if self.iteration == 0:  # the result is no worse than what training starts from
-            with num_threads(self.config.learner.num_threads):
+            with num_threads(self.threads):
                 self._evaluate()
         if training.max_offpolicy_steps:
             # What was on its way when the run was saved, or the first iteration of a new one.
             self._order(self.iteration, *self.learner.previous_weights())
         while self.iteration < training.num_iterations:
-            with num_threads(self.config.learner.num_threads):
+            with num_threads(self.threads):
                 row = self._watched_iteration()
             self.store.log(row)
             stopping = self.notice.arrived
@@ -75,21 +84,21 @@ class Trainer:
             self.observer.progress(self.iteration, training.num_iterations, row)
             if stopping:
                 raise Preempted(
-                    f"stopped by SIGTERM after iteration {self.iteration}; a checkpoint is saved, "
+                    f"stopped after iteration {self.iteration}; a checkpoint is saved, "
                     "go on with --resume"
                 )
         self.notice.in_loop = False
 
     def _is_due(self, every: int) -> bool:
-        last = self.iteration == self.config.training.num_iterations
+        last = self.iteration == self.training.num_iterations
         return last or self.iteration % every == 0
 
     def _evaluates(self) -> bool:
-        return self._is_due(self.config.training.eval_every)
+        return self._is_due(self.training.eval_every)
 
     def _saves(self) -> bool:
-        last = self.iteration == self.config.training.num_iterations
-        return last or (self._is_due(self.config.training.checkpoint_every) and self.alarm.is_quiet)
+        last = self.iteration == self.training.num_iterations
+        return last or (self._is_due(self.training.checkpoint_every) and self.alarm.is_quiet)
 
     def _watched_iteration(self) -> Metrics:
         """Run an iteration, evaluate if it is time; let the alarm look at the numbers."""
@@ -112,20 +121,20 @@ class Trainer:
 
     def _num_updates(self, iteration: int) -> int:
         """Critic steps of an iteration; the first has a warm-up."""
-        warmup = self.config.critic.num_warmup_steps if iteration == 0 else 0
-        return self.config.training.n_critic + warmup
+        warmup = self.num_warmup_steps if iteration == 0 else 0
+        return self.training.n_critic + warmup
 
     def _order(self, iteration: int, version: int, weights: Weights) -> None:
         """Order the trajectories of an iteration, unless it lies beyond the run's end."""
-        if iteration < self.config.training.num_iterations:
-            num_shards = self._num_updates(iteration) * self.config.rollout.shards_per_batch
+        if iteration < self.training.num_iterations:
+            num_shards = self._num_updates(iteration) * self.shards_per_batch
             self.collector.submit(Request(iteration, version, weights, num_shards))
 
     def _iterate(self) -> Metrics:
         """Draw trajectories with the current policy, step the critic and value, the policy."""
         started = time.perf_counter()
-        learner, training = self.learner, self.config.training
-        per_update, lead = self.config.rollout.shards_per_batch, training.max_offpolicy_steps
+        learner, training = self.learner, self.training
+        per_update, lead = self.shards_per_batch, training.max_offpolicy_steps
         learner.begin_iteration(self.iteration)
         self._order(self.iteration + lead, learner.version, learner.weights())
         drawn_with = max(learner.version - lead, 0)

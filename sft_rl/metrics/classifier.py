@@ -93,7 +93,7 @@ def cached_classifier(data: ImageDataset, *, seed: int = 0) -> tuple[Classifier,
         except DamagedCheckpoint:
             pass  # trained again
     classifier = _train(data, data.labels, num_classes, seed)
-    held_out = data.to_model(torch.from_numpy(data.held_out))
+    held_out = data.units.to_model(torch.from_numpy(data.held_out))
     with torch.inference_mode():
         guesses = torch.cat([classifier(part).argmax(1) for part in torch.split(held_out, CHUNK)])
     accuracy = torch.eq(guesses, data.held_out_labels).double().mean().item()
@@ -112,7 +112,7 @@ def _train(data: ImageDataset, labels: Tensor, num_classes: int, seed: int) -> C
     for iteration in range(NUM_ITERATIONS):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1.0 - iteration / NUM_ITERATIONS)
         index = torch.randint(len(labels), (BATCH_SIZE,), generator=source)
-        images = F.pad(data.to_model(data.train[index]), (1, 1, 1, 1), value=-1.0)
+        images = F.pad(data.units.to_model(data.train[index]), (1, 1, 1, 1), value=-1.0)
         top, left = torch.randint(3, (2,), generator=source).tolist()
         images = images[:, :, top : top + height, left : left + width]
         images = images + 0.1 * torch.randn(images.shape, generator=source)
@@ -121,6 +121,6 @@ def _train(data: ImageDataset, labels: Tensor, num_classes: int, seed: int) -> C
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     classifier.eval().requires_grad_(False)
-    features = classifier.embed(data.to_model(data.train[:10_000]))
+    features = classifier.embed(data.units.to_model(data.train[:10_000]))
     classifier.spread.fill_(float(np.sqrt(features.var(axis=0).mean())))
     return classifier

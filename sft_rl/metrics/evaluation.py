@@ -7,9 +7,8 @@ from functools import cached_property
 
 import torch
 
-from sft_rl.config import Config
+from sft_rl.config import MetricsConfig
 from sft_rl.data import Dataset
-from sft_rl.data.images import ImageDataset
 from sft_rl.data.pictures import sample_grid
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.measures import build_measure
@@ -28,10 +27,10 @@ class Evaluator:
     two times, are compared on common random numbers.
     """
 
-    def __init__(self, data: Dataset, config: Config) -> None:
+    def __init__(self, data: Dataset, config: MetricsConfig) -> None:
         self.data = data
-        self.config = config.metrics
-        self.name = config.distance
+        self.config = config
+        self.name = config.leading(data.config)
         self.measure = build_measure(config, data)
 
     @cached_property
@@ -54,7 +53,7 @@ class Evaluator:
 
     def _draw(self, policy: DenoisingPolicy, num: int, purpose: str) -> Array:
         source = generator(self.config.seed, purpose, device=policy.device)
-        return self.data.to_units(policy.sample(num, source))
+        return self.data.units.to_data(policy.sample(num, source))
 
     def validate(self, policy: DenoisingPolicy) -> tuple[float, Array | None]:
         """The leading distance to training data, with noise of its own, and a picture.
@@ -69,8 +68,8 @@ class Evaluator:
         num, distance = self._validation
         samples = self._draw(policy, num, "validation")
         picture = None
-        if isinstance(self.data, ImageDataset):
-            picture = sample_grid(samples, self.data.pixel_max)
+        if (pixel_max := self.data.units.samples.pixel_max) is not None:
+            picture = sample_grid(samples, pixel_max)
         return distance(samples), picture
 
     def distance(self, samples: Array) -> float:
@@ -101,15 +100,6 @@ class Evaluator:
         }
 
 
-def sample_in_units(
-    policy: DenoisingPolicy, data: Dataset, num: int, seed: int, label: int | None = None
-) -> Array:
-    """Draw samples for a user, in the data's units, shape (num, *shape), of one class or any."""
-    source = generator(seed, "user", device=policy.device)
-    labels = None if label is None else torch.full((num,), label, device=policy.device)
-    return data.to_units(policy.sample(num, source, labels))
-
-
 def denoising_path(policy: DenoisingPolicy, data: Dataset, num: int, seed: int) -> Array:
     """Follow some samples step by step, in the data's units, shape (T+1, num, *shape)."""
     source = generator(seed, "path", device=policy.device)
@@ -117,4 +107,4 @@ def denoising_path(policy: DenoisingPolicy, data: Dataset, num: int, seed: int) 
     with torch.inference_mode():
         start = torch.randn((num, *policy.shape), generator=source, device=policy.device)
         latents = [start, *policy.denoise(start, source, labels)]
-    return data.to_units(torch.stack(latents))
+    return data.units.to_data(torch.stack(latents))

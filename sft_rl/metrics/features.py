@@ -77,7 +77,7 @@ class ClassifierFeatures:
 
     def __call__(self, images: Array) -> Array:
         """Map images (N, C, H, W), uint8, to float64 (N, 32)."""
-        return self._trained[0].embed(self.data.to_model(torch.from_numpy(images)))
+        return self._trained[0].embed(self.data.units.to_model(torch.from_numpy(images)))
 
 
 class InceptionFeatures:

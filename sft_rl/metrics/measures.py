@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sft_rl.config import Config, MetricsConfig
+from sft_rl.config import MetricsConfig
 from sft_rl.data import Dataset
 from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
@@ -31,7 +31,7 @@ from sft_rl.types import Metrics
 
 
 class Measure(Protocol):
-    """A yardstick; the name of its leading distance is :attr:`sft_rl.config.Config.distance`."""
+    """A yardstick; :meth:`sft_rl.config.MetricsConfig.leading` names its leading distance."""
 
     @property
     def key(self) -> str:
@@ -176,21 +176,20 @@ class FeatureFrechet:
         }
 
 
-def build_measure(config: Config, data: Dataset) -> Measure:
+def build_measure(config: MetricsConfig, data: Dataset) -> Measure:
     """Build the yardstick a configuration names.
 
     Raises:
         UserError: If it does not go with the data.
     """
-    if config.distance == "sliced_wasserstein":
-        return SlicedWasserstein(config.metrics)
+    name = config.leading(data.config)
+    if name == "sliced_wasserstein":
+        return SlicedWasserstein(config)
     if not isinstance(data, ImageDataset):
-        raise UserError(
-            f"metrics.distance: {config.distance!r} is for images; use sliced_wasserstein"
-        )
+        raise UserError(f"metrics.distance: {name!r} is for images; use sliced_wasserstein")
     features = (
-        InceptionFeatures(config.metrics.inception_path, pixel_max=data.pixel_max)
-        if config.distance == "fid"
+        InceptionFeatures(config.inception_path, pixel_max=data.pixel_max)
+        if name == "fid"
         else ClassifierFeatures(data)
     )
-    return FeatureFrechet(config.metrics, data, features)
+    return FeatureFrechet(config, data, features)

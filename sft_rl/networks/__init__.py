@@ -14,20 +14,23 @@ import math
 
 from torch import Tensor, nn
 
-from sft_rl.config import Config
+from sft_rl.config import CriticConfig, ModelConfig, NoiseConfig, ValueConfig
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.errors import UserError
 from sft_rl.networks.labels import ByLabel
 from sft_rl.networks.mlp import PlainMLP, StepScaledMLP, TimeMLP
 
 
-def noise_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
+def noise_network(model: ModelConfig, noise: NoiseConfig, shape: tuple[int, ...]) -> nn.Module:
     """Build the network that predicts the noise of latents of one shape.
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
-    model = config.model
+    if model.kind == "own":
+        raise UserError(
+            "model.kind: 'own' is a network that is handed over in Python: give it as network=…"
+        )
     if model.kind == "unet":
         from sft_rl.networks.unet import UNet  # here, since diffusers is slow to import
 
@@ -38,7 +41,7 @@ def noise_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
             bfloat16=model.precision == "bfloat16",
         )
         if model.prediction == "v_prediction":
-            return NoiseFromVelocity(unet, NoiseSchedule.from_config(config.noise))
+            return NoiseFromVelocity(unet, NoiseSchedule.from_config(noise))
         return unet
     dim = _points("model.kind", shape, "unet")
     if model.kind == "paper_mlp":
@@ -46,7 +49,7 @@ def noise_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
             dim,
             dim,
             widths=[model.width] * model.depth,
-            num_steps=config.noise.num_train_timesteps,
+            num_steps=noise.num_train_timesteps,
             activation="softplus",
         )
     return TimeMLP(
@@ -59,19 +62,17 @@ def noise_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
     )
 
 
-def critic_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
+def critic_network(critic: CriticConfig, shape: tuple[int, ...], *, num_classes: int) -> nn.Module:
     """Build the critic's network, which maps (B, *shape) to scores (B, 1).
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
-    num_classes = config.model.num_classes
-    network = _critic(config, shape, num_outputs=1 + num_classes)
+    network = _critic(critic, shape, num_outputs=1 + num_classes)
     return ByLabel(network) if num_classes else network
 
 
-def _critic(config: Config, shape: tuple[int, ...], *, num_outputs: int) -> nn.Module:
-    critic = config.critic
+def _critic(critic: CriticConfig, shape: tuple[int, ...], *, num_outputs: int) -> nn.Module:
     spectral_norm = critic.regulariser == "spectral_norm"
     if critic.kind != "mlp":
         from sft_rl.networks.conv import ConvTower, PaperConvCritic
@@ -89,19 +90,21 @@ def _critic(config: Config, shape: tuple[int, ...], *, num_outputs: int) -> nn.M
     )
 
 
-def value_network(config: Config, shape: tuple[int, ...]) -> nn.Module:
+def value_network(
+    value: ValueConfig, shape: tuple[int, ...], *, num_steps: int, num_classes: int
+) -> nn.Module:
     """Build the baseline's network, which maps latents and step index to values (..., 1).
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
-    num_classes = config.model.num_classes
-    network = _value(config, shape, num_outputs=1 + num_classes)
+    network = _value(value, shape, num_steps=num_steps, num_outputs=1 + num_classes)
     return ByLabel(network) if num_classes else network
 
 
-def _value(config: Config, shape: tuple[int, ...], *, num_outputs: int) -> nn.Module:
-    value, num_steps = config.value, config.sampler.num_steps
+def _value(
+    value: ValueConfig, shape: tuple[int, ...], *, num_steps: int, num_outputs: int
+) -> nn.Module:
     if value.kind == "conv":
         from sft_rl.networks.conv import ConvTower
 
@@ -113,6 +116,7 @@ def _value(config: Config, shape: tuple[int, ...], *, num_outputs: int) -> nn.Mo
             widths=value.widths or [value.width] * value.depth,
             num_steps=num_steps,
             activation="relu",
+            output="scaled" if len(shape) == 1 else "xavier",
         )
         return flat if len(shape) == 1 else _Flattened(flat, event_ndim=len(shape))
     return TimeMLP(
@@ -137,6 +141,28 @@ class NoiseFromVelocity(nn.Module):
     def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
         """Map latents x (..., *shape) at times t, broadcastable to (...), to the noise in them."""
         return self.noise.noise_of(x, self.network(x, t, *labels), t)
+
+
+class OwnNetwork(nn.Module):
+    """A user's network, which takes plain batches: latents (N, *shape) and times (N,).
+
+    Args:
+        network: Called as ``network(latents, timesteps)``; returns the noise in the latents, as a
+            tensor or, like the networks of diffusers, as the ``sample`` of an object.
+        shape: Shape of one sample.
+    """
+
+    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.shape = shape
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Map latents x (..., *shape) at times t, broadcastable to (...), to the noise in them."""
+        lead = x.shape[: x.ndim - len(self.shape)]
+        output = self.network(x.reshape(-1, *self.shape), t.expand(lead).reshape(-1))
+        noise = output if isinstance(output, Tensor) else output.sample
+        return noise.reshape(x.shape)
 
 
 class _Flattened(nn.Module):

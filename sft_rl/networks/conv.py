@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,20 @@ MAX_WIDENING = 4
 
 
 class PaperConvCritic(nn.Module):
-    """The paper's: 4x4 convolutions of stride 2, 2, 2, 1, leaky ReLU, the mean of what is left."""
+    """The critic of the paper's code: four 4x4 convolutions, leaky ReLU, the mean of what is left.
+
+    The first three halve the image, the last has no padding: 32x32 pixels end in one number, 64x64
+    in 5x5. Weights start as He et al. (2015) have them, N(0, 2 / fan_in); biases as torch has them.
+
+    Args:
+        shape: Shape of one image.
+        width: Channels of the first convolution; twice and four times as many follow.
+        spectral_norm: Normalise the layers; see :func:`_normed`.
+        num_outputs: How many numbers.
+
+    Raises:
+        UserError: If images are too small for the last convolution.
+    """
 
     def __init__(
         self,
@@ -30,17 +44,21 @@ class PaperConvCritic(nn.Module):
     ) -> None:
         super().__init__()
         channels, *size = image_shape("critic.kind: paper_conv", shape)
-        if min(size) < 16:
+        if min(size) < 32:
             raise UserError(
-                f"critic.kind: paper_conv needs images of at least 16x16 pixels, got "
+                f"critic.kind: paper_conv needs images of at least 32x32 pixels, got "
                 f"{size[0]}x{size[1]}; use conv"
             )
-        widths = [channels, width, 2 * width, 4 * width, num_outputs]
+        widths = [channels, width, 2 * width, 4 * width]
         layers: list[nn.Module] = []
-        for i, stride in enumerate((2, 2, 2, 1)):
-            conv = nn.Conv2d(widths[i], widths[i + 1], kernel_size=4, stride=stride, padding=1)
-            layers += [_normed(conv, spectral_norm), nn.LeakyReLU(SLOPE)]
-        self.layers = nn.Sequential(*layers[:-1])
+        for fan_in, fan_out in pairwise(widths):
+            halving = nn.Conv2d(fan_in, fan_out, kernel_size=4, stride=2, padding=1)
+            layers += [halving, nn.LeakyReLU(SLOPE)]
+        layers.append(nn.Conv2d(widths[-1], num_outputs, kernel_size=4))
+        for layer in layers[::2]:
+            nn.init.kaiming_normal_(layer.weight)  # type: ignore[arg-type]
+            _normed(layer, spectral_norm)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Score images (B, C, H, W), shape (B, num_outputs)."""
@@ -55,7 +73,7 @@ class ConvTower(nn.Module):
     Args:
         shape: Shape of one image.
         width: Channels of the first block; they double at each halving, four times at most.
-        spectral_norm: Bound every layer's spectral norm by 1.
+        spectral_norm: Normalise the layers; see :func:`_normed`.
         num_steps: Range of the step index, for a value network; none for a critic.
         num_outputs: How many numbers.
     """
@@ -134,4 +152,11 @@ class _Block(nn.Module):
 
 
 def _normed(layer: nn.Module, spectral_norm: bool) -> nn.Module:
+    """Divide a layer's weights by their largest singular value, if asked for.
+
+    Torch takes the kernel of a convolution as a matrix, (channels out, channels in x k x k), as
+    Miyato et al. (2018) do. Its norm is that of the map from one patch to its pixel. Patches
+    overlap, so the convolution itself stretches an image by up to ceil(k / stride) as much: 3 for
+    3x3 at stride 1, 2 for 4x4 at stride 2. The critic is then Lipschitz, with no constant of 1.
+    """
     return apply_spectral_norm(layer) if spectral_norm else layer

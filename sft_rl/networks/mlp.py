@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +97,38 @@ class TimeMLP(nn.Module):
         return self.output(h)  # type: ignore[no-any-return]
 
 
+class StepScaledLinear(nn.Module):
+    """A linear layer whose outputs, bias included, are multiplied by a learned scale per step.
+
+    Weights start as Glorot and Bengio (2010) have them, normal; scales are uniform in 0..1.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, *, num_steps: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(fan_in, fan_out)
+        self.scale = nn.Embedding(num_steps, fan_out)
+        nn.init.xavier_normal_(self.linear.weight)
+        nn.init.uniform_(self.scale.weight)
+
+    def forward(self, x: Tensor, step: Tensor) -> Tensor:
+        """Map x (..., fan_in) at steps, int64, broadcastable to (...), to (..., fan_out)."""
+        return self.scale(step) * self.linear(x)  # type: ignore[no-any-return]
+
+
 class StepScaledMLP(nn.Module):
-    """The paper's toy network: each hidden layer is multiplied by a learned scale per step.
+    """The MLP of the paper's code: each hidden layer is multiplied by a learned scale per step.
 
     Times are whole steps ``0..num_steps - 1``.
+
+    Args:
+        in_dim: Dimensions of x.
+        out_dim: Dimensions of the output.
+        widths: Units of each hidden layer.
+        num_steps: Number of steps.
+        activation: Name of the hidden layers' activation.
+        output: The last layer, in which the code's three networks differ: ``plain`` starts as torch
+            has it (noise prediction), ``xavier`` as the hidden layers (value of images), and
+            ``scaled`` is scaled per step, too (value of points).
     """
 
     def __init__(
@@ -110,21 +139,28 @@ class StepScaledMLP(nn.Module):
         widths: Sequence[int],
         num_steps: int,
         activation: str,
+        output: Literal["plain", "xavier", "scaled"] = "plain",
     ) -> None:
         super().__init__()
-        sizes = [in_dim, *widths]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.scales = nn.ModuleList(nn.Embedding(num_steps, width) for width in widths)
-        for scale in self.scales:
-            nn.init.uniform_(scale.weight)  # type: ignore[arg-type]
-        self.output = nn.Linear(sizes[-1], out_dim)
+        self.hidden = nn.ModuleList(
+            StepScaledLinear(a, b, num_steps=num_steps) for a, b in pairwise([in_dim, *widths])
+        )
+        self.output: nn.Module
+        if output == "scaled":
+            self.output = StepScaledLinear(widths[-1], out_dim, num_steps=num_steps)
+        else:
+            self.output = last = nn.Linear(widths[-1], out_dim)
+            if output == "xavier":
+                nn.init.xavier_normal_(last.weight)
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Map x (..., in_dim) at whole steps t, broadcastable to (...), to (..., out_dim)."""
         step = t.long()
-        for layer, scale in zip(self.layers, self.scales, strict=True):
-            x = self.activation(scale(step) * layer(x))
+        for layer in self.hidden:
+            x = self.activation(layer(x, step))
+        if isinstance(self.output, StepScaledLinear):
+            return self.output(x, step)  # type: ignore[no-any-return]
         return self.output(x)  # type: ignore[no-any-return]
 
 

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sft_rl.config import Config
-from sft_rl.data.images import ImageDataset
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import own_steps
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretrained.training import cache_key
 from sft_rl.storage.cache import cache_folder
 from sft_rl.storage.files import replace_file, saving
 from sft_rl.types import Metrics
@@ -26,20 +23,30 @@ NUM_KEPT = 64
 """Images of the full-step sampler that are kept for pictures."""
 
 
-def full_step_metrics(config: Config, network: nn.Module, evaluator: Evaluator) -> Summary:
+def full_step_metrics(
+    network: nn.Module,
+    evaluator: Evaluator,
+    *,
+    key: str,
+    noise: NoiseSchedule,
+    num_classes: int = 0,
+) -> Summary:
     """Measure the full-step sampler and the noise floors, once for a pretrained model.
 
     Kept in the cache, by the model and the measuring protocol.
+
+    Args:
+        network: The full-step network.
+        evaluator: Measures; knows the data.
+        key: Hash of all that determines the network.
+        noise: The forward process it was trained with.
+        num_classes: Classes it is conditional on; 0 for none.
     """
-    file = _full_step_file(config, evaluator)
+    file = _full_step_file(key, evaluator)
     if file.exists():
         return dict(json.loads(file.read_text()))
-    noise = NoiseSchedule.from_config(config.noise)
     policy = DenoisingPolicy(
-        network,
-        own_steps(noise),
-        shape=evaluator.data.shape,
-        num_classes=config.model.num_classes,
+        network, own_steps(noise), shape=evaluator.data.shape, num_classes=num_classes
     )
     policy = policy.to(next(network.parameters()).device)
     samples = evaluator.samples(policy)
@@ -53,21 +60,19 @@ def full_step_metrics(config: Config, network: nn.Module, evaluator: Evaluator) 
     }
     with saving(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(evaluator.data, ImageDataset):
+        if evaluator.data.units.is_images:
             np.save(file.with_suffix(".npy"), samples[:NUM_KEPT])
     replace_file(file, json.dumps(result).encode())
     return result
 
 
-def full_step_samples(config: Config, evaluator: Evaluator) -> Array | None:
+def full_step_samples(key: str, evaluator: Evaluator) -> Array | None:
     """Some images of the full-step sampler, from the cache; None for points or if not there."""
-    file = _full_step_file(config, evaluator).with_suffix(".npy")
+    file = _full_step_file(key, evaluator).with_suffix(".npy")
     return np.load(file, allow_pickle=False) if file.exists() else None
 
 
-def _full_step_file(config: Config, evaluator: Evaluator) -> Path:
-    protocol = "-".join(
-        str(v) for v in config.metrics.model_dump(exclude={"inception_path"}).values()
-    )
-    name = f"{cache_key(config, evaluator.data)}-{protocol}-{evaluator.measure.key}"
-    return cache_folder() / "full_step" / f"{name}.json"
+def _full_step_file(key: str, evaluator: Evaluator) -> Path:
+    settings = evaluator.config.model_dump(exclude={"inception_path"}).values()
+    protocol = "-".join(str(value) for value in settings)
+    return cache_folder() / "full_step" / f"{key}-{protocol}-{evaluator.measure.key}.json"

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sft_rl.config import Config
+from sft_rl.config import PretrainedConfig
 from sft_rl.errors import UserError
 from sft_rl.pretrained.ddpm import read_ddpm_checkpoint
 
@@ -31,87 +31,90 @@ DDPM_FILES = (".safetensors", ".ckpt", ".pt", ".pth")
 HUB_FILES = ["*.json", "unet/*.json", "scheduler/*.json"]
 
 
-def resolve_pretrained(config: Config) -> Config:
-    """Fill in what `pretrained.path` says of the model and its noise, and its weights' hash.
+def read_pretrained(options: PretrainedConfig, *, num_classes: int) -> Sections:
+    """Read what a pretrained model says of itself and its noise, and its weights' hash.
+
+    Args:
+        options: Where it is.
+        num_classes: Of a model that does not say so itself.
 
     Raises:
         UserError: If there is no such model, it is of a kind that is not supported, or its
             weights are not those of `pretrained.sha256`.
     """
-    if config.pretrained.path is None:
-        return config
-    return filled_in(config, read_pretrained(config))
-
-
-def read_pretrained(config: Config) -> Sections:
-    """Read what :func:`resolve_pretrained` fills in; raises as it does."""
-    sections = _model(config)
-    expected, digest = config.pretrained.sha256, _weights_sha256(config)
+    sections = _model(options, num_classes)
+    expected, digest = options.sha256, _weights_sha256(options)
     if expected not in (None, digest):
         raise UserError(
-            f"pretrained.sha256: the weights in {weights_file(config)} have the hash {digest}, "
+            f"pretrained.sha256: the weights in {weights_file(options)} have the hash {digest}, "
             f"expected {expected}"
         )
-    return {**sections, "pretrained": {**config.pretrained.model_dump(), "sha256": digest}}
+    return {**sections, "pretrained": {**options.model_dump(), "sha256": digest}}
 
 
-def _model(config: Config) -> Sections:
-    file = _ddpm_file(config)
+def is_on_hub(path: str) -> bool:
+    """Whether a path names a model on the Hugging Face hub, and nothing that is here."""
+    return not Path(path).exists() and path.count("/") == 1 and not path.startswith((".", "/"))
+
+
+def _model(options: PretrainedConfig, num_classes: int) -> Sections:
+    file = _ddpm_file(options)
     if file is not None:
-        unet, _ = read_ddpm_checkpoint(file, config.pretrained.variant)
+        unet, _ = read_ddpm_checkpoint(file, options.variant)
         return {"model": {"kind": "unet", "unet": unet}}
-    folder = _folder(config)
-    unet = _unet_options(config, folder)
+    folder = _folder(options)
+    unet = _unet_options(options, folder, num_classes)
     scheduler = _read_json(_find(folder, "scheduler", "scheduler_config.json"))
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise UserError(
-            f"pretrained.path: {config.pretrained.path} predicts {prediction!r}; supported are "
+            f"pretrained.path: {options.path} predicts {prediction!r}; supported are "
             f"{' and '.join(PREDICTIONS)}"
         )
     model = {"kind": "unet", "unet": unet, "prediction": prediction}
-    return {"model": model, "noise": _noise(config, scheduler)}
+    return {"model": model, "noise": _noise(options, scheduler)}
 
 
-def load_pretrained(network: nn.Module, config: Config) -> None:
-    """Put the weights of a resolved configuration's pretrained model into its network.
+def load_pretrained(network: nn.Module, options: PretrainedConfig) -> None:
+    """Put the weights of a pretrained model into a network of its kind.
 
     Raises:
         UserError: Naming a file that is missing, damaged or of another network.
     """
     unet = next(m for m in network.modules() if isinstance(m, UNet2DModel))
     try:
-        unet.load_state_dict(_weights(config))
+        unet.load_state_dict(_weights(options))
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise UserError(
-            f"pretrained.path: the weights in {weights_file(config)} do not fit its U-Net: {reason}"
+            f"pretrained.path: the weights in {weights_file(options)} do not fit its U-Net: "
+            f"{reason}"
         ) from error
 
 
-def _weights(config: Config) -> dict[str, Tensor]:
+def _weights(options: PretrainedConfig) -> dict[str, Tensor]:
     """Read the weights, by diffusers' names."""
-    file = weights_file(config)
-    if file == _ddpm_file(config):
-        return read_ddpm_checkpoint(file, config.pretrained.variant)[1]
+    file = weights_file(options)
+    if file == _ddpm_file(options):
+        return read_ddpm_checkpoint(file, options.variant)[1]
     try:
         return load_file(file)
     except SafetensorError as error:
         raise UserError(f"pretrained.path: {file} is damaged: {error}") from error
 
 
-def weights_file(config: Config) -> Path:
+def weights_file(options: PretrainedConfig) -> Path:
     """Return the file with the weights of a pretrained model.
 
     Raises:
         UserError: If it is not there, or only as a pickle.
     """
-    file = _ddpm_file(config)
+    file = _ddpm_file(options)
     if file is not None:
         return file
-    variant = config.pretrained.variant
+    variant = options.variant
     name = f"{WEIGHTS}.{variant}.safetensors" if variant else f"{WEIGHTS}.safetensors"
-    folder = _folder(config, [name, f"unet/{name}"])
+    folder = _folder(options, [name, f"unet/{name}"])
     found = _unet_folder(folder) / name
     if not found.is_file():
         others = sorted(p.name for p in _unet_folder(folder).glob("*") if p.suffix != ".json")
@@ -122,21 +125,13 @@ def weights_file(config: Config) -> Path:
     return found
 
 
-def _weights_sha256(config: Config) -> str:
-    with weights_file(config).open("rb") as stream:
+def _weights_sha256(options: PretrainedConfig) -> str:
+    with weights_file(options).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def filled_in(config: Config, sections: Sections) -> Config:
-    """Put what was read of a pretrained model into a configuration."""
-    tree = config.model_dump()
-    for name, values in sections.items():
-        tree[name] = {**tree[name], **values}
-    return Config.model_validate(tree)
-
-
-def _ddpm_file(config: Config) -> Path | None:
-    path = Path(config.pretrained.path or "")
+def _ddpm_file(options: PretrainedConfig) -> Path | None:
+    path = Path(options.path or "")
     if not path.is_file():
         return None
     if path.suffix not in DDPM_FILES:
@@ -147,12 +142,12 @@ def _ddpm_file(config: Config) -> Path | None:
     return path
 
 
-def _folder(config: Config, files: list[str] | None = None) -> Path:
+def _folder(options: PretrainedConfig, files: list[str] | None = None) -> Path:
     """Return a local folder, or fetch the wanted files of a model on the hub."""
-    path = config.pretrained.path or ""
+    path = options.path or ""
     if Path(path).is_dir():
         return Path(path)
-    if path.count("/") != 1 or path.startswith((".", "/")):
+    if not is_on_hub(path):
         raise UserError(f"pretrained.path: no folder or file at {path}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -187,10 +182,10 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _unet_options(config: Config, folder: Path) -> dict[str, Any]:
+def _unet_options(options: PretrainedConfig, folder: Path, num_classes: int) -> dict[str, Any]:
     """Read the U-Net's arguments, with the defaults of diffusers where they are left out."""
     file = _unet_folder(folder) / "config.json"
-    path = config.pretrained.path
+    path = options.path
     if not file.is_file():
         raise UserError(
             f"pretrained.path: {path} holds no U-Net (no unet/config.json and no config.json)"
@@ -204,17 +199,17 @@ def _unet_options(config: Config, folder: Path) -> dict[str, Any]:
         )
     parameters = inspect.signature(UNet2DModel.__init__).parameters
     defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
-    options = {name: given.get(name, default) for name, default in defaults.items()}
-    if options["class_embed_type"] and not options["num_class_embeds"]:  # it need not say so itself
-        options["num_class_embeds"] = config.model.unet.get("num_class_embeds")
-    return json.loads(json.dumps(options))  # type: ignore[no-any-return]
+    unet = {name: given.get(name, default) for name, default in defaults.items()}
+    if unet["class_embed_type"] and not unet["num_class_embeds"]:  # it need not say so itself
+        unet["num_class_embeds"] = num_classes or None
+    return json.loads(json.dumps(unet))  # type: ignore[no-any-return]
 
 
-def _noise(config: Config, scheduler: dict[str, Any]) -> dict[str, Any]:
+def _noise(options: PretrainedConfig, scheduler: dict[str, Any]) -> dict[str, Any]:
     kind = scheduler.get("beta_schedule", "linear")
     if kind not in SCHEDULES or scheduler.get("trained_betas") is not None:
         raise UserError(
-            f"pretrained.path: the noise of {config.pretrained.path} is {kind!r}; supported are "
+            f"pretrained.path: the noise of {options.path} is {kind!r}; supported are "
             f"{', '.join(SCHEDULES)} without trained_betas"
         )
     return {

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import sft_rl
-from sft_rl.config import Config
+from sft_rl.config import ModelConfig, NoiseConfig, PretrainedConfig, PretrainingConfig
 from sft_rl.data import Dataset
 from sft_rl.diffusion.loss import epsilon_matching_loss
 from sft_rl.diffusion.noise import NoiseSchedule
@@ -23,76 +23,90 @@ from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 
 Progress = Callable[[int, int, dict[str, float]], None]
 REPORT_EVERY = 100
+FORMAT = 2
+"""Part of the cache's key; counts changes of the code that give other weights or names."""
 
 
-def with_pretrained(config: Config) -> Config:
-    """Fill in what a pretrained model of somebody else's says of itself, if there is one."""
-    if config.pretrained.path is None:
-        return config
-    from sft_rl.pretrained.loading import (
-        resolve_pretrained,  # here, since diffusers is slow to import
-    )
-
-    return resolve_pretrained(config)
-
-
-def cache_key(config: Config, data: Dataset) -> str:
-    """Hash of all that determines a pretrained model: its configuration and its data."""
+def cache_key(
+    *,
+    model: ModelConfig,
+    noise: NoiseConfig,
+    pretraining: PretrainingConfig,
+    pretrained: PretrainedConfig,
+    data: Dataset,
+) -> str:
+    """Hash of all that determines a full-step model: its settings and its data."""
     parts = {
-        "format": 1,
-        "noise": config.noise.model_dump(),
-        "model": config.model.model_dump(exclude={"precision", "compile"}),
-        "pretraining": config.pretraining.model_dump(),
+        "format": FORMAT,
+        "noise": noise.model_dump(),
+        "model": model.model_dump(exclude={"precision", "compile"}),
+        "pretraining": pretraining.model_dump(),
         "data": data.fingerprint,
     }
-    if config.model.num_classes and data.labels is not None:
+    if model.num_classes and data.labels is not None:
         parts["labels"] = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
-    if config.pretrained.path is not None:
-        assert config.pretrained.sha256 is not None, "with_pretrained fills it in"
-        parts["pretraining"] = config.pretrained.sha256
+    if pretrained.sha256 is not None:
+        parts["pretraining"] = pretrained.sha256
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def pretrained_network(
-    config: Config, data: Dataset, *, device: torch.device, progress: Progress
+    *,
+    model: ModelConfig,
+    noise: NoiseConfig,
+    pretraining: PretrainingConfig,
+    pretrained: PretrainedConfig,
+    data: Dataset,
+    device: torch.device,
+    progress: Progress,
 ) -> tuple[nn.Module, bool]:
-    """Return the pretrained network: the one of `pretrained.path`, of the cache, or trained now.
+    """Return the full-step network: the one of `pretrained.path`, of the cache, or trained now.
 
     A damaged cache entry is trained again and replaced.
 
     Returns:
         The network on `device`, and whether it was there already.
     """
-    network = noise_network(config, data.shape).to(device)
-    if config.pretrained.path is not None:
-        from sft_rl.pretrained.loading import (
-            load_pretrained,  # here, since diffusers is slow to import
-        )
+    network = noise_network(model, noise, data.shape).to(device)
+    if pretrained.path is not None:
+        from sft_rl.pretrained.loading import load_pretrained  # here: diffusers is slow to import
 
-        load_pretrained(network, config)
+        load_pretrained(network, pretrained)
         return network, True
-    folder = cache_folder() / "pretrained" / cache_key(config, data)
+    key = cache_key(
+        model=model, noise=noise, pretraining=pretraining, pretrained=pretrained, data=data
+    )
+    folder = cache_folder() / "pretrained" / key
     if folder.exists():
         try:
             network.load_state_dict(load(folder).tensors["network"])
             return network, True
         except DamagedCheckpoint:
             pass
-    network = pretrain(config, data, device=device, progress=progress)
-    meta = {"config": config.model_dump(mode="json"), "version": sft_rl.__version__}
+    network = pretrain(model, noise, pretraining, data, device=device, progress=progress)
+    sections = {"model": model, "noise": noise, "pretraining": pretraining, "data": data.config}
+    meta = {
+        "config": {name: section.model_dump(mode="json") for name, section in sections.items()},
+        "version": sft_rl.__version__,
+    }
     save(folder, Checkpoint({"network": network.state_dict()}, meta))
     return network, False
 
 
 def pretrain(
-    config: Config, data: Dataset, *, device: torch.device, progress: Progress
+    model: ModelConfig,
+    noise: NoiseConfig,
+    options: PretrainingConfig,
+    data: Dataset,
+    *,
+    device: torch.device,
+    progress: Progress,
 ) -> nn.Module:
     """Train a noise-prediction network from scratch; return its averaged weights."""
-    options = config.pretraining
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(options.seed, "pretraining weights"))
-        network = noise_network(config, data.shape).to(device)
-    noise = NoiseSchedule.from_config(config.noise)
+        network = noise_network(model, noise, data.shape).to(device)
+    forward_process = NoiseSchedule.from_config(noise)
     source = generator(options.seed, "pretraining", device=device)
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer: torch.optim.Optimizer
@@ -106,11 +120,11 @@ def pretrain(
         factor = decay_factor(options.lr_decay, iteration / options.num_iterations)
         factor *= min((iteration + 1) / (options.warmup + 1), 1.0)
         optimizer.param_groups[0]["lr"] = options.learning_rate * factor
-        labels = random_labels(config.model.num_classes, options.batch_size, source)
+        labels = random_labels(model.num_classes, options.batch_size, source)
         loss = epsilon_matching_loss(
             network,
             data.batch(options.batch_size, source, labels),
-            noise=noise,
+            noise=forward_process,
             generator=source,
             num_times=options.num_times,
             continuous=options.continuous_time,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -14,24 +13,27 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
 import sft_rl
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
+from sft_rl.config.files import dump_config, load_resolved
 from sft_rl.errors import UserError
 from sft_rl.learning.learner import Learner
-from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.config.files import dump_config, load_config_file
+from sft_rl.runs.parts import network_of, policy_of
 from sft_rl.storage import checkpoint
 from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, TensorGroups
 from sft_rl.storage.events import EventLog
 from sft_rl.storage.files import replace_file, saving
 from sft_rl.storage.metrics_log import MetricsLog
 from sft_rl.types import Metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class RunFolder:
@@ -44,7 +46,7 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, config: Config, *, warn: Callable[[str], None] = warnings.warn
+        self, path: Path, config: ResolvedConfig, *, warn: Callable[[str], None] = warnings.warn
     ) -> None:
         self.path = path
         self.place = str(path)  # for people
@@ -65,7 +67,7 @@ class RunFolder:
         return (path / "config.yaml").is_file()
 
     @staticmethod
-    def create(path: Path, config: Config) -> RunFolder:
+    def create(path: Path, config: ResolvedConfig) -> RunFolder:
         """Make the folder of a new run.
 
         Raises:
@@ -106,7 +108,7 @@ class RunFolder:
         """
         if not RunFolder.holds_run(path):
             raise UserError(f"run: {path} holds no run (no config.yaml in it)")
-        return RunFolder(path, load_config_file(str(path / "config.yaml")))
+        return RunFolder(path, load_resolved(str(path / "config.yaml")))
 
     @contextmanager
     def lock(self, name: str = ".lock", *, patience_s: float = 0.0) -> Iterator[None]:
@@ -176,7 +178,7 @@ class RunFolder:
         for old in self._checkpoints()[: -self.config.training.keep_checkpoints]:
             shutil.rmtree(old)
 
-    def resume(self, config: Config) -> Checkpoint | None:
+    def resume(self, config: ResolvedConfig) -> Checkpoint | None:
         """Prepare to go on with an interrupted run; return its newest whole checkpoint.
 
         Rows of metrics.csv and events beyond the checkpoint are dropped: they will come again.
@@ -205,7 +207,7 @@ class RunFolder:
             shutil.rmtree(torn)
         return newest
 
-    def check_settings(self, config: Config) -> None:
+    def check_settings(self, config: ResolvedConfig) -> None:
         """Refuse to go on with settings that would give another result.
 
         Raises:
@@ -217,7 +219,7 @@ class RunFolder:
                 f"--resume: {self.place} was started with other settings: {'; '.join(changed)}"
             )
 
-    def is_finished(self, config: Config) -> bool:
+    def is_finished(self, config: ResolvedConfig) -> bool:
         """Whether the run has come to its end, and `config` asks for no more iterations."""
         more = config.training.num_iterations > self.config.training.num_iterations
         return (self.path / "summary.json").exists() and not more
@@ -248,8 +250,8 @@ class RunFolder:
         raise UserError(f"run: {self.place} has no checkpoint yet")
 
     def _check_same_model(self, loaded: Checkpoint, folder: Path) -> None:
-        theirs = Config.model_validate(loaded.meta["config"])  # fills in newer settings
-        for section in ("data", "noise", "model", "sampler"):
+        theirs = ResolvedConfig.model_validate(loaded.meta["config"])  # fills in newer settings
+        for section in ("samples", "noise", "model", "sampler"):
             their_own, ours = getattr(theirs, section), getattr(self.config, section)
             if their_own != ours:
                 raise UserError(
@@ -257,17 +259,34 @@ class RunFolder:
                     f"{section} is {their_own}, the run's is {ours}"
                 )
 
-    def result(self, shape: tuple[int, ...]) -> tuple[DenoisingPolicy, TensorGroups]:
-        """Load the policy a run gave, frozen, and all tensors of the checkpoint it is in."""
+    def result(self, own: nn.Module | None = None) -> tuple[DenoisingPolicy, TensorGroups]:
+        """Load the policy a run gave, frozen, and all tensors of the checkpoint it is in.
+
+        Args:
+            own: The network, of a run that had one from Python; only its kind counts.
+        """
         tensors, config = self.latest().tensors, self.config
-        policy = DenoisingPolicy.from_config(config, noise_network(config, shape), shape)
+        policy = policy_of(config, network_of(config, own))
         averaged = "average" if config.policy.ema_decay > 0 else "policy"
         policy.load_state_dict(tensors["best" if config.training.select_best else averaged])
         return policy.requires_grad_(False), tensors
 
     def read_summary(self) -> dict[str, Any]:
-        """Read summary.json back."""
-        return dict(json.loads((self.path / "summary.json").read_text()))
+        """Read summary.json back.
+
+        Raises:
+            UserError: If the run has not come to its end.
+        """
+        try:
+            return dict(json.loads((self.path / "summary.json").read_text()))
+        except FileNotFoundError as error:
+            raise UserError(f"run: {self.place} has not come to its end, go on with it") from error
+
+    def read_metrics(self) -> pd.DataFrame:
+        """Read metrics.csv: one row an iteration."""
+        import pandas as pd  # here, since it is slow to import
+
+        return pd.read_csv(self.path / "metrics.csv")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which scripts read."""
@@ -296,16 +315,23 @@ def _locked(stream: IO[str]) -> bool:
 
 
 FREE_TO_CHANGE = (
+    "data.path",  # what is there is compared by its hash, and so for the next
     "description",
     "learner.launcher",
     "learner.max_failures",
     "learner.num_cpus",
     "learner.num_gpus",
+    "metrics.inception_path",
+    "model.channels_last",
+    "pretrained.path",
+    "pretrained.variant",
     "ray.",
     "rollout.num_workers",
     "rollout.num_cpus_per_worker",
     "rollout.num_gpus_per_worker",
+    "rollout.placement",
     "rollout.timeout_s",
+    "training.checkpoint_every",
     "training.keep_checkpoints",
 )
 """Settings that do not change a result, so that a resumed run may have others."""
@@ -316,7 +342,9 @@ def _changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") ->
     changed: list[str] = []
     for name, old in before.items():
         key, new = prefix + name, after[name]
-        if isinstance(old, dict) and prefix == "" and isinstance(new, dict):
+        if key == "samples":
+            changed += [] if old == new else ["the data are others"]
+        elif isinstance(old, dict) and prefix == "" and isinstance(new, dict):
             changed += _changes(old, new, f"{key}.")
         elif old != new and not key.startswith(FREE_TO_CHANGE):
             more = key == "training.num_iterations" and new > old
@@ -333,12 +361,3 @@ def free_run_path(preset: str, num_steps: int, seed: int) -> Path:
         count += 1
         path = base.with_name(f"{base.name}-{count}")
     return path
-
-
-def parameters_sha256(module: nn.Module) -> str:
-    """Hash of a module's parameters: names, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -16,7 +16,7 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from sft_rl.errors import UserError
 from sft_rl.storage.files import saving, sync, write_synced
@@ -104,6 +104,15 @@ def load(folder: Path) -> Checkpoint:
         raise DamagedCheckpoint(
             f"checkpoint: {folder} is not whole: {type(error).__name__} {error}"
         ) from error
+
+
+def parameters_sha256(module: nn.Module) -> str:
+    """Hash of a module's parameters: names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _replace_folder(source: Path, target: Path) -> None:

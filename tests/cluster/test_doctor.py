@@ -81,8 +81,9 @@ def test_a_cluster_is_looked_at_from_inside(ray_cluster, sft_rl):
 
 
 @pytest.mark.ray
-def test_a_cluster_that_is_not_there_would_stop_a_job(sft_rl):
-    done = sft_rl("doctor", "--address", "http://127.0.0.1:1")
+@pytest.mark.parametrize("variable", ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"])
+def test_a_cluster_that_is_not_there_would_stop_a_job(sft_rl, variable):
+    done = sft_rl("doctor", **{"RAY_API_SERVER_ADDRESS": "", variable: "http://127.0.0.1:1"})
     assert done.returncode == 1
     assert "Connection refused" in done.stdout
 

@@ -50,9 +50,9 @@ def manifest(target: str, settings: ClusterSettings = SETTINGS) -> dict[str, Any
     return yaml.safe_load(render(settings, target))
 
 
-def with_workers(**changes: Any) -> ClusterSettings:
-    workers = SETTINGS.workers.model_copy(update=changes)
-    return SETTINGS.model_copy(update={"workers": workers})
+def changed(section: str, **changes: Any) -> ClusterSettings:
+    part = getattr(SETTINGS, section).model_copy(update=changes)
+    return SETTINGS.model_copy(update={section: part})
 
 
 def cluster_spec(target: str, settings: ClusterSettings = SETTINGS) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def cluster_spec(target: str, settings: ClusterSettings = SETTINGS) -> dict[str,
 @pytest.mark.parametrize("target", CRD_OF)
 @pytest.mark.parametrize("changes", [{}, {"gpus": 0}, {"min": 4}])
 def test_the_operator_knows_every_field(validators, target, changes):
-    validators[target].validate(manifest(target, with_workers(**changes)))
+    validators[target].validate(manifest(target, changed("workers", **changes)))
 
 
 @needs_crds
@@ -73,13 +73,8 @@ def test_the_operator_knows_every_field(validators, target, changes):
     "path",
     [
         "authOptions",
-        "authOptions.secretName",
         "autoscalerOptions.idleTimeoutSeconds",
         "headGroupSpec.template.spec.restartPolicy",
-        "workerGroupSpecs.0.maxReplicas",
-        "workerGroupSpecs.0.template.spec.tolerations.0.operator",
-        "workerGroupSpecs.0.template.spec.containers.0.volumeMounts.0.mountPath",
-        "workerGroupSpecs.0.template.spec.volumes.0.persistentVolumeClaim.claimName",
         "workerGroupSpecs.0.template.spec.containers.0.securityContext.capabilities.drop",
     ],
 )
@@ -96,16 +91,29 @@ def test_a_misspelt_field_fails(validators, target, path):
 
 @needs_crds
 def test_the_claim_is_a_valid_claim(validators):
-    volume = validators["kuberay-cluster"].schema["properties"]["spec"]["properties"][
-        "headGroupSpec"
-    ]
+    node = validators["kuberay-cluster"].schema["properties"]["spec"]["properties"]["headGroupSpec"]
     for part in ("template", "spec", "volumes"):
-        volume = volume["properties"][part]
-    ephemeral = volume["items"]["properties"]["ephemeral"]["properties"]["volumeClaimTemplate"]
-    claim = manifest("kuberay-storage")
-    Draft202012Validator(ephemeral["properties"]["spec"]).validate(claim["spec"])
-    assert claim["spec"]["resources"]["requests"]["storage"] == "200Gi"
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+        node = node["properties"][part]
+    volume = node["items"]["properties"]["ephemeral"]["properties"]["volumeClaimTemplate"]
+    claim = manifest("kuberay-storage", changed("kuberay", storage_class="fast"))
+    Draft202012Validator(volume["properties"]["spec"]).validate(claim["spec"])
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "200Gi"}},
+        "storageClassName": "fast",
+    }
+
+
+@needs_crds
+@pytest.mark.parametrize("target", CRD_OF)
+def test_words_that_yaml_takes_for_something_else_stay_words(validators, target):
+    kuberay = {"namespace": "on", "storage_claim": "no", "token_secret": "null"}
+    kuberay |= {"node_selector": {"example.com/a": "true", "y": "1e3"}}
+    words = {"name": "yes", "image": "1:30", "kuberay": changed("kuberay", **kuberay).kuberay}
+    whole = manifest(target, SETTINGS.model_copy(update=words))
+    validators[target].validate(whole)
+    labels = {"app.kubernetes.io/part-of": "yes"}
+    assert whole["metadata"] == {"name": "yes", "namespace": "on", "labels": labels}
 
 
 @pytest.mark.parametrize("target", CRD_OF)
@@ -135,26 +143,27 @@ def test_gpus_are_asked_for_by_workers_only(target):
     assert worker["containers"][0]["resources"]["requests"] == limits
     assert worker["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert "nvidia" not in str(head)
-    assert "nvidia" not in str(cluster_spec(target, with_workers(gpus=0)))
+    assert "nvidia" not in str(cluster_spec(target, changed("workers", gpus=0)))
 
 
 def test_the_autoscaler_has_limits_or_is_off():
     spec = cluster_spec("kuberay-cluster")
     assert spec["enableInTreeAutoscaling"] is True
-    assert (
-        spec["workerGroupSpecs"][0]["minReplicas"],
-        spec["workerGroupSpecs"][0]["maxReplicas"],
-    ) == (0, 4)
-    fixed = cluster_spec("kuberay-cluster", with_workers(min=4))
+    workers = spec["workerGroupSpecs"][0]
+    assert (workers["minReplicas"], workers["maxReplicas"]) == (0, 4)
+    fixed = cluster_spec("kuberay-cluster", changed("workers", min=4))
     assert fixed["enableInTreeAutoscaling"] is False
     assert "autoscalerOptions" not in fixed
 
 
-def test_the_dashboard_is_on_loopback_by_default():
+@pytest.mark.parametrize("works", [False, True])
+def test_the_head_coordinates_on_loopback_by_default(works):
     default = ClusterSettings.model_fields["dashboard_host"].default
-    settings = SETTINGS.model_copy(update={"dashboard_host": default})
+    settings = changed("head", schedule_work=works).model_copy(update={"dashboard_host": default})
     params = cluster_spec("kuberay-cluster", settings)["headGroupSpec"]["rayStartParams"]
-    assert params["dashboard-host"] == "127.0.0.1"
+    kept_free = {} if works else {"num-cpus": "0"}
+    common = {"dashboard-host": "127.0.0.1", "disable-usage-stats": "true"}
+    assert params == common | kept_free
 
 
 def test_the_job_is_quoted_and_cleans_up():

@@ -1,5 +1,6 @@
 """Class-conditional models: labels from the env to networks, samples, files and pipelines."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,20 @@ from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DMode
 from gymnasium.utils.env_checker import check_env
 
 from envs import DenoisingEnv, DenoisingVectorEnv
-from sft_rl.algorithms import build_algorithm
 from sft_rl.cli import main
-from sft_rl.config import Config
+from sft_rl.config import CriticConfig
 from sft_rl.config.files import load_config
 from sft_rl.data.images import load_images
 from sft_rl.errors import UserError
 from sft_rl.export.class_pipeline import ClassConditionalPipeline
-from sft_rl.jobs.build import build_networks, build_runner, check_data
-from sft_rl.learning.learner import Learner
+from sft_rl.jobs.build import build_runner
 from sft_rl.learning.monitors import critic_slope, drift
-from sft_rl.networks import critic_network, noise_network
+from sft_rl.networks import critic_network
 from sft_rl.policy import to_arrays
-from sft_rl.pretrained.training import pretrain, with_pretrained
+from sft_rl.pretrained.training import pretrain
 from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.parts import learner_of, network_of, networks_of
+from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 
 DIGITS = (1, 8, 8)
@@ -78,11 +79,9 @@ def test_row_i_has_the_label_of_the_scalar_env_and_labels_are_uniform():
         DenoisingEnv(**options, observation="flat")
 
 
-def test_a_critic_knows_samples_by_their_label(tiny_unet: dict[str, object]):
-    model = {"kind": "unet", "unet": {**tiny_unet, "num_class_embeds": 3}}
+def test_a_critic_knows_samples_by_their_label():
     for kind in ({"kind": "conv"}, {"kind": "conv", "regulariser": "spectral_norm"}):
-        config = Config.model_validate({"model": model, "critic": {**kind, "width": 8}})
-        critic = critic_network(config, DIGITS)
+        critic = critic_network(CriticConfig(**kind, width=8), DIGITS, num_classes=3)
         x = torch.randn(1, *DIGITS).expand(3, *DIGITS)
         assert len(critic(x, torch.arange(3)).unique()) == 3
 
@@ -91,15 +90,14 @@ def test_a_critic_knows_samples_by_their_label(tiny_unet: dict[str, object]):
 def test_labels_go_through_an_iteration(by_class: list[str], algorithm: str):
     """The likelihood ratio is 1 on the first pass only if the learner scores the same labels."""
     settings = [f"algorithm={algorithm}", "ppo.kl_weight=0.1", "value.kind=step_scaled"]
-    config = load_config("digits", [*by_class, *settings])
-    data = load_images(config.data)
+    config, data = resolve(load_config("digits", [*by_class, *settings]))
     torch.manual_seed(0)
-    networks = build_networks(config, noise_network(config, DIGITS), DIGITS)
-    learner = Learner(networks, build_algorithm(config), data=data, config=config)
-    runner = build_runner(config, DIGITS)
+    networks = networks_of(config, network_of(config))
+    learner = learner_of(config, networks, data)
+    runner = build_runner(config)
     runner.load(0, to_arrays(networks.policy))
     drawn = [runner.collect(0, shard) for shard in (0, 1)]
-    again = build_runner(config, DIGITS)
+    again = build_runner(config)
     again.load(0, to_arrays(networks.policy))
     assert torch.equal(again.collect(0, 1).labels, drawn[1].labels)
     batch = Trajectories.from_numpy(Trajectories.concatenate(drawn).to_numpy())
@@ -116,16 +114,20 @@ def test_real_images_come_by_label():
     data = load_images(load_config("digits", ["data.flip=true"]).data)
     labels = torch.tensor([7, 0, 7, 9, 3])
     images = data.batch(5, torch.Generator().manual_seed(0), labels)
-    known = torch.cat([data.to_model(data.train), data.to_model(data.train).flip(-1)])
+    known = torch.cat([train := data.units.to_model(data.train), train.flip(-1)])
     row = (images[:, None] == known[None]).flatten(2).all(2).int().argmax(1)
     assert torch.equal(data.labels.repeat(2)[row], labels)
 
 
 def test_pretraining_learns_from_labels(by_class: list[str]):
     config = load_config("digits", [*by_class, "pretraining.num_iterations=3"])
-    device = torch.device("cpu")
     network = pretrain(
-        config, load_images(config.data), device=device, progress=lambda done, total, metrics: None
+        config.model,
+        config.noise,
+        config.pretraining,
+        load_images(config.data),
+        device=torch.device("cpu"),
+        progress=lambda done, total, metrics: None,
     )
     start = network.unet.class_embedding.weight
     assert (start.abs().sum(1) > 0).all()
@@ -147,7 +149,7 @@ def test_samples_of_a_class_and_of_any(run: Path, tmp_path: Path, capsys: Any):
     out = str(tmp_path / "e.npy")
     assert main(["sample", str(run), "--num", "1", "--out", out, "--label", "10"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("sft-rl: --label: got 10") and line.endswith("has classes 0 to 9")
+    assert line.startswith("sft-rl: label: got 10") and line.endswith("has classes 0 to 9")
 
 
 def pipeline_images(pipeline: DiffusionPipeline, labels: Any) -> np.ndarray:
@@ -159,7 +161,7 @@ def pipeline_images(pipeline: DiffusionPipeline, labels: Any) -> np.ndarray:
 def test_the_pipeline_is_the_runs_own_sampler_bit_for_bit(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    policy, _ = RunFolder.open(run).result(DIGITS)
+    policy, _ = RunFolder.open(run).result()
 
     def drawn(labels: torch.Tensor | None) -> np.ndarray:
         samples = policy.eval().sample(6, torch.Generator().manual_seed(5), labels)
@@ -187,10 +189,10 @@ def test_a_conditional_model_of_diffusers_gives_its_outputs(tmp_path: Path, writ
     x, t = torch.randn(2, *DIGITS), torch.tensor(7.0)
     for kind in (None, "timestep"):
         model = write_model(tmp_path / str(kind), num_class_embeds=10, class_embed_type=kind)
-        config = load_config("digits", [f"pretrained.path={tmp_path / str(kind)}"])
-        config = with_pretrained(config)
+        settings = [f"pretrained.path={tmp_path / str(kind)}", "sampler.start_time=10"]
+        config, _ = resolve(load_config("digits", settings))
         assert config.model.num_classes == 10
-        network = noise_network(config, DIGITS)
+        network = network_of(config)
         network.unet.load_state_dict(model.state_dict())
         torch.testing.assert_close(network(x, t, labels), model(x, t, class_labels=labels).sample)
 
@@ -206,14 +208,13 @@ def test_a_conditional_model_of_diffusers_gives_its_outputs(tmp_path: Path, writ
 def test_labels_that_do_not_fit_are_one_line(
     tiny_unet: dict[str, object], data: str, classes: object, words: str
 ):
-    config = load_config("digits")
-    unet = {**tiny_unet, "num_class_embeds": classes}
-    model = config.model.model_copy(update={"unet": unet})
+    unet = json.dumps({**tiny_unet, "num_class_embeds": classes})
+    config = load_config("digits", [f"model.unet={unet}", "metrics.distance=sliced_wasserstein"])
     dataset = load_images(config.data)
     if data == "images":
         object.__setattr__(dataset, "labels", None)
     with pytest.raises(UserError) as error:
-        check_data(config.model_copy(update={"model": model}), dataset)
+        resolve(config, data=dataset)
     assert str(error.value).startswith("model.unet") and words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -221,7 +222,7 @@ def test_labels_that_do_not_fit_are_one_line(
 def test_a_critic_without_labels_is_refused(by_class: list[str]):
     config = load_config("digits", [*by_class, "critic.objective=mmd"])
     with pytest.raises(UserError, match=r"critic\.objective: 'mmd' does not look at the labels"):
-        check_data(config, load_images(config.data))
+        resolve(config)
 
 
 def test_the_env_takes_a_pretrained_path(tmp_path: Path, write_model: Any, by_class: list[str]):

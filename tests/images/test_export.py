@@ -14,9 +14,10 @@ from sft_rl.cli import main
 from sft_rl.config import Config
 from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.export.pipeline import to_diffusers
-from sft_rl.networks import noise_network
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.parts import network_of, policy_of
+from sft_rl.runs.resolve import resolve
 
 NUM = 6
 WITHOUT_US = """
@@ -45,7 +46,7 @@ def pipeline_images(pipeline: DiffusionPipeline) -> np.ndarray:
 def test_with_this_package_the_samples_are_equal_bit_for_bit(digits_run: Path, tmp_path: Path):
     out = tmp_path / "pipeline"
     assert main(["export", str(digits_run), "--out", str(out), "--no-code"]) == 0
-    policy, _ = RunFolder.open(digits_run).result((1, 8, 8))
+    policy, _ = RunFolder.open(digits_run).result()
     pipeline = DiffusionPipeline.from_pretrained(out)
     assert isinstance(pipeline.scheduler, FewStepScheduler)
     assert np.array_equal(pipeline_images(pipeline), drawn(policy))
@@ -55,7 +56,7 @@ def test_with_this_package_the_samples_are_equal_bit_for_bit(digits_run: Path, t
 def test_without_this_package_too(digits_run: Path, tmp_path: Path):
     out, file = tmp_path / "pipeline", tmp_path / "images.npy"
     assert main(["export", str(digits_run), "--out", str(out)]) == 0
-    policy, _ = RunFolder.open(digits_run).result((1, 8, 8))
+    policy, _ = RunFolder.open(digits_run).result()
     command = [sys.executable, "-c", WITHOUT_US, str(out), str(file)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -64,10 +65,11 @@ def test_without_this_package_too(digits_run: Path, tmp_path: Path):
 
 def test_a_model_that_predicts_v_is_exported_bit_for_bit(tiny_unet: dict[str, object]):
     model = {"kind": "unet", "unet": tiny_unet, "prediction": "v_prediction"}
-    config = Config.model_validate({"model": model, "sampler": {"num_steps": 3, "eta": 0.5}})
+    tree = {"data": {"name": "digits"}, "model": model, "sampler": {"num_steps": 3, "eta": 0.5}}
+    networks = {"critic": {"kind": "conv"}, "value": {"kind": "conv"}}
+    config, _ = resolve(Config.model_validate({**tree, **networks}))
     torch.manual_seed(0)
-    shape = (1, 8, 8)
-    policy = DenoisingPolicy.from_config(config, noise_network(config, shape), shape)
+    policy = policy_of(config, network_of(config))
     unet, scheduler = to_diffusers(policy)
     again = FewStepScheduler.from_config(json.loads(scheduler.to_json_string()))
     images = pipeline_images(DDPMPipeline(unet, again))

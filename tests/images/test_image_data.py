@@ -38,9 +38,9 @@ def test_the_digits_are_split_and_scaled():
     batch = data.batch(500, torch.Generator().manual_seed(0))
     assert batch.min() == -1.0
     assert batch.max() == 1.0
-    restored = data.to_units(data.to_model(data.train))
+    restored = data.units.to_data(data.units.to_model(data.train))
     assert np.array_equal(restored, data.train.numpy())
-    assert data.to_units(torch.tensor([[[[-3.0, 3.0]]]])).tolist() == [[[[0, 16]]]]
+    assert data.units.to_data(torch.tensor([[[[-3.0, 3.0]]]])).tolist() == [[[[0, 16]]]]
 
 
 def test_another_seed_splits_otherwise_and_has_another_fingerprint():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sft_rl.config import Config
+from sft_rl.config import Config, MetricsConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
@@ -69,13 +69,13 @@ def test_precision_and_recall_of_a_part_and_of_strays():
 @pytest.fixture(scope="module")
 def evaluator(_own_machine_room: None) -> Evaluator:
     config = load_config("digits", ["metrics.num_samples=500"])
-    return Evaluator(load_dataset(config.data), config)
+    return Evaluator(load_dataset(config.data), config.metrics)
 
 
 def test_the_classifier_knows_digits_and_stays_in_the_cache(evaluator: Evaluator):
     protocol = evaluator.protocol
     assert protocol["classifier_accuracy"] > 0.95
-    again = Evaluator(evaluator.data, load_config("digits", ["metrics.num_samples=500"]))
+    again = Evaluator(evaluator.data, MetricsConfig(num_samples=500))
     assert again.protocol == protocol
     train = evaluator.data.train_in_units(500)
     assert again.distance(train) == evaluator.distance(train)
@@ -102,14 +102,14 @@ def test_copies_are_found_and_new_images_are_not(evaluator: Evaluator):
 def test_frechet_needs_labelled_images():
     config = Config.model_validate({"metrics": {"distance": "frechet"}})
     with pytest.raises(UserError, match="is for images"):
-        Evaluator(load_dataset(config.data), config)
+        Evaluator(load_dataset(config.data), config.metrics)
 
 
 def test_fid_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refused(*settings: str) -> str:
         config = load_config("digits", settings)
         with pytest.raises(UserError) as error:
-            Evaluator(load_dataset(config.data), config)
+            Evaluator(load_dataset(config.data), config.metrics)
         return str(error.value)
 
     assert "get weights-inception" in refused("metrics.distance=fid")

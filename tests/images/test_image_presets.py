@@ -1,5 +1,6 @@
 """The presets of the paper's images: their networks, their data, and a whole tiny run."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from PIL import Image
 
 from sft_rl.cli import main
 from sft_rl.config.files import load_config
-from sft_rl.jobs.dry_run import activation_bytes, dry_run
-from sft_rl.networks import noise_network
-from sft_rl.policy import DenoisingPolicy
+from sft_rl.data import dataset_of
+from sft_rl.jobs.commands import dry_run
+from sft_rl.jobs.dry_run import activation_bytes
+from sft_rl.runs.parts import network_of, policy_of
+from sft_rl.runs.resolve import resolve
 
 TINY = (
     "training.num_iterations=2",
@@ -32,32 +35,36 @@ TINY = (
 )
 
 
+def needs(preset: str, *settings: str) -> dict[str, str]:
+    """What a dry run says, of images that are there."""
+    config = load_config(preset, settings)
+    images = np.random.default_rng(0).integers(0, 255, (8, *config.data.image_shape), np.uint8)
+    return dry_run(config, data=dataset_of(images, config.data))
+
+
 @pytest.mark.parametrize(
     ("preset", "parameters"), [("cifar10_paper", 35_746_307), ("celeba64_paper", 78_700_803)]
 )
 def test_the_papers_networks_have_the_published_sizes(preset: str, parameters: int):
-    assert dry_run(load_config(preset))["parameters, policy"] == f"{parameters:,}"
+    assert needs(preset)["parameters, policy"] == f"{parameters:,}"
 
 
 def test_an_iteration_of_cifar_size_fits_in_12_gib():
     for preset in ("cifar10", "cifar10_paper"):
-        needed = dry_run(load_config(preset))["memory, all"]
+        needed = needs(preset)["memory, all"]
         assert float(needed.removesuffix(" GiB")) < 12
 
 
 def test_micro_batches_make_a_policy_gradient_of_cifar_size_fit_in_12_gib():
     settings = ["algorithm=sft_pg", "training.batch_size=128", "training.micro_batch_size=128"]
-    needs = dry_run(load_config("cifar10", settings))  # T = 10
-    assert needs["network calls kept for a policy step"] == "1 of 128 latents"
-    assert float(needs["memory, all"].removesuffix(" GiB")) < 12
+    needed = needs("cifar10", *settings)  # T = 10
+    assert needed["network calls kept for a policy step"] == "1 of 128 latents"
+    assert float(needed["memory, all"].removesuffix(" GiB")) < 12
 
 
 def test_activations_are_counted_in_the_bytes_that_autograd_keeps(tiny_unet: dict[str, object]):
     settings = ["model.kind=unet", "sampler.num_steps=2"]
-    config = load_config("digits", settings)
-    config = config.model_copy(
-        update={"model": config.model.model_copy(update={"unet": tiny_unet})}
-    )
+    config, _ = resolve(load_config("digits", [*settings, f"model.unet={json.dumps(tiny_unet)}"]))
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,13 +73,13 @@ def test_activations_are_counted_in_the_bytes_that_autograd_keeps(tiny_unet: dic
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    network = noise_network(config, (1, 8, 8))
+    network = network_of(config)
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = network(torch.zeros(6, 1, 8, 8), torch.zeros(6))
     assert output.requires_grad
     with torch.device("meta"):
-        policy = DenoisingPolicy.from_config(config, noise_network(config, (1, 8, 8)), (1, 8, 8))
+        policy = policy_of(config, network_of(config))
     counted = activation_bytes(policy, 6)
     assert counted == pytest.approx(sum(kept.values()), rel=0.1)
 
@@ -81,11 +88,13 @@ def test_a_dry_run_says_what_is_needed_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "cifar10", "training.batch_size=64", "--dry-run"]) == 0
+    write_images(tmp_path / "images", "cifar10")
+    own = ("data.path=images", "training.batch_size=64")
+    assert main(["train", "cifar10", *own, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     for words in ("3x32x32", "35,746,3", "2 x 64", "memory, all"):
         assert words in shown
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["images"]
 
 
 def write_model(folder: Path, size: int, unet: dict[str, object]) -> None:

@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sft_rl.cli import main
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
-from sft_rl.data.images import load_images
+from sft_rl.data import Dataset
 from sft_rl.errors import UserError
 from sft_rl.networks import NoiseFromVelocity
-from sft_rl.pretrained.loading import resolve_pretrained
-from sft_rl.pretrained.training import pretrained_network
 from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.parts import full_step_network
+from sft_rl.runs.resolve import resolve
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -123,18 +123,17 @@ class OriginalUNet(nn.Module):
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
-def config_of(path: Path, *settings: str) -> Config:
-    return resolve_pretrained(load_config("digits", [f"pretrained.path={path}", *settings]))
+def resolved(path: Path, *settings: str) -> tuple[ResolvedConfig, Dataset]:
+    short = "sampler.start_time=10"
+    return resolve(load_config("digits", [f"pretrained.path={path}", short, *settings]))
+
+
+def config_of(path: Path, *settings: str) -> ResolvedConfig:
+    return resolved(path, *settings)[0]
 
 
 def network_of(path: Path, *settings: str) -> nn.Module:
-    config = config_of(path, *settings)
-    network, there = pretrained_network(
-        config,
-        load_images(config.data),
-        device=torch.device("cpu"),
-        progress=lambda done, total, metrics: None,
-    )
+    network, there = full_step_network(*resolved(path, *settings))
     assert there
     return network
 

@@ -8,10 +8,9 @@ import torch
 
 from sft_rl.config import RayConfig, RolloutConfig
 from sft_rl.config.files import load_config
-from sft_rl.data import load_dataset
 from sft_rl.distributed.session import RaySession
-from sft_rl.jobs.build import build_networks
-from sft_rl.pretrained.training import pretrained_network
+from sft_rl.runs.parts import full_step_network, policy_of
+from sft_rl.runs.resolve import resolve
 
 SETTINGS = sys.argv[1:]
 NUM_ENVS, NUM_STEPS = 8, 4
@@ -75,12 +74,8 @@ def main() -> None:
         module_class=SamplerModule, model_config={"preset": "swiss_roll", "settings": SETTINGS}
     )
     algorithm = build("next_latent", "dict", sampler, batched=True)
-    config = load_config("swiss_roll", SETTINGS)
-    data = load_dataset(config.data)
-    network, _ = pretrained_network(
-        config, data, device=torch.device("cpu"), progress=lambda done, total, metrics: None
-    )
-    policy = build_networks(config, network, data.shape).policy
+    config, data = resolve(load_config("swiss_roll", SETTINGS))
+    policy = policy_of(config, full_step_network(config, data)[0])
     latents, k = torch.randn(4, 2), torch.arange(4)
     out = algorithm.get_module().forward_exploration({"obs": {"latent": latents, "step_index": k}})
     mean, log_std = out["action_dist_inputs"].chunk(2, dim=-1)

@@ -1,19 +1,28 @@
 """What a trial does before it trains: it takes the shared model, or one of its own."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from sft_rl.config import Config
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.resolve import resolve
 from sft_rl.types import Metrics
-from tuning.trial import _full_step_model, resolved, share_pretrained
+from tuning.search import Search
+from tuning.space import parse_space
+from tuning.trial import full_step_model, share_pretrained
+
+
+def search_over(preset: str, settings: Sequence[str]) -> Search:
+    space = parse_space("rates", {"space": {"policy.learning_rate": {"loguniform": [1e-5, 1e-3]}}})
+    return Search(preset, tuple(settings), space, num_trials=1, seed=0)
 
 
 class Silent:
@@ -31,15 +40,18 @@ class Silent:
 
 
 def test_the_model_is_loaded_once_for_all_trials(
-    tmp_path: Path, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_config: Callable[..., ResolvedConfig],
+    tiny_settings: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     config, observer = tiny_config(), Silent()
-    shared = share_pretrained(config, observer)
+    shared = share_pretrained(search_over(config.preset, tiny_settings), observer)
     monkeypatch.setenv("SFT_RL_CACHE", str(tmp_path))  # as on a node that has never seen it
     observer = Silent()
     data = load_dataset(config.data)
-    evaluator = Evaluator(data, config)
-    network, full_step = _full_step_model(config, data, shared, evaluator, observer)
+    evaluator = Evaluator(data, config.metrics)
+    network, full_step = full_step_model(RunFolder(tmp_path, config), shared, evaluator, observer)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, torch.as_tensor(shared["weights"][name]))
     assert full_step == shared["full_step"]
@@ -47,7 +59,7 @@ def test_the_model_is_loaded_once_for_all_trials(
     assert list(tmp_path.iterdir()) == []
 
     other = tiny_config("model.width=24")
-    _full_step_model(other, data, shared, evaluator, observer)
+    full_step_model(RunFolder(tmp_path, other), shared, evaluator, observer)
     assert observer.steps > 0
     assert list(tmp_path.iterdir()) != []
 
@@ -61,15 +73,18 @@ def test_a_model_at_a_path_is_read_in_the_driver_alone(
     DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=15)).save_pretrained(tmp_path / "model")
     settings = [s for s in tiny_digits if not s.startswith(("model.", "noise."))]
     settings += [f"pretrained.path={tmp_path / 'model'}", "metrics.distance=sliced_wasserstein"]
-    shared = share_pretrained(load_config("digits", settings), Silent())
+    settings += ["sampler.start_time=10"]
+    shared = share_pretrained(search_over("digits", settings), Silent())
     shutil.rmtree(tmp_path / "model")  # as on a node that has no such folder
 
-    config = resolved(load_config("digits", [*settings, "model.channels_last=true"]), shared)
+    own = [*settings, "model.channels_last=true"]
+    config, _ = resolve(load_config("digits", own), pretrained=shared["sections"])
     assert config.model.num_classes == 10
     assert config.model.channels_last
     assert config.noise.num_train_timesteps == 15
-    config = resolved(load_config("digits", settings), shared)
-    data = load_dataset(config.data)
-    network, _ = _full_step_model(config, data, shared, Evaluator(data, config), Silent())
+    config, data = resolve(load_config("digits", settings), pretrained=shared["sections"])
+    network, _ = full_step_model(
+        RunFolder(tmp_path, config), shared, Evaluator(data, config.metrics), Silent()
+    )
     for name, tensor in unet.state_dict().items():
         assert torch.equal(network.unet.state_dict()[name], tensor)

@@ -1,0 +1,99 @@
+"""The sampler that a run gave: it draws in the data's units, wherever its folder is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from sft_rl.data.units import Array, Units
+from sft_rl.errors import UserError
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.parts import resolve_device
+from sft_rl.runs.remote import open_run
+from sft_rl.seeding import generator
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A few-step sampler with the units of its data.
+
+    Attributes:
+        policy: The chain of denoising steps, frozen.
+        units: From model units to the data's own.
+    """
+
+    policy: DenoisingPolicy
+    units: Units
+
+    @property
+    def num_steps(self) -> int:
+        """Number of denoising steps T, and so of network calls a sample."""
+        return self.policy.num_steps
+
+    def sample(self, num: int, *, seed: int = 0, label: int | None = None) -> Array:
+        """Draw samples in the data's units.
+
+        Args:
+            num: How many.
+            seed: Seed of noise and labels; the same seed gives the same samples.
+            label: Class of all samples; None draws classes, if the model has any.
+
+        Returns:
+            Shape (num, *shape); float32, of images uint8.
+
+        Raises:
+            UserError: If the number is not positive or the model has no such class.
+        """
+        if num < 1:
+            raise UserError(f"num: must be at least 1, got {num}")
+        policy, labels = self.policy, None
+        if label is not None:
+            if not 0 <= label < policy.num_classes:
+                has = f"classes 0 to {policy.num_classes - 1}" if policy.num_classes else "none"
+                raise UserError(f"label: got {label}, the model has {has}")
+            labels = torch.full((num,), label, device=policy.device)
+        source = generator(seed, "user", device=policy.device)
+        return self.units.to_data(policy.sample(num, source, labels))
+
+    def to_diffusers(self) -> DiffusionPipeline:
+        """Return the sampler as a pipeline of diffusers, in this process.
+
+        `sft-rl export` writes one into a folder.
+
+        Raises:
+            UserError: If its network is no U-Net of diffusers.
+        """
+        from sft_rl.export.pipeline import to_pipeline  # here, since diffusers is slow to import
+
+        return to_pipeline(self.policy)
+
+
+def load_sampler(place: str | Path, *, network: nn.Module | None = None) -> Sampler:
+    """Load the sampler that a run gave; its data are not needed.
+
+    Args:
+        place: The run's folder, a path or URL.
+        network: A network of the kind that the run had from Python, if it had.
+
+    Raises:
+        UserError: If there is no run, or it has saved nothing yet.
+    """
+    return sampler_of(open_run(place), network)
+
+
+def sampler_of(store: RunFolder, network: nn.Module | None = None) -> Sampler:
+    """Load the sampler of an open run; see :func:`load_sampler`."""
+    policy, _ = store.result(network)
+    try:
+        device = resolve_device(store.config.device)
+    except UserError:  # of another machine
+        device = resolve_device("auto")
+    return Sampler(policy.to(device).eval(), Units(store.config.samples))

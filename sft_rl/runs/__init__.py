@@ -1,0 +1,1 @@
+"""A run's folder, on a disk or at a URL."""

@@ -1,0 +1,208 @@
+"""From a resolved configuration to the parts of a run."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from sft_rl.algorithms import Algorithm, Networks, algorithm_class
+from sft_rl.config import Config, ResolvedConfig
+from sft_rl.config.extensions import is_reference, own_options
+from sft_rl.critics import Critic, NetworkCritic, Reward, build_critic, reward_function
+from sft_rl.critics.function import FunctionCritic
+from sft_rl.data import Dataset
+from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.diffusion.schedule import step_schedule
+from sft_rl.errors import UserError
+from sft_rl.learning.learner import Learner, Optimisation
+from sft_rl.learning.team import Team
+from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.networks import OwnNetwork, noise_network, value_network
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.pretrained.full_step import full_step_metrics
+from sft_rl.pretrained.training import Progress, cache_key, pretrained_network
+from sft_rl.seeding import derive_seed
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn the setting `device` into a torch device.
+
+    Raises:
+        UserError: If there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device: {name!r} is unknown, use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device: {name} asked for; GPUs here: {torch.cuda.device_count()}")
+    return device
+
+
+def network_of(config: ResolvedConfig, own: nn.Module | None = None) -> nn.Module:
+    """Build the noise-prediction network, without its weights.
+
+    Args:
+        config: The run's configuration.
+        own: The network itself, where Python hands it over (`model.kind=own`); it is copied.
+    """
+    if own is not None:
+        return OwnNetwork(copy.deepcopy(own), config.samples.shape)
+    return noise_network(config.model, config.noise, config.samples.shape)
+
+
+def policy_of(config: ResolvedConfig, network: nn.Module) -> DenoisingPolicy:
+    """Put the few-step sampler around a noise-prediction network."""
+    return DenoisingPolicy(
+        network,
+        step_schedule(NoiseSchedule.from_config(config.noise), config.sampler),
+        shape=config.samples.shape,
+        learn_std=config.sampler.learn_std,
+        log_prob_reduction=config.policy.log_prob_reduction,
+        num_classes=config.model.num_classes,
+    )
+
+
+def critic_of(
+    config: ResolvedConfig, reward: Reward | None = None, *, batch_size: int | None = None
+) -> Critic:
+    """Build what scores final samples: a critic, or a user's own reward in its place.
+
+    Args:
+        config: The run's configuration.
+        reward: A function that Python hands over (`reward=own`).
+        batch_size: Samples of a critic step, if not the run's own.
+    """
+    reward = reward or reward_function(config.reward, config.options)
+    if reward is not None:
+        return FunctionCritic(reward)
+    return build_critic(
+        config.critic,
+        config.samples.shape,
+        batch_size=batch_size or config.training.batch_size,
+        num_classes=config.model.num_classes,
+        own=config.options,
+    )
+
+
+def seeded_critic(config: ResolvedConfig, *, batch_size: int | None = None) -> Critic:
+    """Build a critic that starts from the run's seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
+        return critic_of(config, batch_size=batch_size)
+
+
+def value_of(config: ResolvedConfig) -> nn.Module:
+    """Build the baseline's network."""
+    return value_network(
+        config.value,
+        config.samples.shape,
+        num_steps=config.sampler.num_steps,
+        num_classes=config.model.num_classes,
+    )
+
+
+def algorithm_of(config: Config) -> Algorithm:
+    """Build the algorithm, with its options."""
+    kind = algorithm_class(config.algorithm)
+    if is_reference(config.algorithm):
+        return kind(own_options(kind, config.options), config.training)
+    return kind(getattr(config, config.algorithm), config.training)
+
+
+def networks_of(
+    config: ResolvedConfig, network: nn.Module, reward: Reward | None = None
+) -> Networks:
+    """Build policy, critic and value; the last two start from the run's seed.
+
+    Args:
+        config: The run's configuration.
+        network: The full-step network, on its device.
+        reward: A function that Python hands over.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
+        critic, value = critic_of(config, reward), value_of(config)
+    device = next(network.parameters()).device
+    policy = policy_of(config, network).to(device)
+    if config.model.compile:
+        policy.network.compile()  # in place: names in state dicts stay
+        if isinstance(critic, NetworkCritic):
+            critic.compile()
+    return Networks(
+        policy=policy,
+        critic=critic.to(device),
+        value=value.to(device),
+        pretrained=copy.deepcopy(policy).requires_grad_(False),
+    )
+
+
+def full_step_network(
+    config: ResolvedConfig,
+    data: Dataset,
+    *,
+    own: nn.Module | None = None,
+    device: torch.device | None = None,
+    progress: Progress = lambda done, total, metrics: None,
+) -> tuple[nn.Module, bool]:
+    """Return the full-step network: handed over, loaded, from the cache, or trained now.
+
+    Returns:
+        The network on its device, and whether it was there already.
+    """
+    device = device or resolve_device(config.device)
+    if own is not None:
+        return network_of(config, own).to(device), True
+    return pretrained_network(
+        model=config.model,
+        noise=config.noise,
+        pretraining=config.pretraining,
+        pretrained=config.pretrained,
+        data=data,
+        device=device,
+        progress=progress,
+    )
+
+
+def full_step_key(config: ResolvedConfig, data: Dataset) -> str:
+    """Hash of all that determines the full-step network."""
+    return cache_key(
+        model=config.model,
+        noise=config.noise,
+        pretraining=config.pretraining,
+        pretrained=config.pretrained,
+        data=data,
+    )
+
+
+def full_step_summary(
+    config: ResolvedConfig, network: nn.Module, evaluator: Evaluator
+) -> dict[str, Any]:
+    """Measure the full-step sampler, or find in the cache what was measured."""
+    return full_step_metrics(
+        network,
+        evaluator,
+        key=full_step_key(config, evaluator.data),
+        noise=NoiseSchedule.from_config(config.noise),
+        num_classes=config.model.num_classes,
+    )
+
+
+def learner_of(
+    config: ResolvedConfig, networks: Networks, data: Dataset, *, team: Team | None = None
+) -> Learner:
+    """Build the learner of a run's networks."""
+    return Learner(
+        networks,
+        algorithm_of(config),
+        data=data,
+        training=config.training,
+        optimisation=Optimisation(config.policy, config.critic, config.value),
+        seed=config.seed,
+        team=team,
+    )

@@ -1,0 +1,230 @@
+"""Settings are looked up and checked once, at the door, whichever door it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sft_rl.config import Config, PretrainedConfig, ResolvedConfig
+from sft_rl.config.extensions import with_typed_options
+from sft_rl.critics import Reward, check_objective
+from sft_rl.data import Dataset, check_labels, load_dataset
+from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.diffusion.schedule import StepSchedule, step_schedule
+from sft_rl.errors import UserError
+from sft_rl.metrics.measures import build_measure
+from sft_rl.runs.parts import algorithm_of, critic_of, network_of, resolve_device, value_of
+from sft_rl.storage.checkpoint import parameters_sha256
+
+PATHS = ("data.path", "metrics.inception_path", "pretrained.path")
+"""Settings that are paths; the last may be a name on the hub, too."""
+
+Sections = dict[str, dict[str, Any]]
+"""Settings by section."""
+
+
+def resolve(
+    config: Config,
+    *,
+    network: nn.Module | None = None,
+    data: Dataset | None = None,
+    reward: Reward | None = None,
+    pretrained: Sections | None = None,
+    fetch: bool = True,
+    trains: bool = True,
+) -> tuple[ResolvedConfig, Dataset]:
+    """Look up and check all that a configuration names.
+
+    Paths become absolute; what a pretrained model says of itself is filled in, with its hash;
+    options of the user's own classes are typed; the data are loaded, and what samples are is
+    written down.
+
+    Args:
+        config: The settings.
+        network: A noise-prediction network that Python hands over in place of a full-step model.
+        data: Data that Python hands over, or that are loaded already.
+        reward: A reward that Python hands over.
+        pretrained: What was read of `pretrained.path` before.
+        fetch: Fetch a model from the hub, if it is there.
+        trains: Check what the algorithm needs, too; an env or a pretraining runs none.
+
+    Returns:
+        The resolved configuration, and the data.
+
+    Raises:
+        UserError: Naming the field, what was given and what is allowed.
+    """
+    config = with_absolute_paths(config)
+    if network is not None:
+        model = config.model.model_copy(update={"kind": "own"})
+        known = PretrainedConfig(sha256=parameters_sha256(network))
+        config = config.model_copy(update={"model": model, "pretrained": known})
+    elif config.pretrained.path is not None:
+        config = _with_pretrained(config, pretrained, fetch=fetch)
+    if reward is not None:
+        config = config.model_copy(update={"reward": "own"})
+    config = with_typed_options(config)
+    data = data or load_dataset(config.data)
+    tree = {**dict(config), "data": data.config, "samples": data.units.samples}
+    resolved = ResolvedConfig.model_construct(**tree)
+    check(resolved, data, network=network, reward=reward, trains=trains)
+    return resolved, data
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Make paths absolute, so that they mean the same in every process of a run."""
+    updates = {}
+    for name, field in (key.split(".") for key in PATHS):
+        section = getattr(config, name)
+        given = getattr(section, field)
+        if given is None:
+            continue
+        path = Path(given).expanduser()
+        if name == "pretrained" and not path.exists() and not given.startswith("~"):
+            continue  # maybe a name on the hub
+        updates[name] = section.model_copy(update={field: str(path.absolute())})
+    return config.model_copy(update=updates)
+
+
+def _with_pretrained(config: Config, sections: Sections | None, *, fetch: bool) -> Config:
+    """Fill in what a pretrained model says of itself."""
+    own, where = config.pretrained, (sections or {}).get("pretrained")
+    if where is None or (own.path, own.variant) != (where["path"], where["variant"]):
+        from sft_rl.pretrained.loading import is_on_hub, read_pretrained  # diffusers is slow
+
+        if is_on_hub(str(own.path)) and not fetch:
+            return config
+        sections = read_pretrained(own, num_classes=config.model.num_classes)
+    assert sections is not None
+    tree = config.model_dump()
+    for name, values in sections.items():
+        tree[name] = {**tree[name], **values}
+    return Config.model_validate(tree)
+
+
+def check(
+    config: ResolvedConfig,
+    data: Dataset,
+    *,
+    network: nn.Module | None = None,
+    reward: Reward | None = None,
+    trains: bool = True,
+) -> None:
+    """Refuse what cannot work, before anything starts; arguments as of :func:`resolve`.
+
+    Raises:
+        UserError: Naming the field, what was given and what is allowed.
+    """
+    check_settings(config, trains=trains)
+    build_measure(config.metrics, data)
+    with torch.device("meta"):  # networks refuse samples of a shape that they do not take
+        if network is None:
+            network_of(config)
+        critic_of(config, reward)
+        value_of(config)
+    path, num_classes = config.pretrained.path, config.model.num_classes
+    field = f"pretrained.path: {path}" if path else "model.unet.num_class_embeds: the model"
+    check_labels(data, num_classes=num_classes, field=field)
+    if network is not None:
+        _check_network(network, config.samples.shape)
+
+
+def check_settings(config: Config, *, trains: bool = True) -> None:
+    """Refuse what cannot work whatever the data are; a part of :func:`check`.
+
+    Raises:
+        UserError: Naming the field, what was given and what is allowed.
+    """
+    resolve_device(config.device)
+    check_objective(config.critic.objective, num_classes=config.model.num_classes)
+    schedule = step_schedule(NoiseSchedule.from_config(config.noise), config.sampler)
+    if trains:
+        _check_algorithm(config, schedule)
+    _check_system(config)
+
+
+def _check_algorithm(config: Config, schedule: StepSchedule) -> None:
+    algorithm, training, name = algorithm_of(config), config.training, config.algorithm
+    num_density_steps = algorithm.num_density_steps(len(schedule))
+    std = schedule.std[:num_density_steps]
+    if (std <= 0).any():
+        raise UserError(
+            f"sampler.eta and sampler.final_std: algorithm {name!r} needs noise in its first "
+            f"{num_density_steps} steps, got std {schedule.std.round(4).tolist()}; "
+            "set both above 0, or use algorithm=pathwise"
+        )
+    rounding = torch.finfo(getattr(torch, config.rollout.latent_dtype)).eps / 2
+    smallest = std.min(initial=math.inf)
+    if smallest < rounding:
+        raise UserError(
+            f"rollout.latent_dtype: {config.rollout.latent_dtype} rounds latents near 1 by up to "
+            f"{rounding:.2g}, more than the noise {smallest:.2g} of a step, on which a policy "
+            "gradient relies; use a wider type, a larger sampler.final_std, or algorithm=pathwise"
+        )
+    num_rows = algorithm.num_rows(training.batch_size * training.n_critic, len(schedule))
+    if training.n_generator > num_rows:
+        raise UserError(
+            f"training.n_generator: {training.n_generator} policy steps share {num_rows} rows of "
+            f"an iteration under algorithm {name!r}; take at most as many"
+        )
+    if training.micro_batch_size is not None and not algorithm.splits_batches:
+        raise UserError(
+            f"training.micro_batch_size: algorithm {name!r} does not split its batches; leave it "
+            "out, or see Algorithm.splits_batches"
+        )
+
+
+def _check_system(config: Config) -> None:
+    batch, parts = config.training.batch_size, config.rollout.shards_per_batch
+    if batch % parts:
+        raise UserError(
+            f"rollout.shards_per_batch: must divide training.batch_size {batch}, got {parts}"
+        )
+    if config.learner.num_workers > 1 and config.learner.launcher == "local":
+        raise UserError(
+            f"learner.num_workers: {config.learner.num_workers} learners need "
+            "learner.launcher=ray_train, got 'local'"
+        )
+    if config.rollout.cuda_graphs and rollout_device(config).type != "cuda":
+        raise UserError(
+            "rollout.cuda_graphs: needs rollouts on a GPU, these are on the CPU; see device and "
+            "rollout.num_gpus_per_worker"
+        )
+    if config.model.compile and config.learner.num_workers > 1:
+        raise UserError(
+            "model.compile: goes with one learner, not with learner.num_workers above 1"
+        )
+
+
+def rollout_device(config: Config) -> torch.device:
+    """Where trajectories are drawn."""
+    if config.rollout.num_workers == 0:  # this process, so the learner's device
+        return resolve_device(config.device)
+    return torch.device("cuda" if config.rollout.num_gpus_per_worker > 0 else "cpu")
+
+
+def _check_network(network: Callable[..., Any], shape: tuple[int, ...]) -> None:
+    """Call a user's network once.
+
+    Raises:
+        UserError: If it does not take latents and timesteps, or returns another shape.
+    """
+    parameter = next(iter(getattr(network, "parameters", list)()), None)
+    if parameter is None:
+        raise UserError("network: has no parameters to fine-tune; give a torch.nn.Module")
+    latents = torch.zeros(2, *shape, device=parameter.device)
+    called = f"network(latents {tuple(latents.shape)}, timesteps (2,))"
+    try:
+        with torch.no_grad():
+            output = network(latents, torch.tensor([0.0, 1.0], device=parameter.device))
+    except Exception as error:  # whatever somebody else's code raises
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise UserError(f"network: {called} failed: {reason}") from error
+    found = getattr(getattr(output, "sample", output), "shape", None)
+    if found != latents.shape:
+        raise UserError(f"network: {called} returned {found}, expected {tuple(latents.shape)}")
