@@ -45,7 +45,7 @@ def test_workers_give_the_same_policy_as_none_and_are_gone_after(
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [
-        (signal.SIGINT, 130, "sft-rl: interrupted"),
+        (signal.SIGINT, 130, "a checkpoint is saved, go on with --resume"),
         (signal.SIGTERM, 143, "a checkpoint is saved, go on with --resume"),
     ],
 )
@@ -85,6 +85,6 @@ def test_ray_that_was_imported_too_early_is_refused():
     )
     assert done.returncode != 0
     assert (
-        "call sft_rl.distributed.session.set_local_environment() before `import ray`"
+        "call ray.init() yourself, and that Ray is used, or "
         in (done.stderr.splitlines()[-1])
     )

@@ -14,9 +14,11 @@ from processes import MORTAL, PROCESSES, interrupt, start_mortal
 from real_cluster import wait_for
 
 from sft_rl.cli import main
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
 from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.resolve import resolve
 from sft_rl.storage.checkpoint import DamagedCheckpoint, load
 
 pytestmark = PROCESSES
@@ -28,6 +30,10 @@ def command(out: Path, *settings: str) -> list[str]:
 
 def train(out: Path, *settings: str) -> int:
     return main(command(out, *settings))
+
+
+def resolved(*settings: str) -> ResolvedConfig:
+    return resolve(load_config("swiss_roll", settings))[0]
 
 
 def policy_sha256(out: Path) -> str:
@@ -117,7 +123,7 @@ def test_killed_before_the_first_checkpoint(
 ):
     monkeypatch.chdir(tmp_path)
     args = ["train", "swiss_roll", *tiny_settings, "--out", "run", "--resume", "auto"]
-    run_folder = RunFolder.create(Path("run"), load_config("swiss_roll", tiny_settings))
+    run_folder = RunFolder.create(Path("run"), resolved(*tiny_settings))
     (run_folder.path / "metrics.csv").write_text("iteration,sec")
     (run_folder.path / "checkpoints" / ".000002.1.tmp").mkdir()
     assert main(args) == 0
@@ -130,7 +136,7 @@ def test_more_iterations_of_a_finished_run_are_not_finished_before_their_end(
 ):
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
-    more = load_config("swiss_roll", [*settings, "training.num_iterations=130"])
+    more = resolved(*settings, "training.num_iterations=130")
     store = RunFolder.open(out)
     assert not store.is_finished(more)
     store.resume(more)
@@ -173,7 +179,7 @@ def test_a_run_of_another_version_is_refused(
     before = contents(out)
     monkeypatch.setattr("sft_rl.__version__", "9.9.9")
     with pytest.raises(UserError, match=r"was made by sft-rl 0\.1\.0, this is 9\.9\.9"):
-        RunFolder.open(out).resume(load_config("swiss_roll", settings))
+        RunFolder.open(out).resume(resolved(*settings))
     assert contents(out) == before
 
 
@@ -226,7 +232,7 @@ def test_two_processes_on_one_folder(
 
 def test_a_lock_ends_although_a_process_being_forked_has_its_file(tmp_path: Path):
     out = tmp_path / "run"
-    store = RunFolder.create(out, load_config("swiss_roll"))
+    store = RunFolder.create(out, resolved())
     with store.lock():
         own = Path("/proc/self/fd").iterdir()
         files = [file for file in own if file.resolve() == out / ".lock"]
