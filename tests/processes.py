@@ -37,12 +37,8 @@ SERVER.set_forkserver_preload(
 class Mortal(SFTPG):
     """SFT-PG that sends its own process a signal in the midst of an iteration, if told to."""
 
-    last_iteration = 0
+    iteration = last_iteration = 0
     number = signal.SIGKILL
-
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.iteration = 0
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         self.iteration += 1
