@@ -71,7 +71,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         is_ray = item.get_closest_marker("ray") is not None
         on_cluster = "ray_cluster" in getattr(item, "fixturenames", ())
         group = "a cluster" if on_cluster else "Ray" if is_ray else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     if config.getoption("--slow"):
         return

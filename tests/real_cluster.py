@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-START_S = 120.0
+PATIENCE_S = 300.0
+"""How long a busy machine may take for what is waited for."""
 RAY = Path(sys.executable).with_name("ray")
 NODE = """
 import signal, sys
@@ -45,11 +46,13 @@ signal.pause()
 """What `ray start --address` does; the command itself refuses to join on loopback."""
 
 
-def wait_for(condition: Callable[[], object], seconds: float = START_S) -> None:
+def wait_for(
+    condition: Callable[[], object], seconds: float = PATIENCE_S, *, every_s: float = 0.2
+) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.2)
+        time.sleep(every_s)
 
 
 def free_ports(number: int) -> list[int]:
@@ -84,7 +87,7 @@ class RealCluster:
         """Ask the job server."""
         headers = {"Authorization": f"Bearer {self.token}"}
         request = urllib.request.Request(self.address + path, headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def state(self, what: str) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Advantages in closed form; PPO's clip; pathwise against the chain it walks."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import torch
 
 from sft_rl.algorithms.advantages import generalised_advantages, normalised
 from sft_rl.algorithms.pathwise import Chain, walk
+from sft_rl.cli import main
 from sft_rl.config import Config, ResolvedConfig
 from sft_rl.errors import UserError
 from sft_rl.runs.parts import algorithm_of, network_of, networks_of
@@ -102,13 +101,11 @@ def test_names_are_checked():
         algorithm_of(Config(algorithm="sft_rl.config:Config"))
 
 
-def test_the_example_of_an_own_algorithm_trains(tmp_path: Path, tiny_settings: tuple[str, ...]):
+def test_the_example_of_an_own_algorithm_trains(
+    tmp_path: Path, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
     """As its page says, from the repository's root."""
-    root = Path(__file__).parent.parent
+    monkeypatch.chdir(Path(__file__).parent.parent)
     own = "algorithm=examples.batch_baseline:BatchBaseline"
-    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *tiny_settings, own]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "run")], cwd=root, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    assert main(["train", "swiss_roll", *tiny_settings, own, "--out", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "summary.json").is_file()

@@ -1,4 +1,4 @@
-"""Kill the learner and the driver of a real run: the same policy comes out."""
+"""Kill what runs: the same policy comes out."""
 
 import json
 import subprocess
@@ -19,16 +19,16 @@ def chaos(out: Path, *args: str) -> dict[str, object]:
 
 
 @pytest.mark.ray
-def test_two_kills(tmp_path: Path):
-    settings = ("--kills", "2", "--kinds", "ray_train", "--iterations", "300", "--untimed")
+def test_a_learner_is_killed(tmp_path: Path):
+    """The first kill of seed 0, a second or two after the first rows."""
+    settings = ("--kills", "1", "--kinds", "ray_train", "--iterations", "300", "--untimed")
     result = chaos(tmp_path / "chaos.json", *settings)
-    assert result["num_kills"] == 2
+    assert result["kills"] == {"learner": 1}
     assert result["lost_runs"] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(900)
 def test_twelve_kills_of_every_kind(tmp_path: Path):
     result = chaos(tmp_path / "chaos.json", "--kills", "12", "--untimed", "--kills-per-run", "4")
     assert result["num_kills"] == 12

@@ -1,18 +1,18 @@
 """Rollouts that overlap learning: one version old, and still the same numbers everywhere."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import MORTAL, PROCESSES, interrupt
 
 from sft_rl.cli import main
 
-OVERLAP = ("training.max_offpolicy_steps=1", "training.num_iterations=60")
+pytestmark = PROCESSES
+
+OVERLAP = (MORTAL, "training.max_offpolicy_steps=1", "training.num_iterations=60")
 
 
 def run(out: Path, *settings: str) -> str:
@@ -54,14 +54,9 @@ def test_a_killed_run_goes_on_with_what_was_on_its_way(
     tmp_path: Path, settings: tuple[str, ...], undisturbed: Path
 ):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings]
-    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
-    metrics = out / "metrics.csv"
-    while process.poll() is None:
-        if metrics.exists() and metrics.read_text().count("\n") > 20:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait()
+    command = ("train", "swiss_roll", *settings, "--out", str(out))
+    code, _ = interrupt(*command, said=tmp_path, number=signal.SIGKILL)
+    assert code == -signal.SIGKILL
     assert not (out / "summary.json").exists()
     assert run(out, *settings, "--resume") == policy_sha256(undisturbed)
-    assert pd.read_csv(metrics)["iteration"].tolist() == list(range(1, 61))
+    assert pd.read_csv(out / "metrics.csv")["iteration"].tolist() == list(range(1, 61))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from real_cluster import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -49,11 +50,9 @@ def test_sigterm_saves_and_the_run_goes_on(
         text=True,
     )
     metrics = out / "metrics.csv"
-    while process.poll() is None:
-        if metrics.exists() and metrics.read_text().count("\n") > 30:
-            process.send_signal(signal.SIGTERM)
-            break
-    _, errors = process.communicate(timeout=60)
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 30, every_s=0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
     assert process.returncode == 143, errors
     assert "a checkpoint is saved, go on with --resume" in errors
     stopped = pd.read_csv(metrics)["iteration"].max()

@@ -5,42 +5,35 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from processes import MORTAL, PROCESSES, interrupt, start_mortal
+from real_cluster import wait_for
 
 from sft_rl.cli import main
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
 from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.resolve import resolve
 from sft_rl.storage.checkpoint import DamagedCheckpoint, load
+
+pytestmark = PROCESSES
 
 
 def command(out: Path, *settings: str) -> list[str]:
-    return [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings, "--out", str(out)]
+    return ["train", "swiss_roll", *settings, "--out", str(out)]
 
 
 def train(out: Path, *settings: str) -> int:
-    """The same in this process, which costs no start."""
-    return main(["train", "swiss_roll", *settings, "--out", str(out)])
+    return main(command(out, *settings))
 
 
-def interrupt(out: Path, number: signal.Signals, *settings: str) -> tuple[int, str]:
-    """Start a run and send it a signal once a few iterations are logged."""
-    process = subprocess.Popen(
-        command(out, *settings), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    metrics = out / "metrics.csv"
-    while process.poll() is None:
-        if metrics.exists() and metrics.read_text().count("\n") > 30:
-            process.send_signal(number)
-            break
-    _, errors = process.communicate()
-    return process.returncode, errors
+def resolved(*settings: str) -> ResolvedConfig:
+    return resolve(load_config("swiss_roll", settings))[0]
 
 
 def policy_sha256(out: Path) -> str:
@@ -56,6 +49,7 @@ def contents(out: Path) -> dict[Path, bytes]:
 def settings(tiny_settings: tuple[str, ...]) -> tuple[str, ...]:
     return (
         *tiny_settings,
+        MORTAL,
         "training.num_iterations=120",
         "training.eval_every=40",
         "training.checkpoint_every=7",
@@ -74,7 +68,7 @@ def test_after_a_signal(
     tmp_path: Path, settings: tuple[str, ...], undisturbed: Path, number: signal.Signals
 ):
     out = tmp_path / "run"
-    code, errors = interrupt(out, number, *settings)
+    code, errors = interrupt(*command(out, *settings), said=tmp_path, number=number)
     if number is signal.SIGTERM:
         assert code == 143
         assert "go on with --resume" in errors
@@ -113,7 +107,7 @@ def test_resume_auto_starts_goes_on_and_is_finished(
 ):
     out = tmp_path / "run"
     auto = (*settings, "--resume", "auto")
-    code, _ = interrupt(out, signal.SIGKILL, *auto)
+    code, _ = interrupt(*command(out, *auto), said=tmp_path, number=signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert train(out, *auto) == 0
     assert policy_sha256(out) == policy_sha256(undisturbed)
@@ -129,7 +123,7 @@ def test_killed_before_the_first_checkpoint(
 ):
     monkeypatch.chdir(tmp_path)
     args = ["train", "swiss_roll", *tiny_settings, "--out", "run", "--resume", "auto"]
-    run_folder = RunFolder.create(Path("run"), load_config("swiss_roll", tiny_settings))
+    run_folder = RunFolder.create(Path("run"), resolved(*tiny_settings))
     (run_folder.path / "metrics.csv").write_text("iteration,sec")
     (run_folder.path / "checkpoints" / ".000002.1.tmp").mkdir()
     assert main(args) == 0
@@ -142,7 +136,7 @@ def test_more_iterations_of_a_finished_run_are_not_finished_before_their_end(
 ):
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
-    more = load_config("swiss_roll", [*settings, "training.num_iterations=130"])
+    more = resolved(*settings, "training.num_iterations=130")
     store = RunFolder.open(out)
     assert not store.is_finished(more)
     store.resume(more)
@@ -185,7 +179,7 @@ def test_a_run_of_another_version_is_refused(
     before = contents(out)
     monkeypatch.setattr("sft_rl.__version__", "9.9.9")
     with pytest.raises(UserError, match=r"was made by sft-rl 0\.1\.0, this is 9\.9\.9"):
-        RunFolder.open(out).resume(load_config("swiss_roll", settings))
+        RunFolder.open(out).resume(resolved(*settings))
     assert contents(out) == before
 
 
@@ -225,23 +219,20 @@ def test_two_processes_on_one_folder(
     tmp_path: Path, settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ):
     out = tmp_path / "run"
-    first = subprocess.Popen(
-        command(out, *settings, "training.num_iterations=100000"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not (out / "metrics.csv").exists():
-        assert first.poll() is None
-    code = train(out, *settings, "training.num_iterations=100000", "--resume")
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    assert code == 2
+    run = command(out, *settings)
+    first = start_mortal(*run, said=tmp_path, iteration=2, number=signal.SIGSTOP)
+    wait_for((out / "metrics.csv").exists)
+    try:
+        assert train(out, *settings, "--resume") == 2
+    finally:
+        first.kill()
+        first.join()
     assert f"in use by process {first.pid} on {socket.gethostname()}" in capsys.readouterr().err
 
 
 def test_a_lock_ends_although_a_process_being_forked_has_its_file(tmp_path: Path):
     out = tmp_path / "run"
-    store = RunFolder.create(out, load_config("swiss_roll"))
+    store = RunFolder.create(out, resolved())
     with store.lock():
         own = Path("/proc/self/fd").iterdir()
         files = [file for file in own if file.resolve() == out / ".lock"]

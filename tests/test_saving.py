@@ -2,9 +2,8 @@
 
 import ctypes
 import resource
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,32 +13,42 @@ from sft_rl.storage.checkpoint import load
 from sft_rl.storage.files import SaveError
 from sft_rl.storage.metrics_log import MetricsLog
 
-DROP_CAPABILITY, DAC_OVERRIDE, DAC_READ_SEARCH = 24, 1, 2
+DAC_OVERRIDE, DAC_READ_SEARCH = 1, 2
+CAPABILITIES_VERSION_3 = 0x20080522
 
 
-def small_files() -> None:
+@contextmanager
+def small_files() -> Iterator[None]:
     """Let this process write no file over 4 KiB: less than a policy, more than a metrics row."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def as_anybody() -> None:
+@contextmanager
+def as_anybody() -> Iterator[None]:
     """Let root respect permissions, as everybody else has to."""
     libc = ctypes.CDLL(None)
-    for capability in (DAC_OVERRIDE, DAC_READ_SEARCH):
-        libc.prctl(DROP_CAPABILITY, capability, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(CAPABILITIES_VERSION_3, 0)  # of this thread
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice 32 bits
+    assert libc.capget(header, sets) == 0
+    effective = sets[0]
+    sets[0] = effective & ~(1 << DAC_OVERRIDE | 1 << DAC_READ_SEARCH)
+    assert libc.capset(header, sets) == 0
+    try:
+        yield
+    finally:
+        sets[0] = effective
+        assert libc.capset(header, sets) == 0
 
 
-def train(
-    out: Path, *settings: str, before: Callable[[], None]
-) -> subprocess.CompletedProcess[str]:
-    """Go on with a run, in a process of its own that is changed before it starts."""
-    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *settings]
-    return subprocess.run(
-        [*command, "--out", str(out), "--resume"],
-        capture_output=True,
-        text=True,
-        preexec_fn=before,
-    )
+def go_on(run: Path, *settings: str) -> int:
+    """Go on with the run to 4 iterations."""
+    more = ("training.num_iterations=4", "--out", str(run), "--resume")
+    return main(["train", "swiss_roll", *settings, *more])
 
 
 def contents(out: Path) -> dict[Path, bytes]:
@@ -47,48 +56,55 @@ def contents(out: Path) -> dict[Path, bytes]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_settings: tuple[str, ...]) -> Iterator[Path]:
+def run(
+    tmp_path: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> Iterator[Path]:
     """A finished run of 2 iterations, ready to go on to 4."""
     out = tmp_path / "run"
     short = (*tiny_settings, "training.num_iterations=2")
     assert main(["train", "swiss_roll", *short, "--out", str(out)]) == 0
+    capsys.readouterr()
     yield out
     for path in (out, *out.rglob("*")):
         path.chmod(0o755)
 
 
-def test_no_room_for_a_checkpoint(run: Path, tiny_settings: tuple[str, ...]):
-    more = (*tiny_settings, "training.num_iterations=4")
-    full = train(run, *more, before=small_files)
-    assert full.returncode == 1
-    (line,) = full.stderr.splitlines()
+def test_no_room_for_a_checkpoint(
+    run: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    with small_files():
+        assert go_on(run, *tiny_settings) == 1
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"sft-rl: cannot save {run}/checkpoints/000004: File too large (")
     assert " bytes needed, " in line
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["000002"]
     assert load(run / "checkpoints" / "000002").meta["iteration"] == 2
-    assert main(["train", "swiss_roll", *more, "--out", str(run), "--resume"]) == 0
+    assert go_on(run, *tiny_settings) == 0
     assert load(run / "checkpoints" / "000004").meta["iteration"] == 4
 
 
-def test_no_permission_for_a_checkpoint(run: Path, tiny_settings: tuple[str, ...]):
+def test_no_permission_for_a_checkpoint(
+    run: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
     (run / "checkpoints").chmod(0o555)
     before = contents(run / "checkpoints")
-    more = (*tiny_settings, "training.num_iterations=4")
-    forbidden = train(run, *more, before=as_anybody)
-    assert forbidden.returncode == 1
-    (line,) = forbidden.stderr.splitlines()
+    with as_anybody():
+        assert go_on(run, *tiny_settings) == 1
+    (line,) = capsys.readouterr().err.splitlines()
     assert f"cannot save {run}/checkpoints/000004: Permission denied (" in line
     assert contents(run / "checkpoints") == before
 
 
-def test_no_permission_for_the_run(run: Path, tiny_settings: tuple[str, ...]):
+def test_no_permission_for_the_run(
+    run: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
     for path in (*run.rglob("*"), run):
         path.chmod(0o555)
     before = contents(run)
-    more = (*tiny_settings, "training.num_iterations=4")
-    forbidden = train(run, *more, before=as_anybody)
-    assert forbidden.returncode == 2
-    assert forbidden.stderr == f"sft-rl: --out: cannot write to {run}: Permission denied\n"
+    with as_anybody():
+        assert go_on(run, *tiny_settings) == 2
+    said = capsys.readouterr().err
+    assert said == f"sft-rl: --out: cannot write to {run}: Permission denied\n"
     assert contents(run) == before
 
 

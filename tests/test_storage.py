@@ -2,20 +2,21 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pandas as pd
 import pytest
+from processes import MORTAL, PROCESSES, interrupt
 
 from sft_rl.cli import main
 from sft_rl.errors import UserError
 from sft_rl.runs.remote import open_run
 from sft_rl.storage.files import SaveError
 from sft_rl.storage.urls import Remote
+
+pytestmark = PROCESSES
 
 
 @pytest.fixture
@@ -104,19 +105,16 @@ def test_urls_that_cannot_be_used(url: str, words: str):
 
 def test_a_killed_run_goes_on_from_its_url(tmp_path: Path, tiny_settings: tuple[str, ...]):
     folder = tmp_path / "store" / "run"
-    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *tiny_settings]
-    command += ["training.num_iterations=60", "training.eval_every=30"]
-    command += ["training.checkpoint_every=7", "--resume", "auto", "--out"]
-    process = subprocess.Popen([*command, folder.as_uri()], stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        if (folder / "checkpoints" / "000028").exists():
-            process.send_signal(signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL
+    command = ["train", "swiss_roll", *tiny_settings, MORTAL, "training.num_iterations=60"]
+    command += ["training.eval_every=30", "training.checkpoint_every=7", "--resume", "auto"]
+    killed = (*command, "--out", folder.as_uri())
+    code, _ = interrupt(*killed, said=tmp_path, number=signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert max(p.name for p in (folder / "checkpoints").iterdir()) == "000028"
     assert not (folder / "summary.json").exists()
     hashes = []
     for place in (folder.as_uri(), str(tmp_path / "undisturbed")):
-        assert main([*command[3:], place]) == 0
+        assert main([*command, "--out", place]) == 0
         path = folder if place.startswith("file:") else Path(place)
         hashes.append(json.loads((path / "summary.json").read_text())["policy_sha256"])
         assert pd.read_csv(path / "metrics.csv")["iteration"].tolist() == list(range(1, 61))

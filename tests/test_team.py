@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from processes import PROCESSES
 
 from sft_rl.config import ResolvedConfig
 from sft_rl.data import load_dataset
@@ -19,6 +20,8 @@ from sft_rl.learning.team import Team
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.parts import full_step_network, measured_full_step
+
+pytestmark = PROCESSES
 
 SIZE = 2
 TIMES = ["seconds", "seconds_waiting", "trajectories_per_second"]
@@ -75,7 +78,7 @@ def runs(
     }
     for name, config in configs.items():
         learn(config, alone / name, Team())
-    mp.spawn(member, (together, configs), nprocs=SIZE)
+    mp.start_processes(member, (together, configs), nprocs=SIZE, start_method="forkserver")
     return {name: (alone / name, together / name) for name in configs}
 
 

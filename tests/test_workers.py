@@ -25,7 +25,7 @@ def scenarios(
 
 
 def test_any_number_of_workers_gives_the_same_policy(scenarios: dict[str, Any]):
-    on_policy = {scenarios[f"sha256 {num}"] for num in (0, 2, 4)}
+    on_policy = {scenarios[f"sha256 {num}"] for num in (0, 3)}
     overlapped = {scenarios[f"sha256 {num}, overlapped"] for num in (0, 1)}
     assert len(on_policy) == len(overlapped) == 1
     assert on_policy != overlapped

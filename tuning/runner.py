@@ -81,8 +81,11 @@ def _fit(
 
         searcher = OptunaSearcher(search, records, waiting)
     else:
-        planned = [{"index": index, "values": search.planned(index)} for index in waiting]
-        space = {"trial": tune.grid_search(planned)}
+        planned = {index: search.planned(index) for index in waiting}
+        begun = {index: records[index].values for index in waiting if index in records}
+        values = planned | begun  # a population has changed them on the way
+        trials = [{"index": index, "values": values[index]} for index in waiting]
+        space = {"trial": tune.grid_search(trials)}
     sessions = folder.resolve() / "ray"
     tune.Tuner(
         tune.with_resources(trainable, lambda given: _placement(search, given)),

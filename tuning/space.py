@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import yaml
 
-from sft_rl.config.files import all_keys
+from sft_rl.config.files import check_key
 from sft_rl.errors import UserError, did_you_mean
 
 Values = dict[str, Any]
@@ -181,11 +181,10 @@ def parse_space(name: str, tree: Any) -> Space:
 
 
 def _check_key(where: str, key: str) -> None:
-    known = all_keys()
-    if key not in known:
-        leaf = {k.rsplit(".", 1)[-1]: k for k in known}
-        hint = f"did you mean {leaf[key]!r}?" if key in leaf else did_you_mean(key, known)
-        raise UserError(f"{where}: {key}: unknown setting; {hint}")
+    try:
+        check_key(key)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def parse_distribution(where: str, given: Any) -> Distribution:

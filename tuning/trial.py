@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -94,6 +96,18 @@ class TuneObserver:
         saved = self.folder / "checkpoints" / f"{done:06d}"
         tune.report(row, checkpoint=tune.Checkpoint(str(saved)) if self.keep else None)
 
+    def repeat(self, total: int) -> None:
+        """Report again what metrics.csv holds, before a run goes on behind it.
+
+        A trial outlives its driver for a moment, so its checkpoint may be ahead of what the
+        search has heard; and a scheduler of a new session has heard nothing yet. Of the
+        checkpoints that other trials may take over only the newest is there.
+        """
+        with (self.folder / "metrics.csv").open(newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if row[self.distance]]
+        for row in rows[-1:] if self.keep else rows:
+            self.progress(int(row["iteration"]), total, {self.distance: float(row[self.distance])})
+
 
 def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, out: str) -> None:
     """Run the main job with one trial's values; what Tune calls.
@@ -119,6 +133,8 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         elif taken_over is None:
             store = RunFolder.open(folder)
             start = store.resume(config)
+            if start is not None:
+                observer.repeat(config.training.num_iterations)
         else:
             start = checkpoint.load(Path(taken_over.path))
             store = _taken_over(folder, dump_config(config), start)
@@ -133,7 +149,8 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
             checkpoint=start,
         )
     except UserError as error:  # another attempt would end the same way
-        tune.report({"refused": str(error)})
+        # Tune insists on the metric of a scheduler that has one.
+        tune.report({"refused": str(error), DISTANCE: math.inf})
 
 
 def _taken_over(folder: Path, settings: str, start: Checkpoint) -> RunFolder:

@@ -128,7 +128,7 @@ def parse_overrides(overrides: Iterable[str]) -> Tree:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"{text!r}: a setting is written key=value, as in seed=1")
-        _check_key(key)
+        check_key(key)
         try:
             pairs.append((key, _scalar(yaml.safe_load(value))))
         except yaml.YAMLError as error:
@@ -198,11 +198,16 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str) -> None:
+    """Refuse a dotted key that is no setting; what is in a dictionary is checked where it is used.
+
+    Raises:
+        UserError: With the nearest one.
+    """
     known = all_keys()
     parent = key.rpartition(".")[0]
     if key in known or (parent in known and isinstance(lookup(Config(), parent), dict)):
-        return  # what is in a dictionary, as the arguments of a U-Net, is checked where it is used
+        return
     sections = {k.split(".")[0] for k in known if "." in k}
     if key in sections:
         inside = ", ".join(k for k in known if k.startswith(f"{key}."))

@@ -41,10 +41,11 @@ class RaySession:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
         self._ready: Future[None] | None = None
         self._is_ours = not is_running()
-        self._set: list[str] = []
+        self._environment: dict[str, str] = {}
         self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
 
     def __enter__(self) -> RaySession:
+        self._environment = dict(os.environ)
         self._ready = self._executor.submit(self._start if self._is_ours else lambda: None)
         return self
 
@@ -69,12 +70,17 @@ class RaySession:
         if self._is_ours:
             self._executor.submit(_stop_ray).result()
         self._executor.shutdown()
-        for name in self._set:
-            os.environ.pop(name, None)
+        # What Ray, and what was set for it, has left in the environment; nothing of others.
+        for name in os.environ.keys() | self._environment.keys():
+            if name.startswith("RAY_") or name == "PYTHONBREAKPOINT":
+                if name in self._environment:
+                    os.environ[name] = self._environment[name]
+                else:
+                    del os.environ[name]
 
     def _start(self) -> None:
         # A worker's error stops the run with one line; Ray would print those behind it, too.
-        self._set += _set_where_missing({"RAY_IGNORE_UNHANDLED_ERRORS": "1"})
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         address = self.config.address or os.environ.get("RAY_ADDRESS")
         if address is None:
             self._start_local()
@@ -89,7 +95,7 @@ class RaySession:
                 "call ray.init() yourself, and that Ray is used, or "
                 "sft_rl.distributed.session.set_local_environment() before `import ray`"
             )
-        self._set += set_local_environment()
+        set_local_environment()
         import ray
 
         try:
@@ -107,7 +113,7 @@ class RaySession:
             raise RunFailed(f"ray: could not start: {last_line(error)}") from error
 
     def _join(self, address: str) -> None:
-        self._set += use_own_token()
+        use_own_token()
         import ray
 
         try:
@@ -126,11 +132,10 @@ class RaySession:
 _local_environment: dict[str, str] | None = None
 
 
-def set_local_environment() -> list[str]:
+def set_local_environment() -> None:
     """Set what keeps a local Ray closed and lean; Ray reads it once, when it is first imported.
 
-    Returns:
-        The names that were not set before. All later local Rays of this process get the same.
+    So all local Rays of a process get the same.
     """
     global _local_environment
     _local_environment = _local_environment or {
@@ -142,25 +147,15 @@ def set_local_environment() -> list[str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
-    return _set_where_missing(_local_environment)
+    for name, value in _local_environment.items():
+        os.environ.setdefault(name, value)
 
 
-def use_own_token() -> list[str]:
-    """Send this user's token to a cluster that is joined; Ray does not, unless it is told to.
-
-    Returns:
-        The names that were not set before.
-    """
+def use_own_token() -> None:
+    """Send this user's token to a cluster that is joined; Ray does not, unless it is told to."""
     file = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
     if os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(os.path.expanduser(file)):
-        return _set_where_missing({"RAY_AUTH_MODE": "token"})
-    return []
-
-
-def _set_where_missing(environment: dict[str, str]) -> list[str]:
-    missing = {name: value for name, value in environment.items() if name not in os.environ}
-    os.environ.update(missing)
-    return list(missing)
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def is_running() -> bool:

@@ -20,7 +20,7 @@ from sft_rl.jobs.build import build_collector, prepare_process
 from sft_rl.jobs.clock import Clock
 from sft_rl.learning.learner import Learner
 from sft_rl.learning.preemption import PreemptionNotice
-from sft_rl.learning.protocols import Notice, Observer
+from sft_rl.learning.protocols import NoStore, Notice, Observer
 from sft_rl.learning.team import Team
 from sft_rl.learning.trainer import Trainer
 from sft_rl.metrics.distances import Array
@@ -28,7 +28,7 @@ from sft_rl.metrics.evaluation import Evaluator, denoising_path
 from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.pretrained.full_step import FullStep, Summary
 from sft_rl.rollout.runner import Weights
-from sft_rl.runs.folder import NoStore, RunFolder
+from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.parts import (
     learner_of,
     network_of,

@@ -51,6 +51,19 @@ class RunStore(Protocol):
         """Save a checkpoint after `iteration` iterations."""
 
 
+class NoStore:
+    """For learners of a team that do not lead."""
+
+    def log(self, row: Metrics) -> None:
+        """Leave it to the leader."""
+
+    def show(self, picture: np.ndarray, *, iteration: int) -> None:
+        """Leave it to the leader."""
+
+    def save(self, learner: Learner, *, iteration: int) -> None:
+        """Leave it to the leader."""
+
+
 class Notice(Protocol):
     """What a training loop asks after every iteration."""
 

@@ -298,19 +298,6 @@ class RunFolder:
         replace_file(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 
 
-class NoStore:
-    """For learners of a team that do not lead."""
-
-    def log(self, row: Metrics) -> None:
-        """Leave it to the leader."""
-
-    def show(self, picture: np.ndarray, *, iteration: int) -> None:
-        """Leave it to the leader."""
-
-    def save(self, learner: Learner, *, iteration: int) -> None:
-        """Leave it to the leader."""
-
-
 def _locked(stream: IO[str]) -> bool:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -188,12 +188,12 @@ def test_a_slurm_job_that_is_told_to_stop_may_save_first(tmp_path):
     script = render(settings("slurm", activate=[]), "slurm")
     traps = script[script.index("clean_up() {") : script.index("python -c")]
     job = "trap 'sleep 0.5; echo saved; exit 143' TERM; echo runs; while :; do sleep 0.1; done"
-    body = f"RAY_AUTH_TOKEN_PATH={tmp_path}/token\n{traps}\n(sleep 60) &\n({job}) &\n"
+    body = f"RAY_AUTH_TOKEN_PATH={tmp_path}/token\n{traps}\n(sleep 600) &\n({job}) &\n"
     command = ["bash", "-c", f'{body}job_pid=$!\nwait "$job_pid"']
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "runs\n"
     process.terminate()
-    assert process.communicate(timeout=20)[0] == "saved\n"
+    assert process.communicate(timeout=300)[0] == "saved\n"
     assert process.returncode == 143
 
 

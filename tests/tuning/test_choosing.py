@@ -62,6 +62,21 @@ def test_asha_remembers_the_trials_of_an_earlier_session(tmp_path: Path, steps_s
     assert report(scheduler, enter(scheduler, 1, 4), 20.0, 0.2) == "STOP"
 
 
+def test_asha_judges_a_trial_that_tells_again_as_at_the_first_time(
+    tmp_path: Path, steps_search: Search
+):
+    rows = ((10.0, 0.5), (30.0, 0.3), (90.0, 0.1))
+    scheduler = ASHAByStepCount(steps_search, Records(tmp_path))
+    good, weak = enter(scheduler, 0, 4), enter(scheduler, 1, 4)
+    for _ in range(2):  # the second time after the death of its process
+        assert [report(scheduler, weak, *row) for row in rows] == ["CONTINUE"] * 3
+        assert [report(scheduler, good, p, d / 2) for p, d in rows] == ["CONTINUE"] * 3
+    for (percent, _), limit in zip(rows, (0.5, 0.3, 0.1), strict=True):
+        cutoff = limit / 2 + limit / 6  # a third of the two, which count once
+        assert report(scheduler, enter(scheduler, 2, 4), percent, 0.99 * cutoff) == "CONTINUE"
+        assert report(scheduler, enter(scheduler, 3, 4), percent, 1.5 * cutoff) == "STOP"
+
+
 def test_a_population_changes_rates_within_bounds_and_keeps_the_trials_number():
     search = make({RATE: {"loguniform": [1e-5, 1.1e-5]}}, scheduler="pbt")
     scheduler = Population(search, total=60, every=10)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from processes import session_processes
 from real_cluster import RealCluster, wait_for
 
 from sft_rl.cli import main
@@ -30,13 +31,6 @@ LEARNER = "ImplicitFunc"
 LONGER = ("training.num_iterations=40", "training.eval_every=5", "training.checkpoint_every=5")
 
 
-@pytest.fixture
-def space(tmp_path: Path) -> str:
-    file = tmp_path / "space.yaml"
-    file.write_text(yaml.safe_dump(SPACE))
-    return str(file)
-
-
 def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     """Start a search; a token that an earlier one left in this process is not its own."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -50,7 +44,7 @@ def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def on_cluster(ray_cluster: RealCluster) -> Callable[..., "subprocess.Popen[str]"]:
     """Start a search on a Ray that runs already: the same, without waiting for a start."""
     own = {k: v for k, v in ray_cluster.environment.items() if k.startswith("RAY_")}
@@ -59,25 +53,10 @@ def on_cluster(ray_cluster: RealCluster) -> Callable[..., "subprocess.Popen[str]
 
 def output(process: "subprocess.Popen[str]", code: int = 0) -> str:
     """Wait for a search; return what it printed, errors at the end."""
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate()
     assert process.returncode == code, err
     assert "Traceback" not in err
     return out + err
-
-
-def session_processes(session: int) -> list[int]:
-    """Live processes of a session, as its leader's children are."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(folder.name))
-    return found
 
 
 def read_until(process: "subprocess.Popen[str]", text: str) -> None:
@@ -99,35 +78,52 @@ def table(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "results.csv").drop(columns=list(TIMING))
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize(
-    "everything", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
-)
-def test_a_search_reports_reproduces_and_survives(
-    tmp_path: Path,
-    tiny_settings: tuple[str, ...],
-    space: str,
-    ray_cluster: RealCluster,
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...]) -> list[str]:
+    """A search of four trials, each long enough to be killed in."""
+    file = tmp_path_factory.mktemp("search") / "space.yaml"
+    file.write_text(yaml.safe_dump(SPACE))
+    settings = [s for s in tiny_settings if not s.startswith(("sampler.", "rollout."))]
+    sizes = ("--search", str(file), "--num-trials", "4", "--seed", "1", "--out")
+    return ["swiss_roll", *settings, *LONGER, *sizes]
+
+
+@pytest.fixture(scope="module")
+def straight(
+    tmp_path_factory: pytest.TempPathFactory,
+    search: list[str],
     on_cluster: Callable[..., "subprocess.Popen[str]"],
-    everything: bool,
-):
-    settings = tuple(s for s in tiny_settings if not s.startswith(("sampler.", "rollout.")))
-    sizes = ("--search", space, "--num-trials", "4", "--seed", "1", "--out")
-    long_enough = ("training.num_iterations=100",) if everything else ()  # to be killed in
-    arguments = ("swiss_roll", *settings, *LONGER, *long_enough)
-    straight = tmp_path / "straight"
-    with_workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
-    process = on_cluster(*arguments, *with_workers, "learner.num_cpus=0.5", *sizes, str(straight))
+) -> Path:
+    """The search as it goes undisturbed, with a rollout worker in each trial."""
+    folder = tmp_path_factory.mktemp("straight") / "search"
+    workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5", "learner.num_cpus=0.5")
+    process = on_cluster(*search, str(folder), *workers)
     assert "[4/4]" in output(process)
+    return folder
+
+
+@pytest.mark.ray
+def test_a_search_reports_and_its_best_is_found_again(tmp_path: Path, straight: Path):
     assert states(straight) == ["done"] * 4
     check_report(straight)
     check_best_gives_the_same_policy(straight, tmp_path / "again")
 
-    # The same search without rollout workers: its driver is killed. Then it is moved and goes on.
-    # The table is the same: the number of workers is no part of a result, but of a configuration.
+
+@pytest.mark.ray
+@pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_killed_search_moves_and_goes_on(
+    tmp_path: Path,
+    search: list[str],
+    straight: Path,
+    ray_cluster: RealCluster,
+    on_cluster: Callable[..., "subprocess.Popen[str]"],
+    capsys: pytest.CaptureFixture[str],
+    everything: bool,
+):
+    """Without rollout workers: their number is no part of a result, but of a configuration."""
     broken, moved = tmp_path / "broken", tmp_path / "moved"
     starter = start if everything else on_cluster  # in a Ray of its own
-    process = starter(*arguments, *sizes, str(broken))
+    process = starter(*search, str(broken))
     read_until(process, " done ")
     process.kill()
     process.communicate()
@@ -148,7 +144,32 @@ def test_a_search_reports_reproduces_and_survives(
     output(process)
     assert any(record.attempts == 2 for record in Records(moved).all()) == everything
     pd.testing.assert_frame_equal(table(moved), table(straight))
-    assert "report:" in output(start("--resume", str(moved)))
+    capsys.readouterr()
+    assert main(["tune", "--resume", str(moved)]) == 0
+    assert "report:" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+def test_what_a_trial_reached_after_its_drivers_death_is_told_again(
+    tmp_path: Path, straight: Path, on_cluster: Callable[..., "subprocess.Popen[str]"]
+):
+    folder = tmp_path / "search"
+    shutil.copytree(straight, folder)
+    unheard(folder, 1, evaluations=1)  # its run is complete
+    unheard(folder, 2, evaluations=5)
+    output(on_cluster("--resume", str(folder)))
+    assert Records(folder).all() == Records(straight).all()
+    pd.testing.assert_frame_equal(table(folder), table(straight))
+
+
+def unheard(folder: Path, trial: int, *, evaluations: int) -> None:
+    """Leave a trial's folder as it is when the driver died before the last evaluations."""
+    records = Records(folder)
+    record, total = records[trial], records[trial].curve[-1][0]
+    curve = record.curve[:-evaluations]
+    percent = 100.0 * curve[-1][0] / total
+    records.put(record.updated(state="running", percent=percent, curve=curve))
+    (records.run_folder(trial) / "summary.json").unlink()
 
 
 def check_report(folder: Path) -> None:
@@ -185,7 +206,7 @@ def test_optuna_with_asha_and_trials_that_go_wrong(
     on_cluster: Callable[..., "subprocess.Popen[str]"],
 ):
     file = tmp_path / "space.yaml"
-    rates = {"policy.learning_rate": {"choice": [1e-3, 1e30]}, "seed": {"randint": [0, 99]}}
+    rates = {"policy.learning_rate": {"choice": [1e-3, 1e39]}, "seed": {"randint": [0, 99]}}
     file.write_text(yaml.safe_dump({"space": rates}))
     out = tmp_path / "search"
     process = on_cluster(
@@ -223,9 +244,17 @@ def test_a_population_exchanges_checkpoints(
     output(process)
     results = pd.read_csv(out / "results.csv")
     assert list(results["state"]) == ["done"] * 4
+    assert "holds the last ones" in (out / "report.md").read_text()
     exchanges = (out / "ray" / "session-1" / "pbt_global.txt").read_text().splitlines()
     assert exchanges
-    assert "holds the last ones" in (out / "report.md").read_text()
+
+    # One that took over changed rates, and whose end nobody heard of, ends with those rates.
+    before = Records(out).all()
+    unheard(out, json.loads(exchanges[-1])[5]["trial"]["index"], evaluations=1)
+    output(on_cluster("--resume", str(out)))
+    assert Records(out).all() == before
+    again = pd.read_csv(out / "results.csv")
+    assert list(again["policy_sha256"]) == list(results["policy_sha256"])
 
 
 @pytest.mark.parametrize(
