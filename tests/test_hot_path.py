@@ -80,9 +80,7 @@ class WatchingAlgorithm(SFTPG):
 
 def num_alive() -> int:
     """Trajectories whose latents are held by anybody; a tensor counts once."""
-    held = {
-        id(o.latents): o.latents.shape[1] for o in gc.get_objects() if isinstance(o, Trajectories)
-    }
+    held = {id(o.latents): o.latents.shape[1] for o in gc.get_objects() if type(o) is Trajectories}
     return sum(held.values())
 
 
