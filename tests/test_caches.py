@@ -60,7 +60,6 @@ BY_NAME: dict[str, str] = {
     "pretraining.ema_decay": "0.3",
     "pretraining.max_grad_norm": "0.01",
     "rollout.latent_dtype": "float16",
-    "sampler.schedule": "own",
     "sampler.start_time": "500",
     "sampler.timesteps": "[900,500,100,0]",
     "training.micro_batch_size": "16",
@@ -77,6 +76,7 @@ ELSEWHERE = {
     "reward": "a function of the user's",
     "learner.num_workers": "goes with a launcher",
     "critic.kind": "others are for images",
+    "sampler.schedule": "goes with a spacing; sampler.timesteps sets it, too",
     "options": "of a user's own classes",
     "rollout.cuda_graphs": "needs a GPU",
 }
@@ -216,12 +216,12 @@ def test_arithmetic_tells_machines_apart_by_what_their_last_bits_depend_on():
 
 
 def test_a_run_does_not_depend_on_who_filled_the_cache(
-    tiny_config: Callable[..., ResolvedConfig],
+    tiny_config: Callable[..., ResolvedConfig], cache: Path
 ):
     """One thread or two; whoever came first."""
     networks = {}
     for order in ((1, 2), (2, 1)):
-        shutil.rmtree(entries_root(), ignore_errors=True)
+        shutil.rmtree(cache, ignore_errors=True)
         for threads in order:
             config, data = resolve(tiny_config(f"learner.num_threads={threads}"))
             network, there = full_step_network(config, data)
@@ -229,12 +229,6 @@ def test_a_run_does_not_depend_on_who_filled_the_cache(
             networks[order, threads] = state_sha256(network)
     assert networks[(1, 2), 1] == networks[(2, 1), 1]
     assert networks[(1, 2), 2] == networks[(2, 1), 2]
-
-
-def entries_root() -> Path:
-    from sft_rl.storage.cache import cache_folder
-
-    return cache_folder()
 
 
 class Warnings(list[str]):
@@ -276,11 +270,18 @@ def test_an_entry_that_is_damaged_or_anothers_is_made_again(cache: Path):
     assert made == [1.0, 2.0, 1.0, 2.0, 1.0, 1.0, 1.0]
 
 
+@pytest.fixture
+def short_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier of a few steps, for time's sake."""
+    monkeypatch.setattr("sft_rl.metrics.classifier.NUM_ITERATIONS", 20)
+
+
 def measure(config: ResolvedConfig, data: Dataset, warn: Warnings) -> FullStep:
     network, _ = full_step_network(config, data, warn=warn)
     return measured_full_step(config, network, Evaluator(data, config.metrics), warn=warn)
 
 
+@pytest.mark.usefixtures("short_classifier")
 def test_a_damaged_full_step_entry_is_measured_again(tiny_digits: tuple[str, ...], cache: Path):
     """Numbers and pictures; and the classifier they are measured with."""
     config, data = resolve(load_config("digits", tiny_digits))
@@ -340,6 +341,7 @@ def test_other_held_out_rows_are_another_key(tmp_path: Path, tiny_settings: tupl
     assert keys[0] != keys[1]
 
 
+@pytest.mark.usefixtures("short_classifier")
 def test_the_classifier_is_the_same_with_any_number_of_threads(
     tiny_digits: tuple[str, ...], cache: Path
 ):

@@ -78,7 +78,7 @@ def test_critic_and_rates_of_the_adversarial_reward_are_settings(
     for _ in range(3):
         reward(samples)
     changed = any(not torch.equal(before[k], v) for k, v in reward.critic.state_dict().items())
-    assert changed is (options != {} or norm)
+    assert changed is (options != {})  # by an update that was due; to score changes nothing
     assert any("parametrizations" in name for name in before) is norm
     if "weight_clip" in setting:
         bound = max(p.abs().max().item() for p in reward.critic.parameters())

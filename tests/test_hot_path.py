@@ -15,11 +15,10 @@ from sft_rl.critics import NetworkCritic
 from sft_rl.data import load_dataset
 from sft_rl.jobs.build import build_runner
 from sft_rl.jobs.commands import dry_run
-from sft_rl.learning.protocols import Silent
+from sft_rl.learning.protocols import NoStore, Silent
 from sft_rl.learning.trainer import Trainer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.rollout.runner import LocalCollector, Request
-from sft_rl.runs.folder import NoStore
 from sft_rl.runs.parts import learner_of, network_of, networks_of
 from sft_rl.types import Loss, Trajectories
 
@@ -81,9 +80,7 @@ class WatchingAlgorithm(SFTPG):
 
 def num_alive() -> int:
     """Trajectories whose latents are held by anybody; a tensor counts once."""
-    held = {
-        id(o.latents): o.latents.shape[1] for o in gc.get_objects() if isinstance(o, Trajectories)
-    }
+    held = {id(o.latents): o.latents.shape[1] for o in gc.get_objects() if type(o) is Trajectories}
     return sum(held.values())
 
 

@@ -114,7 +114,8 @@ class ModelConfig(Section):
     """What the U-Net predicts: the noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0
     (Salimans and Ho, 2022), which is turned into the noise."""
     channels_last: bool = False
-    """Keep the U-Net's images channel by channel in memory, which convolutions on GPUs like."""
+    """Keep the U-Net's images channel by channel in memory, which convolutions on GPUs like. Not in
+    pretraining; results differ in the last bits."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the U-Net computes in; weights and latents stay float32. Under bfloat16 likelihood
     ratios are off 1 by rounding, which pathwise gradients do not mind."""
