@@ -107,17 +107,17 @@ class Trainer:
         except NotFiniteError:  # the env refuses the policy's actions
             self.alarm.ring(f"an action is not finite in iteration {self.iteration + 1}")
         if self._evaluates():
-            row[self.evaluator.name] = self._evaluate()
+            row |= self._evaluate()
         self.alarm.check(row)
         return row
 
-    def _evaluate(self) -> float:
+    def _evaluate(self) -> Metrics:
         """Measure the policy, keep it if it is the best, show its samples."""
-        distance, picture = self.evaluator.validate(self.learner.evaluated_policy)
-        self.learner.consider(distance)
+        measured, picture = self.evaluator.validate(self.learner.evaluated_policy)
+        self.learner.consider(measured[self.evaluator.name])
         if picture is not None:
             self.store.show(picture, iteration=self.iteration)
-        return distance
+        return measured
 
     def _num_updates(self, iteration: int) -> int:
         """Critic steps of an iteration; the first has a warm-up."""

@@ -49,7 +49,7 @@ def full_step_metrics(
         network, own_steps(noise), shape=evaluator.data.shape, num_classes=num_classes
     )
     policy = policy.to(next(network.parameters()).device)
-    samples = evaluator.samples(policy)
+    samples = evaluator.samples(policy, few=True)
     distances: Metrics = evaluator.all_distances(samples)
     floors = evaluator.noise_floors()
     result: Summary = {

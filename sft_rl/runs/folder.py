@@ -160,7 +160,7 @@ class RunFolder:
     def _sparse_columns(self) -> list[str]:
         """Columns that only iterations with an evaluation fill."""
         drifts = [f"log_prob_drift_{k}" for k in range(self.config.sampler.num_steps)]
-        return [self.config.distance, "critic_slope", "kl_to_pretrained", *drifts]
+        return [*self.config.watched, "critic_slope", "kl_to_pretrained", *drifts]
 
     def save(self, learner: Learner, *, iteration: int) -> None:
         """Save a checkpoint, which holds the best policy, too; drop those beyond the newest N."""
