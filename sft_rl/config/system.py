@@ -35,8 +35,9 @@ class TrainingConfig(Section):
     deterministic: bool = False
     """Choose kernels that give the same bits every time, on a GPU too, and refuse those that
     cannot. Results of a CPU are the same bits with and without."""
-    select_best: bool = True
-    """The result is the averaged policy that did best on validation data; else the last one."""
+    select_best: bool = False
+    """The result is the averaged policy whose leading metric was best on validation data, the
+    pretrained sampler included; else the last one, to which falling learning rates lead."""
     checkpoint_every: Count = 50
     """Iterations between two checkpoints."""
     keep_checkpoints: Count = 2

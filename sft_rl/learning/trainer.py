@@ -68,7 +68,7 @@ class Trainer:
         """
         training = self.training
         self.notice.in_loop = True
-        if self.iteration == 0:  # the result is no worse than what training starts from
+        if self.iteration == 0:  # where the curves begin, and the best so far
             with num_threads(self.threads):
                 self._evaluate()
         if training.max_offpolicy_steps:

@@ -19,8 +19,8 @@ from sft_rl.storage.files import replace_file, saving
 from sft_rl.types import Metrics
 
 Summary = dict[str, Any]
-NUM_KEPT = 64
-"""Images of the full-step sampler that are kept for pictures."""
+NUM_KEPT = {"images": 64, "points": 10_000}
+"""Samples of the full-step sampler that are kept for pictures."""
 
 
 def full_step_metrics(
@@ -60,14 +60,14 @@ def full_step_metrics(
     }
     with saving(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        if evaluator.data.units.is_images:
-            np.save(file.with_suffix(".npy"), samples[:NUM_KEPT])
+        kind = "images" if evaluator.data.units.is_images else "points"
+        np.save(file.with_suffix(".npy"), samples[: NUM_KEPT[kind]])
     replace_file(file, json.dumps(result).encode())
     return result
 
 
 def full_step_samples(key: str, evaluator: Evaluator) -> Array | None:
-    """Some images of the full-step sampler, from the cache; None for points or if not there."""
+    """Some samples of the full-step sampler, from the cache; None if they are not there."""
     file = _full_step_file(key, evaluator).with_suffix(".npy")
     return np.load(file, allow_pickle=False) if file.exists() else None
 
