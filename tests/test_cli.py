@@ -69,9 +69,8 @@ def test_a_run_leaves_everything(run: Path):
     for name in ("two_sample", "precision", "recall", "sliced_wasserstein"):
         assert metrics[name].notna().tolist() == [False, True, True]
     for measured in (summary["before"], summary["final"], summary["full_step"]):
-        for name in ("two_sample", "precision", "recall", "excess"):
-            assert measured[f"{name}_se"] > 0.0
-        assert measured.keys() >= {"sliced_wasserstein", "earth_movers", "mmd"}
+        assert measured.keys() >= {"precision_se", "recall_se", "sliced_wasserstein", "mmd"}
+        assert measured["two_sample_se"] > 0.0 < measured["excess_se"]
     assert summary["full_step"]["noise_floors"]["two_sample_sd"] > 0.0
     assert sorted(p.name for p in (run / "plots").iterdir()) == [
         "curves.png",
