@@ -136,6 +136,7 @@ class ConsoleObserver:
             if name:
                 table.add_row(name, *values)
                 continue
-            for column in ("", *values):
+            table.add_column("", no_wrap=True)
+            for column in values:
                 table.add_column(column)
         self.console.print(table)

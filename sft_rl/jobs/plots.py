@@ -182,7 +182,7 @@ def plot_curves(file: Path, metrics: pd.DataFrame) -> None:
         points = metrics[["iteration", name]].dropna()
         style = "o-" if len(points) < 50 else "-"
         axis.plot(points["iteration"], points[name], style, color=BLUE, lw=1.0, ms=3)
-        if name in DISTANCES and (points[name] > 0).all():
+        if name in DISTANCES and 0.0 < 2.0 * points[name].min() < points[name].max():
             axis.set_yscale("log")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("iteration", fontsize=8)

@@ -16,8 +16,8 @@ def number(metrics: Metrics, name: str) -> str:
     """Write a metric, with its standard error, or its scatter over draws, where it is known."""
     if name not in metrics:
         return ""
-    errors = [f" ± {metrics[name + kind]:.5f}" for kind in ERRORS if name + kind in metrics]
-    return f"{metrics[name]:.5f}{errors[0] if errors else ''}"
+    errors = [f" ± {metrics[name + kind]:.4f}" for kind in ERRORS if name + kind in metrics]
+    return f"{metrics[name]:.4f}{errors[0] if errors else ''}"
 
 
 def comparison(columns: dict[str, Metrics], names: list[str]) -> Table:
