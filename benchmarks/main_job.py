@@ -34,7 +34,7 @@ def run_once(settings: list[str], cache: Path | None) -> dict[str, Any]:
         "initial": summary["sliced_wasserstein_initial"],
         "final": summary["sliced_wasserstein_final"],
         "full_step": summary["sliced_wasserstein_full_step"],
-        "noise_floor": summary["noise_floor"],
+        "noise_floor": summary["full_step"]["noise_floors"]["sliced_wasserstein"],
         "seconds": seconds,
         "driver_mb": round(memory.driver),
         "worker_mb": round(memory.worker),

@@ -10,6 +10,7 @@ from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.metrics.evaluation import Evaluator
 
+DISTANCE = "sliced_wasserstein"
 Act = Callable[[np.ndarray], np.ndarray]
 """Maps flat observations (B, dim + 1) to actions (B, dim)."""
 
@@ -25,11 +26,12 @@ class Judge:
     """
 
     def __init__(self, *, num_steps: int, settings: Sequence[str] = ()) -> None:
-        config = load_config("swiss_roll", [*settings, f"sampler.num_steps={num_steps}"])
+        own = [*settings, f"sampler.num_steps={num_steps}", f"metrics.distance={DISTANCE}"]
+        config = load_config("swiss_roll", own)
         num = config.metrics.num_samples
         self.data = load_dataset(config.data)
         self.evaluator = Evaluator(self.data, config.metrics)
-        self._to_training_data = self.evaluator.measure.distance_to(self.data.train_in_units(num))
+        self._to_training_data = self.evaluator.measure.watching(self.data.train_in_units(num))
         self.env = gymnasium.make_vec(
             "envs:sft_rl/Denoising-v0",
             num_envs=num,
@@ -46,7 +48,7 @@ class Judge:
 
     def validate(self, act: Act) -> float:
         """The same to training points and from other noise: to choose a policy by."""
-        return self._to_training_data(self._samples(act, seed=10**6))
+        return self._to_training_data(self._samples(act, seed=10**6))[DISTANCE]
 
     def _samples(self, act: Act, *, seed: int) -> np.ndarray:
         observation, infos = self.env.reset(seed=seed)

@@ -2,7 +2,7 @@
 
 Run it from the repository's root:
 
-    sft-rl train swiss_roll reward=examples.own_reward:near_circle training.select_best=false
+    sft-rl train swiss_roll reward=examples.own_reward:near_circle
 """
 
 from torch import Tensor

@@ -20,7 +20,7 @@ def main(*settings: str) -> None:
     config = sft_rl.load_config(
         "swiss_roll",
         num_steps=10,
-        overrides=["training.select_best=false", "training.num_iterations=200", *settings],
+        overrides=["training.num_iterations=200", *settings],
     )
     result = sft_rl.fine_tune(config, reward=near_circle)
     # --8<-- [end:fine_tune]

@@ -182,20 +182,10 @@ def _train(args: argparse.Namespace, started: float) -> None:
     if run.was_finished:
         sys.stdout.write(f"{run.store.place} is finished, nothing to do\n")
         return
-    from sft_rl.config import DISTANCES
+    from sft_rl.jobs.report import final_table
 
-    summary, name = run.summary, config.distance
-    num = summary["num_steps"]
-    observer.table(
-        f"{run.store.place}: {DISTANCES[name]}",
-        {
-            f"{num} steps, before": f"{summary[f'{name}_initial']:.4f}",
-            f"{num} steps, after": f"{summary[f'{name}_final']:.4f}",
-            f"{summary['full_step']['nfe']} steps": f"{summary[f'{name}_full_step']:.4f}",
-            "noise floor": f"{summary['noise_floor']:.4f}",
-            "seconds": f"{summary['wall_seconds']['total']:.1f}",
-        },
-    )
+    seconds = run.summary["wall_seconds"]["total"]
+    observer.table(f"{run.store.place}: {seconds:.1f} s", final_table(run.summary))
 
 
 def _evaluate(args: argparse.Namespace, started: float) -> None:

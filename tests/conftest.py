@@ -30,6 +30,7 @@ TINY = (
     "training.checkpoint_every=2",
     "metrics.num_samples=400",
     "metrics.num_exact=100",
+    "metrics.num_excess=800",
     "metrics.num_projections=20",
     "rollout.num_workers=0",
 )

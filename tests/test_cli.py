@@ -18,6 +18,9 @@ from sft_rl.cli import main
 
 SUMMARY_KEYS = {
     "num_steps",
+    "two_sample_initial",
+    "two_sample_final",
+    "two_sample_full_step",
     "sliced_wasserstein_initial",
     "sliced_wasserstein_final",
     "sliced_wasserstein_full_step",
@@ -51,6 +54,10 @@ def test_a_run_leaves_everything(run: Path):
         "num_samples": 400,
         "num_projections": 20,
         "num_exact": 100,
+        "neighbours": 5,
+        "num_excess": 800,
+        "excess_batch": 50,
+        "num_excess_reference": 12_800,
         "reference": "held-out swiss_roll",
         "seed": 0,
         "nfe": 4,
@@ -59,7 +66,12 @@ def test_a_run_leaves_everything(run: Path):
     assert yaml.safe_load((run / "config.yaml").read_text())["sampler"]["num_steps"] == 4
     metrics = pd.read_csv(run / "metrics.csv")
     assert metrics["iteration"].tolist() == [1, 2, 3]
-    assert metrics["sliced_wasserstein"].notna().tolist() == [False, True, True]
+    for name in ("two_sample", "precision", "recall", "sliced_wasserstein"):
+        assert metrics[name].notna().tolist() == [False, True, True]
+    for measured in (summary["before"], summary["final"], summary["full_step"]):
+        assert measured.keys() >= {"precision_se", "recall_se", "sliced_wasserstein", "mmd"}
+        assert measured["two_sample_se"] > 0.0 < measured["excess_se"]
+    assert summary["full_step"]["noise_floors"]["two_sample_sd"] > 0.0
     assert sorted(p.name for p in (run / "plots").iterdir()) == [
         "curves.png",
         "path.png",
@@ -80,7 +92,7 @@ def test_a_taken_folder_is_refused_and_left_alone(
 def test_evaluate_repeats_the_summary(run: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", str(run)]) == 0
     final = json.loads((run / "summary.json").read_text())["sliced_wasserstein_final"]
-    assert f"{final:.5f}" in capsys.readouterr().out
+    assert f"{final:.4f}" in capsys.readouterr().out
 
 
 def test_samples_are_in_the_datas_units_and_repeatable(run: Path, tmp_path: Path):

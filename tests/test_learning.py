@@ -13,6 +13,7 @@ from sft_rl.config import Config, ResolvedConfig
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.learning.learner import Learner, Optimisation
+from sft_rl.learning.optim import update_average
 from sft_rl.learning.trainer import Trainer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks.mlp import TimeMLP
@@ -155,3 +156,16 @@ def test_another_seed_gives_other_weights(tmp_path: Path):
         for seed in (0, 1, 2)
     }
     assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(("ramp", "held"), [(1.0, 400.0), (9.0, 85.0)])
+def test_the_ramp_sets_how_many_updates_the_average_holds(ramp: float, held: float):
+    average, module = torch.nn.Linear(1, 400, bias=False), torch.nn.Linear(1, 400, bias=False)
+    torch.nn.init.zeros_(average.weight)
+    for step in range(400):  # parameter i is 1 after update i alone: the average is its weight
+        module.weight.data = torch.eye(400)[:, step : step + 1]
+        update_average(average, module, decay=0.9999, num_updates=step, ramp=ramp)
+    weights = average.weight.detach()[:, 0]
+    if ramp == 1.0:  # all alike, where it started among them
+        assert torch.allclose(weights, torch.full((400,), 1 / 401), rtol=1e-4)
+    assert float(weights.sum() ** 2 / (weights**2).sum()) == pytest.approx(held, rel=0.03)

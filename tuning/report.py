@@ -99,7 +99,7 @@ def _best_table(search: Search, best: pd.DataFrame, results: pd.DataFrame) -> st
     defaults = results[results["default"] & (results["state"] == "done")]
     default = dict(zip(defaults["num_steps"], defaults["distance"], strict=True))
     lines = [
-        "| steps | distance | the preset's own | not fine-tuned | times noise floor | "
+        "| steps | distance | the preset's own | not fine-tuned | noise floor | "
         "seconds per 1000 samples | Pareto | trial | settings |",
         "|--:|--:|--:|--:|--:|--:|:-:|--:|:--|",
     ]
@@ -109,7 +109,7 @@ def _best_table(search: Search, best: pd.DataFrame, results: pd.DataFrame) -> st
         own = f"{default[steps]:.4f}" if steps in default else ""
         lines.append(
             f"| {steps} | {row['distance']:.4f} | {own} | {before} | "
-            f"{row['distance'] / row['noise_floor']:.2f} | {1000 * row['seconds_per_sample']:.3g} "
+            f"{row['noise_floor']:.4f} | {1000 * row['seconds_per_sample']:.3g} "
             f"| {'yes' if row['pareto'] else ''} | {row['trial']} | "
             f"{show_values({key: row[key] for key in keys})} |"
         )

@@ -31,6 +31,7 @@ STEPS = "sampler.num_steps"
 DISTANCE = "distance"
 """What trials report on the way: their run's leading distance, on validation data."""
 METRICS = {
+    "two_sample": ("two_sample", "excess", "sliced_wasserstein", "earth_movers", "mmd"),
     "sliced_wasserstein": ("sliced_wasserstein", "earth_movers", "mmd"),
     "frechet": ("frechet", "kernel"),
     "fid": ("fid", "kid"),
@@ -70,7 +71,7 @@ class Search:
     seed: int
     searcher: Searcher = "random"
     scheduler: Scheduler = "none"
-    metric: str = "sliced_wasserstein"
+    metric: str = "two_sample"
 
     def config(self, values: Values) -> Config:
         """Build a trial's configuration: preset, the space's settings, the user's, the values."""

@@ -18,6 +18,7 @@ from sft_rl.config.model import (
 from sft_rl.config.networks import CriticConfig, PolicyConfig, SamplerConfig, ValueConfig
 from sft_rl.config.system import (
     DISTANCES,
+    WATCHED_OF_POINTS,
     LearnerConfig,
     MetricsConfig,
     RayConfig,
@@ -27,6 +28,7 @@ from sft_rl.config.system import (
 
 __all__ = [
     "DISTANCES",
+    "WATCHED_OF_POINTS",
     "Config",
     "CriticConfig",
     "DataConfig",
@@ -127,8 +129,17 @@ class Config(Section):
 
     @property
     def distance(self) -> str:
-        """Name of the distance that leads: it chooses the result and stands in summary.json."""
-        return self.metrics.leading(self.data)
+        """Name of the metric that leads: it chooses the result and stands in summary.json."""
+        return self.metrics.leading(self.data, is_images=self._is_images)
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Names of the metrics that evaluations measure, the leading one among them."""
+        return (self.distance,) if self._is_images else WATCHED_OF_POINTS
+
+    @property
+    def _is_images(self) -> bool:
+        return self.data.is_images
 
     @property
     def uses_ray(self) -> bool:
@@ -145,3 +156,7 @@ class ResolvedConfig(Config):
 
     samples: Samples
     """What samples of the data are."""
+
+    @property
+    def _is_images(self) -> bool:
+        return self.samples.pixel_max is not None  # so are those that Python handed over

@@ -74,8 +74,10 @@ class PolicyConfig(Section):
     max_grad_norm: Positive = 1.0
     """Gradient clip."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
-    """Decay of the averaged policy (reached gradually), which is evaluated and saved; 0 turns
-    averaging off."""
+    """Highest decay of the averaged policy, which is evaluated and saved; 0 turns averaging off."""
+    ema_ramp: Positive = 9.0
+    """The average holds about the last 1/9 of the updates so far, by default, until that is more
+    than 1 / (1 - `ema_decay`) of them; a smaller number widens it: 1 weighs all alike."""
     log_prob_reduction: Literal["sum", "mean"] = "sum"
     """Reduction of log-probs over a sample's dimensions; `mean` is the paper's for images."""
 

@@ -35,8 +35,9 @@ class TrainingConfig(Section):
     deterministic: bool = False
     """Choose kernels that give the same bits every time, on a GPU too, and refuse those that
     cannot. Results of a CPU are the same bits with and without."""
-    select_best: bool = True
-    """The result is the averaged policy that did best on validation data; else the last one."""
+    select_best: bool = False
+    """The result is the averaged policy whose leading metric was best on validation data, the
+    pretrained sampler included; else the last one, to which falling learning rates lead."""
     checkpoint_every: Count = 50
     """Iterations between two checkpoints."""
     keep_checkpoints: Count = 2
@@ -95,24 +96,33 @@ class LearnerConfig(Section):
 
 
 DISTANCES = {
+    "two_sample": "accuracy of the two-sample test",
     "sliced_wasserstein": "sliced Wasserstein distance",
     "frechet": "Fréchet distance in a classifier's features",
     "fid": "Fréchet inception distance",
 }
-"""Distances that can lead a run: their names in its files, and in words."""
+"""Metrics that can lead a run, the smaller the better: their names in its files, and in words."""
+
+
+WATCHED_OF_POINTS = ("two_sample", "precision", "recall", "sliced_wasserstein")
+"""What every evaluation of points measures, whatever leads."""
 
 
 class MetricsConfig(Section):
     """How samples are measured, always against held-out real data."""
 
-    distance: Literal["auto", "sliced_wasserstein", "frechet", "fid"] = "auto"
-    """The distance that leads: `frechet`, in the features of a small classifier trained on the
-    data's labels, `fid` in Inception's, or `sliced_wasserstein`. `auto` takes `fid` where
-    `inception_path` is set, else `frechet` for `digits` and `cifar10`."""
+    distance: Literal["auto", "two_sample", "sliced_wasserstein", "frechet", "fid"] = "auto"
+    """The metric that leads: of points `two_sample`, how well a nearest neighbour tells samples
+    from data, of images `frechet`, in the features of a small classifier trained on the data's
+    labels, or `fid` in Inception's; of either `sliced_wasserstein`. `auto` takes `two_sample` for
+    points; for images `fid` where `inception_path` is set, else `frechet` for `digits` and
+    `cifar10`."""
     inception_path: str | None = None
     """Local file of Inception's weights as torch-fidelity has them; never downloaded."""
     num_samples: Annotated[int, Field(ge=10)] = 10_000
-    """Samples to measure; for the sliced Wasserstein distance as many real ones."""
+    """Samples to measure; of points as many real ones."""
+    num_excess: Annotated[int, Field(ge=10)] = 65_536
+    """Points of a few-step sampler for the excess distance; the full steps' has `num_samples`."""
     num_projections: Count = 100
     """Random directions of the sliced Wasserstein distance."""
     num_exact: Annotated[int, Field(ge=10)] = 2_000
@@ -120,10 +130,12 @@ class MetricsConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of directions, reference draw and sampling noise."""
 
-    def leading(self, data: DataConfig) -> str:
-        """Name of the distance that leads: it chooses the result and stands in summary.json."""
+    def leading(self, data: DataConfig, *, is_images: bool) -> str:
+        """Name of the metric that leads: it chooses the result and stands in summary.json."""
         if self.distance != "auto":
             return self.distance
         if self.inception_path is not None:
             return "fid"
-        return "frechet" if data.name in LABELLED else "sliced_wasserstein"
+        if data.name in LABELLED:
+            return "frechet"
+        return "sliced_wasserstein" if is_images else "two_sample"

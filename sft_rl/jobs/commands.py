@@ -20,6 +20,7 @@ from sft_rl.jobs.build import prepare_process
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.dry_run import requirements
 from sft_rl.jobs.fine_tuning import fine_tune, fine_tune_elsewhere
+from sft_rl.jobs.report import FLOOR, Table, comparison, names_of
 from sft_rl.learning.preemption import PreemptionNotice
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
@@ -206,8 +207,8 @@ def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     }
 
 
-def evaluate(folder: Path | str) -> dict[str, str]:
-    """Measure the sampler of a run again; return the rows of a table.
+def evaluate(folder: Path | str) -> Table:
+    """Measure the sampler of a run again; return a table.
 
     Raises:
         UserError: If there is no run, or its data are not there or are others now.
@@ -221,11 +222,8 @@ def evaluate(folder: Path | str) -> dict[str, str]:
     evaluator = Evaluator(data, config.metrics)
     with num_threads(config.learner.num_threads):
         distances = evaluator.all_distances(evaluator.samples(policy))
-        floors = evaluator.noise_floors()
-    return {
-        f"{name}, {policy.num_steps} steps": f"{value:.5f}   (noise floor {floors[name]:.5f})"
-        for name, value in distances.items()
-    }
+        columns = {f"{policy.num_steps} steps": distances, FLOOR: evaluator.noise_floors()}
+    return comparison(columns, names_of(distances))
 
 
 def write_samples(

@@ -42,7 +42,7 @@ class CallbackObserver:
 
 
 class ConsoleObserver:
-    """Shows phase, iteration, distance, critic gap, trajectories per second and time left."""
+    """Shows phase, iteration, leading metric, critic gap, speed and time left."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False)
@@ -61,7 +61,7 @@ class ConsoleObserver:
         self._name = ""
         self._begun = time.perf_counter()
         self._told = 0.0
-        self._distance = float("nan")
+        self._measured = ""
 
     def __enter__(self) -> ConsoleObserver:
         if self._live:
@@ -99,8 +99,9 @@ class ConsoleObserver:
 
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
         """Show how far the phase is; in a pipe at most one line in five seconds."""
-        for name in DISTANCES:
-            self._distance = metrics.get(name, self._distance)
+        measured = [name for name in DISTANCES if name in metrics]
+        if measured:
+            self._measured = f"{measured[0].replace('_', ' ')} {metrics[measured[0]]:.4f}"
         numbers = self._numbers(metrics)
         if self._live:
             self._counted = True
@@ -114,9 +115,7 @@ class ConsoleObserver:
         self._say(f"{self._name} {done}/{total}  {numbers}  {left:.0f} s left")
 
     def _numbers(self, metrics: Metrics) -> str:
-        parts = []
-        if self._distance == self._distance:
-            parts.append(f"distance {self._distance:.4f}")
+        parts = [self._measured] if self._measured else []
         for name, label, form in (
             ("critic_gap", "critic gap", ".3f"),
             ("trajectories_per_second", "trajectories/s", ".0f"),
@@ -129,9 +128,15 @@ class ConsoleObserver:
     def _say(self, text: str) -> None:
         print(text, flush=True)  # noqa: T201
 
-    def table(self, title: str, rows: dict[str, str]) -> None:
-        """Print a short table of names and values."""
-        table = Table(title=title, title_justify="left", show_header=False)
-        for name, value in rows.items():
-            table.add_row(name, value)
+    def table(self, title: str, rows: dict[str, str] | dict[str, list[str]]) -> None:
+        """Print a short table: of names and a value each, or several; "" names the columns."""
+        table = Table(title=title, title_justify="left", show_header="" in rows)
+        for name, cells in rows.items():
+            values = [cells] if isinstance(cells, str) else cells
+            if name:
+                table.add_row(name, *values)
+                continue
+            table.add_column("", no_wrap=True)
+            for column in values:
+                table.add_column(column)
         self.console.print(table)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from sft_rl.config import ResolvedConfig
+from sft_rl.config import DISTANCES, ResolvedConfig
 from sft_rl.critics import Reward
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError
@@ -229,7 +229,7 @@ def _conclude(
         begun = time.perf_counter()
         after = evaluator.samples(policy)
         seconds_per_sample = (time.perf_counter() - begun) / len(after)
-        final = evaluator.all_distances(after)
+        final, initial = (evaluator.all_distances(samples) for samples in (after, before))
         path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
     with clock.phase("plots"):
         from sft_rl.jobs.plots import Samples, write_plots
@@ -237,15 +237,20 @@ def _conclude(
         samples = Samples(evaluator.reference, before, after, path, full_step.samples)
         with saving(store.path / "plots"):
             write_plots(store.path, samples, data.units)
+    measured = {"initial": initial, "final": final, "full_step": full_step.numbers}
     summary = {
         "preset": config.preset,
         "algorithm": config.algorithm,
         "seed": config.seed,
         "num_steps": config.sampler.num_steps,
-        f"{evaluator.name}_initial": evaluator.distance(before),
-        f"{evaluator.name}_final": final[evaluator.name],
-        f"{evaluator.name}_full_step": full_step.numbers[evaluator.name],
+        **{
+            f"{name}_{when}": metrics[name]
+            for name in DISTANCES
+            for when, metrics in measured.items()
+            if name in metrics
+        },
         "noise_floor": full_step.numbers["noise_floor"],
+        "before": initial,
         "final": final,
         "full_step": full_step.numbers,
         "protocol": {**evaluator.protocol, "nfe": policy.num_steps},

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from sft_rl.config import DISTANCES
 from sft_rl.data import Units
@@ -20,8 +21,13 @@ from sft_rl.data.pictures import sample_grid, tile, to_rgb
 
 Array = np.ndarray
 
-BLUE, ORANGE, GREY = "#2a6f97", "#d1495b", "#8d99ae"
-NUM_SHOWN = 4000
+BLUE, ORANGE, GREY, GREEN = "#2a6f97", "#d1495b", "#6b7280", "#588157"
+COLOURS = (GREY, ORANGE, BLUE, GREEN)
+NUM_SHOWN = 10_000
+NUM_PARTS = 8
+"""How many times the enlarged part's side fits into the whole."""
+VIEW = (0.001, 0.999)
+"""Quantiles of the points between which a picture shows them."""
 NUM_STRIPS = 8
 
 
@@ -94,17 +100,51 @@ def plot_strips(file: Path, path: Array, pixel_max: int) -> None:
 
 
 def plot_samples(file: Path, groups: dict[str, Array]) -> None:
-    """Draw groups of samples side by side on the same axes."""
+    """Draw groups of samples side by side on the same axes; below, a part of each enlarged.
+
+    As many points in every panel, so that what looks denser is denser.
+    """
+    num = min(NUM_SHOWN, *(len(samples) for samples in groups.values()))
+    shown = {title: samples[:num] for title, samples in groups.items()}
+    real = next(iter(shown.values()))
+    heights = [1.0]
+    if real.shape[1] > 1:  # a histogram has nothing to enlarge
+        width, height = np.ptp(np.quantile(real[:, :2], VIEW, axis=0), axis=0)
+        heights = [float(np.clip(height / width, 0.3, 1.0)), 1.0]
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(3.6 * len(groups), 3.7), sharex=True, sharey=True
+        len(heights),
+        len(shown),
+        figsize=(3.6 * len(shown), 3.7 * sum(heights)),
+        height_ratios=heights,
+        sharex="row",
+        sharey="row",
+        squeeze=False,
     )
-    for axis, (title, samples), colour in zip(
-        np.atleast_1d(axes), groups.items(), [GREY, ORANGE, BLUE], strict=False
-    ):
-        _scatter(axis, samples[:NUM_SHOWN], colour)
-        axis.set_title(title, fontsize=11)
-    _limit(np.atleast_1d(axes)[0], next(iter(groups.values())))
+    for column, (title, samples) in enumerate(shown.items()):
+        for axis, size in zip(axes[:, column], (2.0, 5.0), strict=False):
+            _scatter(axis, samples, COLOURS[column % len(COLOURS)], size=size)
+            axis.tick_params(labelsize=9, labelbottom=True)
+            axis.locator_params(nbins=4)
+        axes[0, column].set_title(title, fontsize=11)
+    _limit(axes[0, 0], real)
+    if len(heights) == 2:
+        low, side = _densest_part(real)
+        for axis in axes[0]:
+            axis.add_patch(Rectangle(tuple(low), side, side, fill=False, lw=1.0, zorder=3))
+        axes[1, 0].set_xlim(low[0], low[0] + side)
+        axes[1, 0].set_ylim(low[1], low[1] + side)
     _save(figure, file)
+
+
+def _densest_part(points: Array) -> tuple[Array, float]:
+    """Lower left corner and side of a square around where the most points (N, dim) are."""
+    flat = points[:, :2]
+    low, high = np.quantile(flat, VIEW, axis=0)
+    side = float((high - low).max() / NUM_PARTS)
+    _, cells, counts = np.unique(
+        (flat - low) // side, axis=0, return_inverse=True, return_counts=True
+    )
+    return flat[cells.ravel() == counts.argmax()].mean(axis=0) - side / 2, side
 
 
 def plot_path(file: Path, path: Array, samples: Array) -> None:
@@ -121,6 +161,8 @@ def plot_path(file: Path, path: Array, samples: Array) -> None:
             axis.plot(flat[: k + 1, :, 0], flat[: k + 1, :, 1], color=BLUE, alpha=0.25, lw=0.7)
             axis.scatter(flat[k, :, 0], flat[k, :, 1], s=9, color=ORANGE, zorder=3, lw=0)
         axis.set_title("noise" if k == 0 else f"step {k}", fontsize=10)
+        axis.locator_params(nbins=4)
+        axis.tick_params(labelsize=8)
     _limit(np.atleast_1d(axes)[0], flat)
     _save(figure, file)
 
@@ -129,6 +171,7 @@ def plot_curves(file: Path, metrics: pd.DataFrame) -> None:
     """Draw how distance, critic gap, reward and policy ratio went over the iterations."""
     panels = {
         **DISTANCES,
+        "precision": "precision",
         "critic_gap": "critic gap  E_real[f] - E_gen[f]",
         "critic_input_grad_norm": "critic gradient norm",
         "policy_grad_norm": "policy gradient norm",
@@ -139,7 +182,7 @@ def plot_curves(file: Path, metrics: pd.DataFrame) -> None:
         points = metrics[["iteration", name]].dropna()
         style = "o-" if len(points) < 50 else "-"
         axis.plot(points["iteration"], points[name], style, color=BLUE, lw=1.0, ms=3)
-        if name in DISTANCES and (points[name] > 0).all():
+        if name in DISTANCES and 0.0 < 2.0 * points[name].min() < points[name].max():
             axis.set_yscale("log")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("iteration", fontsize=8)
@@ -153,15 +196,13 @@ def _picture(axis: Axes, image: Array) -> None:
     axis.axis("off")
 
 
-def _scatter(axis: Axes, points: Array, colour: str) -> None:
+def _scatter(axis: Axes, points: Array, colour: str, *, size: float = 2.0) -> None:
     flat = points.reshape(len(points), -1)
     if flat.shape[1] == 1:
         axis.hist(flat[:, 0], bins=80, density=True, color=colour)
         return
-    axis.scatter(flat[:, 0], flat[:, 1], s=2, color=colour, alpha=0.5, lw=0)
+    axis.scatter(flat[:, 0], flat[:, 1], s=size, color=colour, alpha=0.5, lw=0)
     axis.set_aspect("equal")
-    axis.set_xticks([])
-    axis.set_yticks([])
 
 
 def _limit(axis: Axes, points: Array) -> None:
@@ -169,7 +210,7 @@ def _limit(axis: Axes, points: Array) -> None:
     flat = points.reshape(-1, points.shape[-1])
     if flat.shape[1] < 2:
         return
-    low, high = np.quantile(flat[:, :2], [0.001, 0.999], axis=0)
+    low, high = np.quantile(flat[:, :2], VIEW, axis=0)
     margin = 0.15 * (high - low)
     axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
     axis.set_ylim(low[1] - margin[1], high[1] + margin[1])

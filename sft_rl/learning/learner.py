@@ -209,8 +209,13 @@ class Learner:
                 metrics |= {name: value.item() for name, value in loss.metrics.items()}
                 if self.algorithm.should_stop(metrics):
                     break
+        options = self.optimisation.policy
         update_average(
-            self.average, policy, decay=self.optimisation.policy.ema_decay, num_updates=self.version
+            self.average,
+            policy,
+            decay=options.ema_decay,
+            num_updates=self.version,
+            ramp=options.ema_ramp,
         )
         self.version += 1
         return metrics

@@ -22,14 +22,16 @@ def decay_factor(kind: str, progress: float) -> float:
 
 @torch.no_grad()
 def update_average(
-    average: nn.Module, module: nn.Module, *, decay: float, num_updates: int
+    average: nn.Module, module: nn.Module, *, decay: float, num_updates: int, ramp: float = 9.0
 ) -> None:
-    """Move an exponential moving average towards a module's parameters.
+    """Move a moving average towards a module's parameters.
 
-    The decay starts at 0.1 and rises to `decay` over the first updates, so that the average
-    forgets where it started.
+    After n updates the decay is n / (n + ramp), but at most `decay`: the average forgets where it
+    started, holds about the last n / ramp updates at first (Shamir and Zhang, 2013) and is an
+    exponential one from then on.
     """
-    weight = 1.0 - min(decay, (num_updates + 1) / (num_updates + 10))
+    done = num_updates + 1
+    weight = 1.0 - min(decay, done / (done + ramp))
     torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), weight)
 
 

@@ -76,7 +76,7 @@ class Trainer:
         """
         training = self.training
         self.notice.in_loop = True
-        if self.iteration == 0:  # the result is no worse than what training starts from
+        if self.iteration == 0:  # where the curves begin, and the best so far
             with num_threads(self.threads):
                 self._evaluate()
         if training.max_offpolicy_steps:
@@ -115,17 +115,17 @@ class Trainer:
         except NotFiniteError:  # the env refuses the policy's actions
             self.alarm.ring(f"an action is not finite in iteration {self.iteration + 1}")
         if self._evaluates():
-            row[self.evaluator.name] = self._evaluate()
+            row |= self._evaluate()
         self.alarm.check(row)
         return row
 
-    def _evaluate(self) -> float:
+    def _evaluate(self) -> Metrics:
         """Measure the policy, keep it if it is the best, show its samples."""
-        distance, picture = self.evaluator.validate(self.learner.evaluated_policy)
-        self.learner.consider(distance)
+        measured, picture = self.evaluator.validate(self.learner.evaluated_policy)
+        self.learner.consider(measured[self.evaluator.name])
         if picture is not None:
             self.store.show(picture, iteration=self.iteration)
-        return distance
+        return measured
 
     def _num_updates(self, iteration: int) -> int:
         """Critic steps of an iteration; the first has a warm-up."""

@@ -31,8 +31,8 @@ class Evaluator:
     def __init__(self, data: Dataset, config: MetricsConfig) -> None:
         self.data = data
         self.config = config
-        self.name = config.leading(data.config)
         self.measure = build_measure(config, data)
+        self.name = self.measure.name
 
     @property
     def key(self) -> Key:
@@ -52,41 +52,47 @@ class Evaluator:
         return self.data.real(self.config.num_samples, self.config.seed, draw=0)
 
     @cached_property
-    def _validation(self) -> tuple[int, Callable[[Array], float]]:
-        """How many samples to draw, and their distance to training data.
+    def _validation(self) -> tuple[int, Callable[[Array], Metrics]]:
+        """How many samples to draw, and what measures them against training data.
 
         Nothing of what is reported is used to choose.
         """
         real = self.data.train_in_units(VALIDATION_FACTOR * self.config.num_samples)
-        return self.measure.num_generated(real), self.measure.distance_to(real)
+        return self.measure.num_generated(real), self.measure.watching(real)
 
-    def samples(self, policy: DenoisingPolicy) -> Array:
-        """Draw as many samples as the protocol wants, in the data's units."""
-        return self._draw(policy, self.measure.num_generated(self.reference), "evaluation")
+    def samples(self, policy: DenoisingPolicy, *, few: bool = False) -> Array:
+        """Draw as many samples as the protocol wants, in the data's units.
+
+        Args:
+            policy: Draws them.
+            few: Leave out what only the excess distance takes, since a sample costs many steps.
+        """
+        num = self.measure.num_generated(self.reference)
+        return self._draw(policy, num if few else max(num, self.measure.num_more), "evaluation")
 
     def _draw(self, policy: DenoisingPolicy, num: int, purpose: str) -> Array:
         source = generator(self.config.seed, purpose, device=policy.device)
         return self.data.units.to_data(policy.sample(num, source))
 
-    def validate(self, policy: DenoisingPolicy) -> tuple[float, Array | None]:
-        """The leading distance to training data, with noise of its own, and a picture.
+    def validate(self, policy: DenoisingPolicy) -> tuple[Metrics, Array | None]:
+        """Measure a policy against training data, with noise of its own, and make a picture.
 
         For looking at a run and choosing its best policy; results are reported against the
         reference.
 
         Returns:
-            The distance; and a grid of the first samples, RGB, uint8, shape (height, width, 3),
-            or None if they are points.
+            What is quick to measure, the leading metric included; and a grid of the first samples,
+            RGB, uint8, shape (height, width, 3), or None if they are points.
         """
-        num, distance = self._validation
+        num, watch = self._validation
         samples = self._draw(policy, num, "validation")
         picture = None
         if (pixel_max := self.data.units.samples.pixel_max) is not None:
             picture = sample_grid(samples, pixel_max)
-        return distance(samples), picture
+        return watch(samples), picture
 
     def distance(self, samples: Array) -> float:
-        """The leading distance of samples to the reference."""
+        """The leading metric of samples against the reference."""
         return self.measure.distance(self.reference, samples)
 
     def all_distances(self, samples: Array) -> Metrics:

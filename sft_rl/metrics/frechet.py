@@ -40,28 +40,6 @@ def kernel_distance(real: Array, generated: Array) -> float:
     return within - 2.0 * float(kernel(real, generated).mean())
 
 
-def precision_recall(real: Array, generated: Array, *, neighbours: int = 3) -> tuple[float, float]:
-    """Precision and recall of generated features (Kynkäänniemi et al., 2019), (N, dim) each.
-
-    A feature is covered by a set if it lies nearer to one of its members than that member's k-th
-    nearest in the set. Precision: share of generated ones that the real ones cover; recall: share
-    of real ones that the generated ones cover.
-    """
-
-    def covered(points: Array, members: Array) -> float:
-        x, y = torch.from_numpy(points), torch.from_numpy(members)
-        # The first neighbour of a member is itself.
-        radii = [
-            torch.cdist(part, y).kthvalue(neighbours + 1, dim=1).values
-            for part in torch.split(y, CHUNK)
-        ]
-        radius = torch.cat(radii)
-        inside = [(torch.cdist(part, y) <= radius).any(dim=1) for part in torch.split(x, CHUNK)]
-        return torch.cat(inside).double().mean().item()
-
-    return covered(generated, real), covered(real, generated)
-
-
 def nearest_distances(images: Array, others: Array) -> Array:
     """Euclidean distance of each image (N, ...) to its nearest among others (M, ...), shape (N,).
 

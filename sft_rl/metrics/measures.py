@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sft_rl.config import MetricsConfig
+from sft_rl.config import WATCHED_OF_POINTS, MetricsConfig
 from sft_rl.data import Dataset
 from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
@@ -21,17 +21,22 @@ from sft_rl.metrics.distances import (
     sliced_wasserstein,
 )
 from sft_rl.metrics.features import ClassifierFeatures, Features, InceptionFeatures
-from sft_rl.metrics.frechet import (
-    frechet_distance,
-    kernel_distance,
-    nearest_distances,
-    precision_recall,
-)
+from sft_rl.metrics.frechet import frechet_distance, kernel_distance, nearest_distances
+from sft_rl.metrics.neighbours import precision_recall
+from sft_rl.metrics.points import Points
 from sft_rl.types import Metrics
 
 
 class Measure(Protocol):
-    """A yardstick; :meth:`sft_rl.config.MetricsConfig.leading` names its leading distance."""
+    """A yardstick; :meth:`sft_rl.config.MetricsConfig.leading` names its leading metric.
+
+    Attributes:
+        name: That metric.
+        num_more: How many samples to draw where they cost few steps; 0 for no more than usual.
+    """
+
+    name: str
+    num_more: int
 
     unused: frozenset[str]
     """Settings of the metrics that its numbers do not depend on."""
@@ -44,33 +49,45 @@ class Measure(Protocol):
         """How many samples to draw against a reference."""
 
     def distance(self, real: Array, generated: Array) -> float:
-        """The distance that leads."""
+        """The metric that leads."""
 
-    def distance_to(self, real: Array) -> Callable[[Array], float]:
-        """The same to one set of real data, prepared so that it is quick to repeat."""
+    def watching(self, real: Array) -> Callable[[Array], Metrics]:
+        """What evaluations measure, :attr:`Config.watched`, against one set of real data.
+
+        Prepared so that it is quick to repeat.
+        """
 
     def all_distances(self, real: Array, generated: Array) -> Metrics:
-        """Every distance, the leading one included."""
+        """Every metric, the leading one included; its standard error is called ``NAME_se``."""
 
     def noise_floors(self, draws: list[Array]) -> Metrics:
-        """Every distance between the first draw of real data and the others, averaged."""
+        """Every metric between the first draw of real data and the others, averaged.
+
+        ``NAME_sd`` is the scatter over the draws, where there are several.
+        """
 
     def protocol(self, reference: Array) -> dict[str, str | int | float]:
         """What a reader needs to know to repeat the numbers."""
 
 
 class SlicedWasserstein:
-    """Sliced Wasserstein distance, beside it the earth mover's and MMD, of points or pixels."""
+    """Sliced Wasserstein distance, beside it the earth mover's and MMD, of pixels."""
 
     name = "sliced_wasserstein"
     key = name
     unused = frozenset[str]()
+    num_more = 0
 
     def __init__(self, config: MetricsConfig) -> None:
         self.config = config
         num, seed = config.num_projections, config.seed
         self.distance = partial(sliced_wasserstein, num_projections=num, seed=seed)
-        self.distance_to = partial(SlicedWassersteinTo, num_projections=num, seed=seed)
+        self._distance_to = partial(SlicedWassersteinTo, num_projections=num, seed=seed)
+
+    def watching(self, real: Array) -> Callable[[Array], Metrics]:
+        """The distance to one set of images."""
+        distance = self._distance_to(real)
+        return lambda generated: {self.name: distance(generated)}
 
     def num_generated(self, reference: Array) -> int:
         """As many as there are real ones."""
@@ -115,6 +132,7 @@ class FeatureFrechet:
     """
 
     unused = frozenset({"num_projections", "num_exact"})
+    num_more = 0
 
     def __init__(self, config: MetricsConfig, data: ImageDataset, features: Features) -> None:
         self.config = config
@@ -133,12 +151,12 @@ class FeatureFrechet:
 
     def distance(self, real: Array, generated: Array) -> float:
         """Fréchet distance of images, uint8, (N, C, H, W) each."""
-        return self.distance_to(real)(generated)
+        return self.watching(real)(generated)[self.name]
 
-    def distance_to(self, real: Array) -> Callable[[Array], float]:
+    def watching(self, real: Array) -> Callable[[Array], Metrics]:
         """The same to one set of real images, whose features are computed once."""
         features = self.features(real)
-        return lambda generated: frechet_distance(features, self.features(generated))
+        return lambda images: {self.name: frechet_distance(features, self.features(images))}
 
     def all_distances(self, real: Array, generated: Array) -> Metrics:
         """Distances, precision and recall, and how near the samples are to training images.
@@ -152,7 +170,7 @@ class FeatureFrechet:
         return {**compared, "nearest_training": float(nearest)}
 
     def _compared(self, real: Array, generated: Array) -> Metrics:
-        precision, recall = precision_recall(real, generated)
+        precision, recall = precision_recall(real, generated, neighbours=3)
         return {
             self.name: frechet_distance(real, generated),
             self.kernel: kernel_distance(real, generated),
@@ -188,11 +206,15 @@ def build_measure(config: MetricsConfig, data: Dataset) -> Measure:
     Raises:
         UserError: If it does not go with the data.
     """
-    name = config.leading(data.config)
+    name = config.leading(data.config, is_images=data.units.is_images)
+    if not isinstance(data, ImageDataset):
+        if name not in WATCHED_OF_POINTS:
+            raise UserError(f"metrics.distance: {name!r} is for images; use two_sample")
+        return Points(name, config, data)
     if name == "sliced_wasserstein":
         return SlicedWasserstein(config)
-    if not isinstance(data, ImageDataset):
-        raise UserError(f"metrics.distance: {name!r} is for images; use sliced_wasserstein")
+    if name == "two_sample":
+        raise UserError("metrics.distance: 'two_sample' is for points; use sliced_wasserstein")
     features = (
         InceptionFeatures(config.inception_path, pixel_max=data.pixel_max)
         if name == "fid"

@@ -20,10 +20,10 @@ from sft_rl.storage.cache import arithmetic, cached, digest
 from sft_rl.storage.checkpoint import Checkpoint, state_sha256
 
 Summary = dict[str, Any]
-NUM_KEPT = 64
-"""Images of the full-step sampler that are kept for pictures."""
+NUM_KEPT = {"images": 64, "points": 10_000}
+"""Samples of the full-step sampler that are kept for pictures."""
 NUM_PROBES = 8
-FORMAT = 1
+FORMAT = 2
 """Part of the cache's key; counts changes of the code that give other numbers."""
 
 
@@ -33,11 +33,11 @@ class FullStep:
 
     Attributes:
         numbers: Every distance, the noise floors, and the number of function evaluations.
-        samples: Some images in the data's units; None of points.
+        samples: Some samples in the data's units, for pictures.
     """
 
     numbers: Summary
-    samples: Array | None
+    samples: Array
 
 
 def measure_full_step(
@@ -71,8 +71,7 @@ def measure_full_step(
         **arithmetic(policy.device),
     }
     entry, _ = cached("full_step", key, lambda: _measured(policy, evaluator), warn=warn)
-    samples = entry.tensors["samples"].get("images")
-    return FullStep(entry.meta["numbers"], None if samples is None else samples.numpy())
+    return FullStep(entry.meta["numbers"], entry.tensors["samples"]["samples"].numpy())
 
 
 @torch.inference_mode()
@@ -86,13 +85,12 @@ def _answers(policy: DenoisingPolicy) -> Array:
 
 
 def _measured(policy: DenoisingPolicy, evaluator: Evaluator) -> Checkpoint:
-    samples, floors = evaluator.samples(policy), evaluator.noise_floors()
+    samples, floors = evaluator.samples(policy, few=True), evaluator.noise_floors()
     numbers = {
         **evaluator.all_distances(samples),
         "nfe": policy.num_steps,
         "noise_floor": floors[evaluator.name],
         "noise_floors": floors,
     }
-    is_images = evaluator.data.units.is_images
-    kept = {"images": torch.from_numpy(samples[:NUM_KEPT])} if is_images else {}
-    return Checkpoint({"samples": kept}, {"numbers": numbers})
+    kept = samples[: NUM_KEPT["images" if evaluator.data.units.is_images else "points"]]
+    return Checkpoint({"samples": {"samples": torch.from_numpy(kept)}}, {"numbers": numbers})

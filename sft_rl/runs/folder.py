@@ -159,7 +159,7 @@ class RunFolder:
 
     def _sparse_columns(self) -> list[str]:
         """Columns that only iterations with an evaluation fill."""
-        names = [self.config.distance, "critic_slope", "kl_to_pretrained"]
+        names = [*self.config.watched, "critic_slope", "kl_to_pretrained"]
         each_step = ["log_prob_drift"]
         if algorithm_of(self.config).uses_value:
             names += ["policy_grad_snr", "policy_grad_snr_raw"]
@@ -267,13 +267,16 @@ class RunFolder:
     def result(self, own: nn.Module | None = None) -> tuple[DenoisingPolicy, TensorGroups]:
         """Load the policy a run gave, frozen, and all tensors of the checkpoint it is in.
 
+        A run that has not come to its end, or went wrong, gives the best one so far.
+
         Args:
             own: The network, of a run that had one from Python; only its kind counts.
         """
         tensors, config = self.latest().tensors, self.config
         policy = policy_of(config, network_of(config, own))
         averaged = "average" if config.policy.ema_decay > 0 else "policy"
-        policy.load_state_dict(tensors["best" if config.training.select_best else averaged])
+        best = config.training.select_best or not self.is_finished(config)
+        policy.load_state_dict(tensors["best" if best else averaged])
         return policy.requires_grad_(False), tensors
 
     def read_summary(self) -> dict[str, Any]:

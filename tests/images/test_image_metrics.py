@@ -15,7 +15,6 @@ from sft_rl.metrics.frechet import (
     frechet_distance,
     kernel_distance,
     nearest_distances,
-    precision_recall,
 )
 
 FEATURES = np.random.default_rng(0).normal(size=(300, 5)) * [1.0, 2.0, 3.0, 0.5, 0.1]
@@ -54,16 +53,6 @@ def test_nearest_distances():
     images = np.array([[[0, 0]], [[3, 4]]], np.uint8)
     others = np.array([[[0, 0]], [[6, 8]]], np.uint8)
     assert nearest_distances(images, others).tolist() == pytest.approx([0.0, 5.0], abs=1e-3)
-
-
-def test_precision_and_recall_of_a_part_and_of_strays():
-    real = np.arange(20.0)[:, None]
-    part = real[:10]
-    assert precision_recall(real, part) == (1.0, pytest.approx(0.65))  # 9 reaches up to 12
-    strays = np.concatenate([real, [[100.0], [200.0], [300.0], [400.0]]])
-    precision, recall = precision_recall(real, strays)
-    assert precision == pytest.approx(20 / 24)
-    assert recall == 1.0
 
 
 @pytest.fixture(scope="module")

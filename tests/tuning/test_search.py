@@ -91,7 +91,7 @@ def test_resume_refuses_what_is_no_search(tmp_path: Path):
     [
         (make(num_trials=0), "--num-trials: must be at least 1, got 0"),
         (make(TREE, "learner.launcher=ray_train"), "leave it at 'local'"),
-        (make(metric="fid"), "no trial reports 'fid'; choose from sliced_wasserstein"),
+        (make(metric="fid"), "no trial reports 'fid'; choose from two_sample"),
         (make(metric="mmd", scheduler="asha"), "measured at the end of a trial only"),
         (make({"space": {RATE: {"uniform": [-1, 1]}}}), "policy.learning_rate: input should be"),
         (make({"space": {STEPS: {"uniform": [1, 4]}}}), "needs whole numbers, use randint"),

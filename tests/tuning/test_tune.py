@@ -196,7 +196,7 @@ def check_best_gives_the_same_policy(folder: Path, out: Path) -> None:
     assert code == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary["policy_sha256"] == best["policy_sha256"]
-    assert summary["sliced_wasserstein_final"] == best["distance"]
+    assert summary["two_sample_final"] == best["distance"]
 
 
 @pytest.mark.ray

@@ -1,0 +1,43 @@
+"""Metrics as a person reads them: a row a metric, a column a sampler, with errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sft_rl.types import Metrics
+
+Table = dict[str, list[str]]
+"""Cells of a row by its name; the row called "" holds the names of the columns."""
+ERRORS = ("_se", "_sd")
+FLOOR = "noise floor"
+
+
+def number(metrics: Metrics, name: str) -> str:
+    """Write a metric, with its standard error, or its scatter over draws, where it is known."""
+    if name not in metrics:
+        return ""
+    errors = [f" ± {metrics[name + kind]:.4f}" for kind in ERRORS if name + kind in metrics]
+    return f"{metrics[name]:.4f}{errors[0] if errors else ''}"
+
+
+def comparison(columns: dict[str, Metrics], names: list[str]) -> Table:
+    """Set the metrics of several samplers side by side."""
+    rows = {name: [number(metrics, name) for metrics in columns.values()] for name in names}
+    return {"": list(columns), **rows}
+
+
+def names_of(metrics: Metrics) -> list[str]:
+    """Names of the metrics, without their errors."""
+    return [name for name in metrics if not name.endswith(ERRORS)]
+
+
+def final_table(summary: dict[str, Any]) -> Table:
+    """What a run's summary says of its sampler, before and after, and of the full steps."""
+    num, full = summary["num_steps"], summary["full_step"]
+    columns = {
+        f"{num} steps, before": summary["before"],
+        f"{num} steps, after": summary["final"],
+        f"{full['nfe']} steps": full,
+        FLOOR: full["noise_floors"],
+    }
+    return comparison(columns, names_of(summary["final"]))
