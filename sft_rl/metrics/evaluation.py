@@ -38,11 +38,13 @@ class Evaluator:
     def key(self) -> Key:
         """All that determines its numbers beside the samples."""
         covered = {"distance", "inception_path"}  # by the measure's key
+        # Some metrics take all that is held out, others only as much as they ask for.
+        held_out = [] if self.data.held_out is None else [self.data.held_out]
         units = self.data.units.samples.model_dump(include={"shift", "scale", "pixel_max"})
         return {
             "measure": self.measure.key,
             "settings": self.config.model_dump(exclude=covered | self.measure.unused),
-            "real": digest(*self._real_draws()),
+            "real": digest(*held_out, *self._real_draws()),
             **units,
         }
 
