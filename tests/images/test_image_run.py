@@ -58,7 +58,7 @@ def test_every_algorithm_runs_on_images(
 def test_evaluate_repeats_the_summary(digits_run: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", str(digits_run)]) == 0
     final = json.loads((digits_run / "summary.json").read_text())["frechet_final"]
-    assert f"{final:.5f}" in capsys.readouterr().out
+    assert f"{final:.4f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
