@@ -58,7 +58,7 @@ def test_a_run_in_an_object_store(
     assert f"{url} is finished, nothing to do" in capsys.readouterr().out
     final = json.loads(before["/runs/a/summary.json"])["sliced_wasserstein_final"]
     assert main(["evaluate", url]) == 0
-    assert f"{final:.5f}" in capsys.readouterr().out
+    assert f"{final:.4f}" in capsys.readouterr().out
     assert main(["sample", url, "--num", "5", "--out", str(tmp_path / "samples.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "samples.csv", header=None)) >= 5
     assert objects(memory) == before

@@ -35,8 +35,10 @@ class SlicedWassersteinTo:
 
 
 def sliced_wasserstein(real: Array, generated: Array, *, num_projections: int, seed: int) -> float:
-    """Sliced Wasserstein-2 distance of two sets of as many points, fixed projections."""
-    return SlicedWassersteinTo(real, num_projections=num_projections, seed=seed)(generated)
+    """Sliced Wasserstein-2 distance, fixed projections; of the larger set only as many first ones."""
+    num = min(len(real), len(generated))
+    distance = SlicedWassersteinTo(real[:num], num_projections=num_projections, seed=seed)
+    return distance(generated[:num])
 
 
 def directions(dim: int, num: int, seed: int) -> Array:
