@@ -84,7 +84,4 @@ def test_ray_that_was_imported_too_early_is_refused():
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode != 0
-    assert (
-        "call ray.init() yourself, and that Ray is used, or "
-        in (done.stderr.splitlines()[-1])
-    )
+    assert "call ray.init() yourself, and that Ray is used, or " in (done.stderr.splitlines()[-1])
