@@ -35,7 +35,7 @@ class SlicedWassersteinTo:
 
 
 def sliced_wasserstein(real: Array, generated: Array, *, num_projections: int, seed: int) -> float:
-    """Sliced Wasserstein-2 distance, fixed projections; of the larger set only as many first ones."""
+    """Sliced Wasserstein-2 distance, fixed projections; of a larger set as many first ones."""
     num = min(len(real), len(generated))
     distance = SlicedWassersteinTo(real[:num], num_projections=num_projections, seed=seed)
     return distance(generated[:num])
