@@ -17,6 +17,7 @@ from sft_rl.cli import main
 from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
+from sft_rl.runs.changes import changes
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.resolve import resolve
 from sft_rl.storage.checkpoint import DamagedCheckpoint, load
@@ -165,6 +166,17 @@ def test_what_cannot_be_resumed_is_refused(
     assert train(tmp_path, *settings, "--resume") == 2
     assert "holds no run" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_changes_no_result_is_free_to_change(settings: tuple[str, ...]):
+    before = resolved(*settings).model_dump()
+    free = ("training.checkpoint_every=3", "rollout.placement=pack", "model.channels_last=true")
+    assert changes(before, resolved(*settings, *free).model_dump()) == []
+    longer = resolved(*settings, "training.num_iterations=130").model_dump()
+    assert changes(before, longer) == []
+    assert changes(longer, before) == ["training.num_iterations was 130, now 120"]
+    other = resolved(*settings, "data.seed=1").model_dump()
+    assert "the data are others" in changes(before, other)
 
 
 def test_a_run_of_another_version_is_refused(

@@ -24,6 +24,7 @@ from sft_rl.config.files import dump_config, load_resolved
 from sft_rl.errors import UserError
 from sft_rl.learning.learner import Learner
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.runs.changes import changes
 from sft_rl.runs.parts import algorithm_of, network_of, policy_of
 from sft_rl.storage import checkpoint
 from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, TensorGroups
@@ -218,7 +219,7 @@ class RunFolder:
         Raises:
             UserError: Listing what differs.
         """
-        changed = _changes(self.config.model_dump(), config.model_dump())
+        changed = changes(self.config.model_dump(), config.model_dump())
         if changed:
             raise UserError(
                 f"--resume: {self.place} was started with other settings: {'; '.join(changed)}"
@@ -307,44 +308,6 @@ def _locked(stream: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-FREE_TO_CHANGE = (
-    "data.path",  # what is there is compared by its hash, and so for the next
-    "description",
-    "learner.launcher",
-    "learner.max_failures",
-    "learner.num_cpus",
-    "learner.num_gpus",
-    "metrics.inception_path",
-    "pretrained.path",
-    "pretrained.variant",
-    "ray.",
-    "rollout.num_workers",
-    "rollout.num_cpus_per_worker",
-    "rollout.num_gpus_per_worker",
-    "rollout.placement",
-    "rollout.timeout_s",
-    "training.checkpoint_every",
-    "training.keep_checkpoints",
-)
-"""Settings that do not change a result, so that a resumed run may have others."""
-
-
-def _changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    """List the settings in which a resumed run differs and must not."""
-    changed: list[str] = []
-    for name, old in before.items():
-        key, new = prefix + name, after[name]
-        if key == "samples":
-            changed += [] if old == new else ["the data are others"]
-        elif isinstance(old, dict) and prefix == "" and isinstance(new, dict):
-            changed += _changes(old, new, f"{key}.")
-        elif old != new and not key.startswith(FREE_TO_CHANGE):
-            more = key == "training.num_iterations" and new > old
-            if not more:
-                changed.append(f"{key} was {old!r}, now {new!r}")
-    return changed
 
 
 def free_run_path(preset: str, num_steps: int, seed: int) -> Path:

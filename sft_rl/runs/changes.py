@@ -1,0 +1,43 @@
+"""Which settings a resumed run may have others of, and which would give another result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FREE_TO_CHANGE = (
+    "data.path",  # what is there is compared by its hash, and so for the next
+    "description",
+    "learner.launcher",
+    "learner.max_failures",
+    "learner.num_cpus",
+    "learner.num_gpus",
+    "metrics.inception_path",
+    "model.channels_last",  # rounds otherwise, in the last bits
+    "pretrained.path",
+    "pretrained.variant",
+    "ray.",
+    "rollout.num_workers",
+    "rollout.num_cpus_per_worker",
+    "rollout.num_gpus_per_worker",
+    "rollout.placement",
+    "rollout.timeout_s",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+)
+"""Settings that a resumed run may have others of: they change no result beyond its rounding."""
+
+
+def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """List the settings in which a resumed run differs and must not."""
+    changed: list[str] = []
+    for name, old in before.items():
+        key, new = prefix + name, after[name]
+        if key == "samples":
+            changed += [] if old == new else ["the data are others"]
+        elif isinstance(old, dict) and prefix == "" and isinstance(new, dict):
+            changed += changes(old, new, f"{key}.")
+        elif old != new and not key.startswith(FREE_TO_CHANGE):
+            more = key == "training.num_iterations" and new > old
+            if not more:
+                changed.append(f"{key} was {old!r}, now {new!r}")
+    return changed
