@@ -1,5 +1,6 @@
 """Options of a user's own classes: typed, checked, saved, overridden and searched."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,13 +95,20 @@ def test_wrong_ones_are_one_line(tiny_settings: tuple[str, ...], settings: objec
 
 
 def test_a_run_keeps_them_and_refuses_others_on_resume(
-    tmp_path: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_settings: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     words = ["train", "swiss_roll", *tiny_settings, *OWN, "--out", str(tmp_path / "run")]
     assert main(words) == 0
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["options"]
     assert (kept["group_size"], kept["weight"]) == (4, 0.5)
     assert main([*words, "options.weight=0.7", "--resume"]) == 2
+    (tmp_path / "options_of_mine.py").unlink()
+    monkeypatch.delitem(sys.modules, "options_of_mine")
+    sample = ["sample", str(tmp_path / "run"), "--num", "5", "--out", str(tmp_path / "x.npy")]
+    assert main(sample) == 0  # imports nothing of the user's
     assert "options.weight was 0.5, now 0.7" in capsys.readouterr().err
 
 

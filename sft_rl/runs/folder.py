@@ -54,7 +54,7 @@ class RunFolder:
         self.lock_folder = path
         self.config = config
         self.warn = warn
-        self._metrics = MetricsLog(path / "metrics.csv", sparse=self._sparse_columns())
+        self._metrics = MetricsLog(path / "metrics.csv", sparse=self._sparse_columns)
         self._events = EventLog(path / "tensorboard")
 
     @property
@@ -159,7 +159,10 @@ class RunFolder:
         self._events.add_picture(iteration, picture)
 
     def _sparse_columns(self) -> list[str]:
-        """Columns that only iterations with an evaluation fill."""
+        """Columns that only iterations with an evaluation fill.
+
+        Asked for where a run is written: to read one imports no algorithm of the user's.
+        """
         names = [*self.config.watched, "critic_slope", "kl_to_pretrained"]
         each_step = ["log_prob_drift"]
         if algorithm_of(self.config).uses_value:

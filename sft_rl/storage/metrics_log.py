@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sft_rl.storage.files import replace_file, saving, sync
@@ -16,10 +16,10 @@ class MetricsLog:
 
     Args:
         file: The file; it is made with the first row.
-        sparse: Columns that the first row may not have yet.
+        sparse: Says, for the first row, which columns it may not have yet.
     """
 
-    def __init__(self, file: Path, *, sparse: Sequence[str] = ()) -> None:
+    def __init__(self, file: Path, *, sparse: Callable[[], Sequence[str]] = tuple) -> None:
         self.file = file
         self.sparse = sparse
         self._columns: list[str] = []
@@ -32,7 +32,7 @@ class MetricsLog:
         """
         text = io.StringIO()
         if not self._columns:
-            self._columns = [*row, *(name for name in self.sparse if name not in row)]
+            self._columns = [*row, *(name for name in self.sparse() if name not in row)]
             csv.writer(text).writerow(self._columns)
         csv.DictWriter(text, self._columns, restval="").writerow(row)
         with saving(self.file, len(text.getvalue())), self.file.open("a", newline="") as stream:
