@@ -21,7 +21,7 @@ def chaos(out: Path, *args: str) -> dict[str, object]:
 @pytest.mark.ray
 def test_a_learner_is_killed(tmp_path: Path):
     """The first kill of seed 0, a second or two after the first rows."""
-    settings = ("--kills", "1", "--kinds", "ray_train", "--iterations", "300", "--untimed")
+    settings = ("--kills", "1", "--kinds", "ray_train", "--iterations", "120", "--untimed")
     result = chaos(tmp_path / "chaos.json", *settings)
     assert result["kills"] == {"learner": 1}
     assert result["lost_runs"] == 0
