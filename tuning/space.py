@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import yaml
 
-from sft_rl.config.files import check_key
+from sft_rl.config.files import check_key, plain_number
 from sft_rl.errors import UserError, did_you_mean
 
 Values = dict[str, Any]
@@ -198,7 +198,7 @@ def parse_distribution(where: str, given: Any) -> Distribution:
     if not isinstance(values, list) or not values:
         raise UserError(f"{where}: {kind} needs a list with at least one value, got {values!r}")
     if kind in ("grid", "choice"):
-        values = [_number(value) for value in values]
+        values = [plain_number(value) for value in values]
         if any(value in values[:i] for i, value in enumerate(values)):
             raise UserError(f"{where}: {kind} lists a value twice: {values}")
         return Distribution(kind, tuple(values))
@@ -206,7 +206,7 @@ def parse_distribution(where: str, given: Any) -> Distribution:
 
 
 def _bounds(where: str, kind: str, values: list[Any]) -> tuple[Any, ...]:
-    bounds = [_number(value) for value in values]
+    bounds = [plain_number(value) for value in values]
     whole = kind == "randint"
     wanted = "whole numbers" if whole else "numbers"
     if len(bounds) != 2 or any(isinstance(b, bool) or not _is_number(b, whole) for b in bounds):
@@ -225,13 +225,3 @@ def _is_number(value: Any, whole: bool) -> bool:
     return isinstance(value, int) or (
         not whole and isinstance(value, float) and math.isfinite(value)
     )
-
-
-def _number(value: Any) -> Any:
-    """Read ``1e-3`` as a number, which YAML 1.1 takes for text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

@@ -130,7 +130,7 @@ def parse_overrides(overrides: Iterable[str]) -> Tree:
             raise UserError(f"{text!r}: a setting is written key=value, as in seed=1")
         check_key(key)
         try:
-            pairs.append((key, _scalar(yaml.safe_load(value))))
+            pairs.append((key, plain_number(yaml.safe_load(value))))
         except yaml.YAMLError as error:
             raise UserError(f"{key}: cannot read {value!r}: {_first_line(error)}") from error
     return _nested(pairs)
@@ -188,7 +188,7 @@ def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, str
     return keys
 
 
-def _scalar(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """Read ``1e-3`` as a number, which YAML 1.1 takes for text."""
     if isinstance(value, str):
         try:

@@ -132,7 +132,7 @@ class RunFolder:
                 if time.monotonic() >= deadline:
                     stream.seek(0)
                     raise UserError(f"--out: {self.place} is in use by {stream.read().strip()}")
-                time.sleep(0.1)
+                time.sleep(0.1)  # flock itself waits for ever or not at all
             stream.truncate(0)
             stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             stream.flush()
