@@ -11,6 +11,7 @@ import torch
 
 from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.algorithms.advantages import score_transitions
+from sft_rl.config import PolicyGradientConfig
 from sft_rl.types import Loss, Trajectories, Transitions
 
 
@@ -20,7 +21,9 @@ class BatchBaseline(Algorithm):
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         """Score the final samples; at every step, subtract their mean and divide by their std."""
         return score_transitions(
-            trajectories, networks, baseline=False, gae_lambda=1.0, normalise="step"
+            trajectories,
+            networks,
+            PolicyGradientConfig(baseline="none", normalise_advantages="step"),
         )
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[Transitions]:

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sft_rl.diffusion.reverse import expand, gaussian_kl, gaussian_log_prob, reverse_mean
+from sft_rl.diffusion.reverse import (
+    expand,
+    expected_x_0,
+    gaussian_kl,
+    gaussian_log_prob,
+    reverse_mean,
+)
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.seeding import random_labels
 from sft_rl.types import given
@@ -38,6 +44,7 @@ class DenoisingPolicy(nn.Module):
     coef_x: Tensor
     coef_eps: Tensor
     base_std: Tensor
+    alpha_bar: Tensor
 
     def __init__(
         self,
@@ -61,6 +68,9 @@ class DenoisingPolicy(nn.Module):
             ("base_std", schedule.std),
         ):
             self.register_buffer(name, torch.tensor(values.copy(), dtype=torch.float32))
+        # Not among the weights: no sample depends on it.
+        alpha_bar = torch.tensor(schedule.alpha_bar.copy(), dtype=torch.float32)
+        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.log_std_scale = nn.Parameter(torch.zeros(len(schedule) - 1)) if learn_std else None
         self.eval()
 
@@ -98,6 +108,16 @@ class DenoisingPolicy(nn.Module):
         coef_x = expand(self.coef_x[step_index], self.event_ndim)
         coef_eps = expand(self.coef_eps[step_index], self.event_ndim)
         return reverse_mean(latents, eps, coef_x, coef_eps)
+
+    def expected_final(
+        self, latents: Tensor, step_index: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
+        """The final sample that the network expects at a state, shapes as in :meth:`mean`.
+
+        At the last step it is the mean of the final sample.
+        """
+        eps = self.network(latents, self.timesteps[step_index], *given(labels))
+        return expected_x_0(latents, eps, expand(self.alpha_bar[step_index], self.event_ndim))
 
     def step_std(self, step_index: Tensor) -> Tensor:
         """Standard deviation at the given steps, expanded to multiply latents."""

@@ -38,7 +38,7 @@ def test_unknown_presets_are_refused_with_the_nearest_name():
 
 @pytest.mark.parametrize(("text", "value"), [("false", False), ("true", True), ("False", False)])
 def test_false_is_false(text: str, value: bool):
-    assert load_config("swiss_roll", [f"sft_pg.baseline={text}"]).sft_pg.baseline is value
+    assert load_config("swiss_roll", [f"data.flip={text}"]).data.flip is value
 
 
 def test_scientific_notation_is_a_number():

@@ -66,11 +66,11 @@ OWN = ("algorithm=options_of_mine:Mine", "reward=options_of_mine:Penalty")
 
 
 def test_they_are_typed_filled_in_and_given_to_whom_declares_them(tiny_settings: tuple[str, ...]):
-    settings = [*tiny_settings, *OWN, "options.group_size=8", "options.baseline=false"]
+    settings = [*tiny_settings, *OWN, "options.group_size=8", "options.baseline=value"]
     config, _ = resolve(load_config("swiss_roll", settings))
     assert (config.options["group_size"], config.options["weight"]) == (8, 0.5)
     algorithm = algorithm_of(config)
-    assert (algorithm.options.group_size, algorithm.uses_value) == (8, False)
+    assert (algorithm.options.group_size, algorithm.uses_value) == (8, True)
     assert critic_of(config).function.weight == 0.5
     config, _ = resolve(load_config("swiss_roll", [*tiny_settings, "reward=options_of_mine:plain"]))
     assert critic_of(config).function.keywords["options"].bias == 2.0

@@ -11,10 +11,11 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from sft_rl.algorithms import Networks
+from sft_rl.algorithms import Algorithm, Networks
+from sft_rl.algorithms.baselines import baseline_values, leave_one_out
 from sft_rl.config import Config
 from sft_rl.critics import Critic
-from sft_rl.diffusion.schedule import StepSchedule
+from sft_rl.diffusion.schedule import StepSchedule, from_levels
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.parts import algorithm_of
 from sft_rl.types import Trajectories
@@ -65,6 +66,7 @@ def two_step_policy(dim: int, *, squash: bool) -> DenoisingPolicy:
         coef_x=np.array([0.9, 0.8]),
         coef_eps=np.array([-0.6, 0.5]),
         std=np.array([0.7, 0.4]),
+        alpha_bar=np.array([0.5, 0.8]),
     )
     policy = DenoisingPolicy(Affine(dim, squash=squash), schedule, shape=(dim,), learn_std=True)
     return policy.double()
@@ -75,28 +77,43 @@ def flat_grad(value: Tensor, policy: DenoisingPolicy) -> np.ndarray:
     return torch.cat([grad.flatten() for grad in grads]).numpy()
 
 
+def sft_pg(baseline: str) -> Algorithm:
+    options = {"baseline": baseline, "normalise_advantages": "none"}
+    return algorithm_of(Config.model_validate({"sft_pg": options}))
+
+
 def estimates(
-    policy: DenoisingPolicy, critic: Critic, values: list[nn.Module]
+    policy: DenoisingPolicy,
+    critic: Critic,
+    values: list[nn.Module | str],
+    *,
+    batch_size: int = BATCH_SIZE,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Estimate grad E[f] on the same chains: pathwise, and as a policy gradient per baseline.
+
+    Args:
+        policy: The chain.
+        critic: f.
+        values: Baselines: a network, or the name of one that needs none.
+        batch_size: Chains of a batch.
 
     Returns:
         The pathwise gradients, shape (NUM_BATCHES, p), and as much for each of `values`.
     """
-    options = {"baseline": True, "normalise_advantages": "none"}
-    algorithm = algorithm_of(Config.model_validate({"sft_pg": options}))
     generator = torch.Generator().manual_seed(1)
     pathwise, by_policy = [], [[] for _ in values]
     for _ in range(NUM_BATCHES):
-        start = torch.randn(BATCH_SIZE, *policy.shape, generator=generator, dtype=torch.float64)
+        start = torch.randn(batch_size, *policy.shape, generator=generator, dtype=torch.float64)
         path = [start, *policy.denoise(start, generator)]
         pathwise.append(flat_grad(critic(path[-1]).mean(), policy))
         latents = torch.stack(path).detach()
         steps = torch.arange(policy.num_steps)[:, None]
         log_probs = policy.log_prob(latents[:-1], latents[1:], steps).detach()
-        trajectories = Trajectories(latents, log_probs, torch.zeros(BATCH_SIZE), 0)
+        trajectories = Trajectories(latents, log_probs, torch.zeros(batch_size), 0)
         for value, found in zip(values, by_policy, strict=True):
-            networks = Networks(policy, critic, value, pretrained=policy)
+            named = isinstance(value, str)
+            algorithm = sft_pg(value if named else "value")
+            networks = Networks(policy, critic, NoValue() if named else value, pretrained=policy)
             (batch,) = algorithm.batches(algorithm.prepare(trajectories, networks), generator)
             # The loss is a mean over steps, too, and falls where E[f] rises.
             loss = algorithm.loss(batch, networks).value * -policy.num_steps
@@ -152,6 +169,80 @@ def test_the_baseline_changes_the_variance_and_not_the_mean():
     assert spread[2] > 2.0 * spread[0]
 
 
+@pytest.mark.parametrize(("dim", "squash"), [(1, True), (2, True)])
+def test_the_look_ahead_changes_the_variance_and_not_the_mean(dim: int, squash: bool):
+    """With batches of 8 a regression that saw its own row would show."""
+    policy = two_step_policy(dim, squash=squash)
+    pathwise, (plain, ahead) = estimates(policy, Bump(), ["none", "look_ahead"], batch_size=8)
+    assert largest_z(ahead - pathwise) < quantile(pathwise.shape[1])
+    pathwise, (plain, ahead) = estimates(policy, Bump(), ["none", "look_ahead"])
+    assert largest_z(ahead - pathwise) < quantile(pathwise.shape[1])
+    assert ahead.var(axis=0).sum() < 0.5 * plain.var(axis=0).sum()
+
+
+def test_each_row_is_predicted_from_the_others():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 7, generator=generator, dtype=torch.float64)
+    features[2] = 1.5  # nothing to go by: the others' mean
+    scores = torch.randn(7, generator=generator, dtype=torch.float64)
+    found = leave_one_out(features, scores)
+    for i in range(7):
+        others = np.delete(np.arange(7), i)
+        for k in range(2):
+            line = np.polyfit(features[k, others], scores[others], deg=1)
+            assert found[k, i].item() == pytest.approx(np.polyval(line, features[k, i]))
+        assert found[2, i].item() == pytest.approx(scores[others].mean().item())
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_too_few_rows_have_nothing_to_be_predicted_from(num: int):
+    assert leave_one_out(torch.arange(num)[None].float(), torch.ones(num)).tolist() == [[0.0] * num]
+
+
+def test_the_look_ahead_at_the_last_step_is_the_score_of_the_mean():
+    """There is one step left, so E[x_T | s] is the mean of the step, if its levels say so."""
+    policy = two_step_policy(2, squash=True)
+    schedule = from_levels(np.array([1.0, 0.0]), np.array([0.5, 0.8]), final_std=0.01)
+    policy = DenoisingPolicy(policy.network, schedule, shape=(2,)).double()
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    last = torch.tensor(1)
+    torch.testing.assert_close(policy.expected_final(x, last), policy.mean(x, last))
+
+
+class Digital(Critic):
+    """A reward without a gradient, in numpy; of labels it likes the even ones."""
+
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
+        score = torch.from_numpy(np.floor(x.numpy().reshape(len(x), -1).sum(1)))
+        return score + sum(10.0 * (1 - y % 2) for y in labels)
+
+
+class Conditional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        return 0.1 * x + (self.shift + labels)[..., None, None, None]
+
+
+def test_a_look_ahead_takes_images_labels_and_rewards_without_a_gradient():
+    schedule = from_levels(np.array([9.0, 4.0]), np.array([0.5, 0.9]), final_std=0.01)
+    policy = DenoisingPolicy(Conditional(), schedule, shape=(1, 3, 3), num_classes=4)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(600, 1, 3, 3, generator=generator)
+    labels = torch.arange(600) % 4
+    with torch.no_grad():
+        latents = torch.stack([start, *policy.denoise(start, generator, labels)])
+    drawn = Trajectories(latents, torch.zeros(2, 600), torch.zeros(600), 0, labels)
+    networks = Networks(policy, Digital(), NoValue(), pretrained=policy)
+    scores = networks.critic(drawn.final, labels)
+    values = baseline_values("look_ahead", drawn, scores, networks)
+    left = (scores - values).var(dim=1) / scores.var()
+    assert left[1] < left[0] < 0.5
+    assert left[1] < 0.02
+
+
 def expected_bump(policy: DenoisingPolicy) -> float:
     """E[f(x_T)] in closed form: an affine 1-D chain ends in N(m, v)."""
     network, std = policy.network, policy.std
@@ -200,7 +291,7 @@ class Constant(nn.Module):
 def shifting_policy(theta: float) -> DenoisingPolicy:
     """Two steps x_{k+1} ~ N(x_k + theta, 1): under f(x) = x^2 is E[f] = 3 + (2 theta)^2."""
     times, ones = np.array([1.0, 0.0]), np.ones(2)
-    schedule = StepSchedule(timesteps=times, coef_x=ones, coef_eps=ones, std=ones)
+    schedule = StepSchedule(timesteps=times, coef_x=ones, coef_eps=ones, std=ones, alpha_bar=ones)
     return DenoisingPolicy(Constant(theta), schedule, shape=(1,), learn_std=False).double()
 
 
@@ -212,9 +303,7 @@ def test_one_ratio_per_step_is_a_first_order_surrogate():
     """
     old, theta, num = 0.4, 0.5, 10_000
     policy = shifting_policy(theta)
-    algorithm = algorithm_of(
-        Config.model_validate({"sft_pg": {"baseline": False, "normalise_advantages": "none"}})
-    )
+    algorithm = sft_pg("none")
     drawing, generator = shifting_policy(old), torch.Generator().manual_seed(0)
     steps = torch.arange(2)[:, None]
     per_step, per_chain = [], []

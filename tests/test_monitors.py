@@ -130,7 +130,7 @@ def test_what_a_baseline_explains_in_closed_form(
     tiny_config: Callable[..., ResolvedConfig], factor: float, explained: float
 ):
     """1 - (1 - factor)^2, of chains that stand still: every state has the final score."""
-    config = tiny_config()
+    config = tiny_config("sft_pg.baseline=value")
     networks, trajectories = setup(config)
     networks = replace(networks, critic=Inclined(), value=Known(Inclined(), factor))
     still = replace(trajectories, latents=trajectories.final.expand_as(trajectories.latents))
@@ -192,14 +192,20 @@ def test_the_gradients_signal_to_noise_in_closed_form(
     """One step from 0 to x = z: g = f z, |E g|^2 = 1, tr Var g = D (1 + m^2) + 1 a trajectory."""
     dim, num = 300, 6000
     schedule = StepSchedule(
-        timesteps=np.zeros(1), coef_x=np.ones(1), coef_eps=np.ones(1), std=np.ones(1)
+        timesteps=np.zeros(1),
+        coef_x=np.ones(1),
+        coef_eps=np.ones(1),
+        std=np.ones(1),
+        alpha_bar=np.ones(1),
     )
     policy = DenoisingPolicy(Bias(dim), schedule, shape=(dim,))
     x = torch.randn(num, dim, generator=torch.Generator().manual_seed(0))
     latents = torch.stack([torch.zeros_like(x), x])
     drawn = Trajectories(latents, torch.zeros(1, num), torch.zeros(num), policy_version=0)
     networks = Networks(policy, Offset(), Constant(), pretrained=policy)
-    config = tiny_config("sampler.num_steps=1", "training.micro_batch_size=1000")
+    config = tiny_config(
+        "sft_pg.baseline=value", "sampler.num_steps=1", "training.micro_batch_size=1000"
+    )
     watched = baseline_quality(drawn, networks, algorithm_of(config), Team())
     assert watched["policy_grad_snr"] == pytest.approx(num / (dim + 1), rel=0.1)
     assert watched["policy_grad_snr_raw"] == pytest.approx(num / (10 * dim + 1), rel=0.1)

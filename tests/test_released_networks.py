@@ -202,7 +202,7 @@ def test_the_settings_of_the_updates(preset, rates, updates, clip, reduction):
     assert config.policy.ema_decay == 0.0
     assert (config.critic.regulariser, config.critic.drift_weight) == ("none", 0.0)
     assert config.critic.num_warmup_steps == 0
-    assert (config.sft_pg.baseline, config.sft_pg.normalise_advantages) == (True, "none")
+    assert (config.sft_pg.baseline, config.sft_pg.normalise_advantages) == ("value", "none")
     assert config.sampler.num_steps == 10
 
 

@@ -108,4 +108,4 @@ def test_times_must_decrease_within_the_training_range(times: list[float]):
 
 def test_a_schedule_with_nan_is_refused():
     with pytest.raises(UserError, match="finite"):
-        StepSchedule(np.array([1.0]), np.array([np.nan]), np.array([0.0]), np.array([0.1]))
+        StepSchedule(np.array([1.0]), np.array([np.nan]), *[np.array([0.1])] * 3)

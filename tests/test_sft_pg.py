@@ -83,7 +83,7 @@ def test_the_policy_step_leaves_critic_and_value_alone(tiny_config: Callable[...
 
 
 def test_advantages_are_the_score_without_baseline(tiny_config: Callable[..., ResolvedConfig]):
-    config = tiny_config("sft_pg.baseline=false", "sft_pg.normalise_advantages=none")
+    config = tiny_config("sft_pg.baseline=none", "sft_pg.normalise_advantages=none")
     networks, trajectories, _ = setup(config)
     prepared = algorithm_of(config).prepare(trajectories, networks)
     scores = networks.critic(trajectories.final).detach()

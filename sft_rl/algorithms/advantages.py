@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from sft_rl.algorithms.base import Networks
+from sft_rl.algorithms.baselines import baseline_values
+from sft_rl.config import PolicyGradientConfig
 from sft_rl.types import Trajectories, Transitions, given
 
 
@@ -43,32 +45,22 @@ def normalised(advantages: Tensor, how: str) -> Tensor:
 
 @torch.no_grad()
 def score_transitions(
-    trajectories: Trajectories,
-    networks: Networks,
-    *,
-    baseline: bool,
-    gae_lambda: float,
-    normalise: str,
+    trajectories: Trajectories, networks: Networks, options: PolicyGradientConfig
 ) -> Transitions:
     """Turn trajectories into the (T, B) grid of transitions with detached advantages.
 
-    Scores come from the *current* critic and values from the current V; without `baseline` the
-    advantage of every step is the raw score.
+    Scores come from the *current* critic, the baseline from the current networks.
     """
     latents = trajectories.latents[:-1]
     steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
-    labels = trajectories.labels
-    scores = networks.critic(trajectories.final, *given(labels))
-    if baseline:
-        values = networks.value(latents, steps, *given(labels)).squeeze(-1)
-        advantages = generalised_advantages(scores, values, gae_lambda=gae_lambda)
-    else:
-        advantages = scores.expand(trajectories.log_probs.shape)
+    scores = networks.critic(trajectories.final, *given(trajectories.labels))
+    values = baseline_values(options.baseline, trajectories, scores, networks)
+    advantages = generalised_advantages(scores, values, gae_lambda=options.gae_lambda)
     return Transitions(
         latents=latents,
         actions=trajectories.latents[1:],
         step_index=steps,
         old_log_probs=trajectories.log_probs,
-        advantages=normalised(advantages, normalise),
-        labels=labels,
+        advantages=normalised(advantages, options.normalise_advantages),
+        labels=trajectories.labels,
     )

@@ -50,8 +50,9 @@ class Algorithm(ABC):
     Options: ClassVar[type[Section]] = Section
     """The options it takes, a section of settings of its own: ``options.NAME`` on the command line
     for a user's algorithm."""
-    uses_value: bool = False
-    """Whether V(s_k) is to be trained."""
+    baseline: str = "none"
+    """What it subtracts from the scores, as in :class:`~sft_rl.config.PolicyGradientConfig`: V(s_k)
+    is trained for ``value`` alone, and what the baseline explains is watched."""
     splits_batches: bool = False
     """Whether a batch has a length, and slices that are batches, over whose rows the loss is a
     mean: what `training.micro_batch_size` needs."""
@@ -59,6 +60,11 @@ class Algorithm(ABC):
     def __init__(self, options: Any, training: TrainingConfig) -> None:
         self.options = options
         self.training = training
+
+    @property
+    def uses_value(self) -> bool:
+        """Whether V(s_k) is to be trained."""
+        return self.baseline == "value"
 
     def num_density_steps(self, num_steps: int) -> int:
         """How many of the first steps need noise, for their log-prob: all, unless overridden."""

@@ -21,7 +21,7 @@ import torch
 from sft_rl.algorithms.advantages import score_transitions
 from sft_rl.algorithms.base import Algorithm, Networks
 from sft_rl.algorithms.pathwise import Chain, walk
-from sft_rl.config import HybridConfig
+from sft_rl.config import HybridConfig, TrainingConfig
 from sft_rl.types import Loss, Trajectories, Transitions, given
 
 
@@ -50,8 +50,11 @@ class Hybrid(Algorithm):
 
     Options = HybridConfig
     options: HybridConfig
-    uses_value = True
     splits_batches = True
+
+    def __init__(self, options: HybridConfig, training: TrainingConfig) -> None:
+        super().__init__(options, training)
+        self.baseline = options.baseline
 
     def num_density_steps(self, num_steps: int) -> int:
         """The last K steps need no density."""
@@ -64,13 +67,7 @@ class Hybrid(Algorithm):
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         """Score the final samples; subtract the baseline."""
-        return score_transitions(
-            trajectories,
-            networks,
-            baseline=True,
-            gae_lambda=self.options.gae_lambda,
-            normalise="none",
-        )
+        return score_transitions(trajectories, networks, self.options)
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[HybridBatch]:
         """Yield disjoint trajectories for each of the `n_generator` policy steps."""

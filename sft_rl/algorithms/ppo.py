@@ -16,7 +16,7 @@ import torch
 
 from sft_rl.algorithms.advantages import score_transitions
 from sft_rl.algorithms.base import Algorithm, Networks
-from sft_rl.config import PPOConfig
+from sft_rl.config import PPOConfig, TrainingConfig
 from sft_rl.types import Loss, Metrics, Trajectories, Transitions
 
 
@@ -25,8 +25,11 @@ class PPO(Algorithm):
 
     Options = PPOConfig
     options: PPOConfig
-    uses_value = True
     splits_batches = True
+
+    def __init__(self, options: PPOConfig, training: TrainingConfig) -> None:
+        super().__init__(options, training)
+        self.baseline = options.baseline
 
     def kept_calls(self, num_steps: int) -> tuple[int, int]:
         """One call of a minibatch."""
@@ -37,13 +40,7 @@ class PPO(Algorithm):
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         """Score the final samples, estimate advantages, flatten to single transitions."""
-        return score_transitions(
-            trajectories,
-            networks,
-            baseline=True,
-            gae_lambda=self.options.gae_lambda,
-            normalise=self.options.normalise_advantages,
-        ).flatten()
+        return score_transitions(trajectories, networks, self.options).flatten()
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[Transitions]:
         """Yield the minibatches of every epoch, shuffled anew for each."""

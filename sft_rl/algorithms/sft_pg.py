@@ -24,14 +24,14 @@ from sft_rl.types import Loss, Trajectories, Transitions
 
 
 class SFTPG(Algorithm):
-    """SFT-PG; with ``sft_pg.baseline`` it is SFT-PG (B) of the paper."""
+    """SFT-PG; with ``sft_pg.baseline=value`` it is SFT-PG (B) of the paper."""
 
     Options = SFTPGConfig
     splits_batches = True
 
     def __init__(self, options: SFTPGConfig, training: TrainingConfig) -> None:
         super().__init__(options, training)
-        self.uses_value = options.baseline
+        self.baseline = options.baseline
 
     def num_rows(self, num_trajectories: int, num_steps: int) -> int:
         """Rows are transitions."""
@@ -43,14 +43,8 @@ class SFTPG(Algorithm):
         return calls, min(rows, self.options.transitions_per_update or rows)
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
-        """Score the final samples with the current critic; subtract the current baseline."""
-        return score_transitions(
-            trajectories,
-            networks,
-            baseline=self.options.baseline,
-            gae_lambda=self.options.gae_lambda,
-            normalise=self.options.normalise_advantages,
-        )
+        """Score the final samples with the current critic; subtract the baseline."""
+        return score_transitions(trajectories, networks, self.options)
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[Transitions]:
         """Yield one batch of transitions for each of the `n_generator` policy steps."""

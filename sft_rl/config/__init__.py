@@ -6,7 +6,13 @@ from typing import Any
 
 from pydantic import Field
 
-from sft_rl.config.algorithms import HybridConfig, PathwiseConfig, PPOConfig, SFTPGConfig
+from sft_rl.config.algorithms import (
+    HybridConfig,
+    PathwiseConfig,
+    PolicyGradientConfig,
+    PPOConfig,
+    SFTPGConfig,
+)
 from sft_rl.config.base import Count, NonNegativeInt, Section, Seed
 from sft_rl.config.model import (
     DataConfig,
@@ -45,6 +51,7 @@ __all__ = [
     "RayConfig",
     "ResolvedConfig",
     "RolloutConfig",
+    "PolicyGradientConfig",
     "SFTPGConfig",
     "SamplerConfig",
     "Samples",

@@ -7,20 +7,27 @@ from typing import Literal
 from sft_rl.config.base import Count, NonNegative, Positive, Probability, Section
 
 
-class SFTPGConfig(Section):
-    """Shortcut fine-tuning by policy gradient."""
+class PolicyGradientConfig(Section):
+    """What the algorithms that take log-probs share: how good an action was."""
 
-    baseline: bool = True
-    """Subtract V(s_k) from the score: SFT-PG (B) of the paper."""
+    baseline: Literal["look_ahead", "value", "none"] = "look_ahead"
+    """What is subtracted from the score f(x_T): `look_ahead`, the critic's score of the final
+    sample that the policy expects at the state, scaled by regression over the batch; `value`, a
+    trained V(s_k), which is SFT-PG (B) of the paper; or nothing, SFT-PG."""
     gae_lambda: Probability = 1.0
-    """Weight of longer returns in the advantages; 1 is the paper's f(x_T) - V(s_k)."""
+    """Weight of longer returns in the advantages; 1 is the paper's f(x_T) - b(s_k)."""
     normalise_advantages: Literal["none", "batch", "step"] = "batch"
     """Divide advantages by their spread over the batch, or shift and scale them step by step."""
+
+
+class SFTPGConfig(PolicyGradientConfig):
+    """Shortcut fine-tuning by policy gradient."""
+
     transitions_per_update: Count | None = None
     """Transitions drawn for a policy step; none takes the whole share of the batch."""
 
 
-class PPOConfig(Section):
+class PPOConfig(PolicyGradientConfig):
     """Proximal policy optimisation."""
 
     clip_range: Positive = 0.2
@@ -50,10 +57,11 @@ class PathwiseConfig(Section):
     """Keep only latents in memory and compute each step again on the way back."""
 
 
-class HybridConfig(Section):
+class HybridConfig(PolicyGradientConfig):
     """Policy gradient on the first steps, back-propagation through the last."""
+
+    normalise_advantages: Literal["none"] = "none"
+    """Its two terms are parts of one gradient: nothing to choose."""
 
     num_last_steps: Count = 1
     """How many of the last steps are back-propagated."""
-    gae_lambda: Probability = 1.0
-    """Weight of longer returns in the advantages."""

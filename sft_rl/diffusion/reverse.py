@@ -16,6 +16,14 @@ def reverse_mean(x_t: Tensor, eps: Tensor, coef_x: Tensor, coef_eps: Tensor) -> 
     return coef_x * x_t + coef_eps * eps
 
 
+def expected_x_0(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """E[x_0 | x_t] for a noise prediction: ``(x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)``.
+
+    Shapes (..., *shape), `alpha_bar` expanded to multiply them.
+    """
+    return (x_t - (1.0 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
+
+
 def gaussian_log_prob(
     x: Tensor, mean: Tensor, std: Tensor, *, event_ndim: int, reduction: str = "sum"
 ) -> Tensor:

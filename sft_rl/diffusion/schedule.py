@@ -34,20 +34,23 @@ class StepSchedule:
         coef_x: Coefficient of the latent.
         coef_eps: Coefficient of the predicted noise.
         std: Standard deviation of the noise added; 0 for a deterministic step.
+        alpha_bar: Share of the data's variance in the latent that the step starts from.
     """
 
     timesteps: Array
     coef_x: Array
     coef_eps: Array
     std: Array
+    alpha_bar: Array
 
     def __post_init__(self) -> None:
-        lengths = {len(self.timesteps), len(self.coef_x), len(self.coef_eps), len(self.std)}
+        parts = (self.timesteps, self.coef_x, self.coef_eps, self.std, self.alpha_bar)
+        lengths = {len(part) for part in parts}
         if len(lengths) != 1 or not len(self.timesteps):
             raise UserError(f"a schedule needs T >= 1 entries in every part, got {lengths}")
         if np.any(np.diff(self.timesteps) >= 0):
             raise UserError(f"timesteps must decrease, got {self.timesteps.tolist()}")
-        finite = all(np.isfinite(a).all() for a in (self.coef_x, self.coef_eps, self.std))
+        finite = all(np.isfinite(part).all() for part in parts)
         if not finite or (self.std < 0).any():
             raise UserError("a schedule's coefficients must be finite and its std not negative")
 
@@ -77,7 +80,9 @@ def from_levels(
     coef_eps = np.sqrt(np.maximum(1.0 - g_next - var, 0.0)) - np.sqrt(1.0 - g) * coef_x
     std = np.sqrt(var)
     std[-1] = final_std
-    return StepSchedule(timesteps=timesteps, coef_x=coef_x, coef_eps=coef_eps, std=std)
+    return StepSchedule(
+        timesteps=timesteps, coef_x=coef_x, coef_eps=coef_eps, std=std, alpha_bar=levels
+    )
 
 
 def own_steps(noise: NoiseSchedule, *, fixed_large: bool = False) -> StepSchedule:
@@ -96,6 +101,7 @@ def own_steps(noise: NoiseSchedule, *, fixed_large: bool = False) -> StepSchedul
         coef_x=coef_x,
         coef_eps=-coef_x * beta / np.sqrt(1.0 - bar),
         std=np.sqrt(beta),
+        alpha_bar=bar,
     )
 
 

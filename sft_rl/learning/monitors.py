@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sft_rl.algorithms import Algorithm, Networks
+from sft_rl.algorithms.baselines import baseline_values
 from sft_rl.errors import UserError
 from sft_rl.learning.optim import micro_batches
 from sft_rl.learning.team import Team
@@ -113,11 +114,11 @@ def baseline_quality(
     The gradient is the plain one of all steps that have a density, by the policy that drew the
     trajectories; with the baseline, and for comparison without (``_raw``).
     """
-    latents, labels = trajectories.latents[:-1], given(trajectories.labels)
+    latents = trajectories.latents[:-1]
     steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
     with torch.no_grad():
-        scores = networks.critic(trajectories.final, *labels)
-        values = networks.value(latents, steps, *labels).squeeze(-1)
+        scores = networks.critic(trajectories.final, *given(trajectories.labels))
+        values = baseline_values(algorithm.baseline, trajectories, scores, networks)
     explained = explained_variance(values, scores).tolist()
     metrics = {f"explained_variance_{k}": value for k, value in enumerate(explained)}
     num_steps = algorithm.num_density_steps(trajectories.num_steps)

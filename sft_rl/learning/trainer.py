@@ -166,7 +166,9 @@ class Trainer:
         trajectories = Trajectories.concatenate(batches)
         del batch, batches, shards  # joined: the policy step need not hold them twice
         iteration, self.iteration = self.iteration, self.iteration + 1
-        if self._evaluates() and learner.algorithm.uses_value:  # of the policy that drew them
+        if (
+            self._evaluates() and learner.algorithm.baseline != "none"
+        ):  # of the policy that drew them
             metrics |= baseline_quality(
                 trajectories, learner.networks, learner.algorithm, learner.team
             )

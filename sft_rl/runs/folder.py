@@ -165,7 +165,7 @@ class RunFolder:
         """
         names = [*self.config.watched, "critic_slope", "kl_to_pretrained"]
         each_step = ["log_prob_drift"]
-        if algorithm_of(self.config).uses_value:
+        if algorithm_of(self.config).baseline != "none":
             names += ["policy_grad_snr", "policy_grad_snr_raw"]
             each_step.append("explained_variance")
         num_steps = self.config.sampler.num_steps

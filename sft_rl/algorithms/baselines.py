@@ -1,0 +1,86 @@
+r"""What is subtracted from the score of a chain: V(s_k), or a look ahead that nobody trains.
+
+.. math::
+    b(s_k) = m + \beta_k \bigl(f(\hat x(s_k)) - m_k\bigr)
+
+where x_hat(s_k) is the final sample that the policy itself expects at s_k; m, m_k and beta_k are
+a regression of the scores on f(x_hat(s_k)) over the batch, step by step. Any function of the state
+leaves the policy gradient's expectation as it is, and so does a regression that leaves out the
+trajectory whose baseline it gives.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sft_rl.algorithms.base import Networks
+from sft_rl.policy import IMAGES_A_CHUNK, POINTS_A_CHUNK
+from sft_rl.types import Trajectories, given
+
+
+@torch.no_grad()
+def baseline_values(
+    name: str, trajectories: Trajectories, scores: Tensor, networks: Networks
+) -> Tensor:
+    """b(s_k) at every state of some trajectories, shape (T, B).
+
+    Args:
+        name: ``look_ahead``, ``value`` or ``none``, which is 0.
+        trajectories: T steps of B trajectories.
+        scores: Final scores f, shape (B,).
+        networks: Policy, critic and V.
+    """
+    latents = trajectories.latents[:-1]
+    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
+    if name == "look_ahead":
+        return leave_one_out(
+            _expected_scores(latents, steps, trajectories.labels, networks), scores
+        )
+    if name == "value":
+        values = networks.value(latents, steps, *given(trajectories.labels))
+        return values.squeeze(-1)  # type: ignore[no-any-return]
+    return scores.new_zeros(latents.shape[:2])
+
+
+def leave_one_out(features: Tensor, scores: Tensor) -> Tensor:
+    """Regress scores (B,) on one feature, step by step; predict each from all *others*.
+
+    By the hat matrix: without row i the residual is e_i / (1 - h_i), with the leverage
+    ``h_i = 1/B + (c_i - m)^2 / sum_j (c_j - m)^2``. A feature that does not vary leaves the mean of
+    the others. A row that alone fixes the slope (h_i = 1) has nothing to be predicted from, nor has
+    a batch of one: 0.
+
+    Args:
+        features: c, shape (T, B).
+        scores: Shape (B,).
+
+    Returns:
+        Shape (T, B).
+    """
+    c = features - features.mean(dim=1, keepdim=True)
+    f = scores - scores.mean()
+    square = c.square()
+    total = square.sum(dim=1, keepdim=True)
+    varies = total > 0
+    slope = torch.where(varies, (c * f).sum(dim=1, keepdim=True) / total, 0.0)
+    leverage = 1.0 / len(scores) + torch.where(varies, square / total, 0.0)
+    left = 1.0 - leverage
+    residual = (f - slope * c) / left
+    return torch.where(left > 1e-6, scores - residual, 0.0)
+
+
+def _expected_scores(
+    latents: Tensor, steps: Tensor, labels: Tensor | None, networks: Networks
+) -> Tensor:
+    """f(x_hat(s_k)) of a grid of states (T, B, *shape), shape (T, B)."""
+    lead, policy = latents.shape[:2], networks.policy
+    grids = [steps.expand(lead), *(y.expand(lead) for y in given(labels))]
+    rows = [grid.reshape(-1) for grid in grids]
+    flat = latents.flatten(0, 1)
+    size = POINTS_A_CHUNK if policy.event_ndim == 1 else IMAGES_A_CHUNK
+    parts = []
+    for start in range(0, len(flat), size):
+        some, step, *y = (values[start : start + size] for values in (flat, *rows))
+        parts.append(networks.critic(policy.expected_final(some, step, *y), *y))
+    return torch.cat(parts).reshape(lead)
