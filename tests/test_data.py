@@ -46,6 +46,14 @@ def test_standardised_for_the_model_and_back_on_output(tmp_path: Path):
     np.testing.assert_allclose(np.sort(everything, 0), np.sort(POINTS, 0), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_swiss_roll_is_that_of_scikit_learn_to_the_bit(seed: int):
+    from sklearn.datasets import make_swiss_roll
+
+    theirs = make_swiss_roll(500, noise=0.05, random_state=seed)[0][:, [0, 2]] / 20.0
+    assert np.array_equal(draw_points("swiss_roll", 500, 0.05, seed), theirs.astype(np.float32))
+
+
 def test_the_swiss_roll_is_the_papers():
     points = draw_points("swiss_roll", 1000, 0.0, 0)
     radius = np.linalg.norm(points, axis=1) * 20
