@@ -229,7 +229,10 @@ def _conclude(
         begun = time.perf_counter()
         after = evaluator.samples(policy)
         seconds_per_sample = (time.perf_counter() - begun) / len(after)
-        final, initial = (evaluator.all_distances(samples) for samples in (after, before))
+        final, initial = (
+            found.numbers | found.less(full_step.estimates, "full_step")
+            for found in map(evaluator.measured, (after, before))
+        )
         path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
     with clock.phase("plots"):
         from sft_rl.jobs.plots import Samples, write_plots

@@ -10,22 +10,30 @@ from PIL import Image
 
 from sft_rl.cli import main
 
+NOT_MEASURED = {"nfe", "noise_floor", "noise_floors"}
+
 
 def test_a_run_on_digits_leaves_everything(digits_run: Path):
     summary = json.loads((digits_run / "summary.json").read_text())
     for part in ("initial", "final", "full_step"):
-        assert np.isfinite(summary[f"frechet_{part}"])
-    assert summary["final"].keys() == {
-        "frechet",
-        "kernel",
-        "precision",
-        "recall",
-        "nearest_training",
-    }
+        assert np.isfinite(summary[f"frechet_inf_{part}"])
+    distances = ("frechet", "frechet_inf", "kernel")
+    measured = (*distances, "precision", "recall")
+    expected = {"nearest_training", *measured, *(f"{name}_se" for name in measured)}
+    floors = summary["full_step"]["noise_floors"]
+    assert floors.keys() == expected == summary["full_step"].keys() - NOT_MEASURED
+    less = {f"{name}_less_full_step{kind}" for name in distances for kind in ("", "_se")}
+    for part in ("before", "final"):
+        assert summary[part].keys() == expected | less
+        for name in distances:
+            difference = summary[part][name] - summary["full_step"][name]
+            assert summary[part][f"{name}_less_full_step"] == pytest.approx(difference)
+            assert summary[part][f"{name}_less_full_step_se"] > 0.0
     assert summary["protocol"]["num_samples"] == 60
     assert summary["protocol"]["reference"] == "held-out digits"
     metrics = pd.read_csv(digits_run / "metrics.csv")
-    assert metrics["frechet"].notna().tolist() == [False, True, True]
+    for name in ("frechet_inf", "frechet_inf_se"):
+        assert metrics[name].notna().tolist() == [False, True, True]
     plots = digits_run / "plots"
     assert {p.name for p in plots.iterdir()} == {"curves.png", "path.png", "samples.png"}
     # four panels: data, before, after, all steps
@@ -57,7 +65,7 @@ def test_every_algorithm_runs_on_images(
 
 def test_evaluate_repeats_the_summary(digits_run: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", str(digits_run)]) == 0
-    final = json.loads((digits_run / "summary.json").read_text())["frechet_final"]
+    final = json.loads((digits_run / "summary.json").read_text())["frechet_inf_final"]
     assert f"{final:.4f}" in capsys.readouterr().out
 
 
