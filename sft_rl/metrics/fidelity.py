@@ -59,9 +59,10 @@ def read_gaussian(path: str) -> Gaussian:
     if not Path(path).is_file():
         raise UserError(f"{name}: no such file; it is never downloaded")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UserError(f"{name} is a single array, expected an .npz with mu and sigma")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise UserError(f"{name} is a single array, expected an .npz with mu and sigma")
+        with loaded as file:
             missing = sorted({"mu", "sigma"} - set(file))
             if missing:
                 raise UserError(f"{name} has no {' and no '.join(missing)}, only {sorted(file)}")

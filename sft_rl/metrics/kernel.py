@@ -7,8 +7,8 @@ import numpy as np
 from sft_rl.metrics.estimates import Estimate
 
 Array = np.ndarray
-MAX_BLOCK = 2**22
-"""Entries of the kernel's matrix that are held at once: 32 MB."""
+MAX_BLOCK = 2**20
+"""Entries of the kernel's matrix that are held at once: 8 MB."""
 
 
 class KernelTo:
