@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sft_rl.data.images import ImageDataset
@@ -230,7 +231,7 @@ class DinoFeatures:
             network = self._model.from_pretrained(
                 self.path, local_files_only=True, use_safetensors=True
             )
-        except (RuntimeError, ValueError, OSError) as error:
+        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"metrics.dinov2_path: cannot read {self.path}: {reason}") from error
         return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -52,30 +53,46 @@ class FrechetTo:
 
     def __call__(self, generated: Array) -> Estimate:
         """Distance of features (N, dim), biased upwards by about a constant over N."""
-        (mu_1, sigma_1), (mu_2, sigma_2) = self.gaussian, Gaussian.fit(generated)
-        crossed, inverse = _roots(self._root @ sigma_2 @ self._root)
-        value = np.square(mu_1 - mu_2).sum() + np.trace(sigma_1 + sigma_2) - 2.0 * np.trace(crossed)
+        mu_1, other = self.gaussian.mu, Gaussian.fit(generated)
+        crossed, inverse = _roots(self._root @ other.sigma @ self._root)
         to_first = self._root @ inverse @ self._root
         to_second = self._inverse_root @ crossed @ self._inverse_root
         return Estimate(
-            float(value),
-            _influence(self.features - mu_1, mu_1 - mu_2, to_second),
-            _influence(generated - mu_2, mu_2 - mu_1, to_first),
+            self._value(other, float(np.trace(crossed))),
+            _influence(self.features - mu_1, mu_1 - other.mu, to_second),
+            _influence(generated - other.mu, other.mu - mu_1, to_first),
         )
 
-    def at_infinity(self, generated: Array) -> Estimate:
+    def at_infinity(self, whole: Estimate, generated: Array) -> Estimate:
         """The same extrapolated to infinitely many samples on both sides.
 
         A fit of the distance against 1 / N (Chong and Forsyth, 2020), from all samples and from
         both halves of them: twice the distance less the mean of the halves'. The influences are
         those of the distance.
+
+        Args:
+            whole: The distance of all features.
+            generated: Features (N, dim).
         """
-        whole = self(generated)
-        halves = [self._half(part)(generated[part::2]).value for part in (0, 1)]
+        halves = [half.value(generated[part::2]) for part, half in enumerate(self._halves)]
         return whole.at(2.0 * whole.value - float(np.mean(halves)))
 
-    def _half(self, part: int) -> FrechetTo:
-        return FrechetTo.of(self.features[part::2]) if len(self.features) else self
+    def value(self, generated: Array) -> float:
+        """The distance alone, which is quicker, of features (N, dim)."""
+        other = Gaussian.fit(generated)
+        crossed = np.linalg.eigvalsh(self._root @ other.sigma @ self._root)
+        return self._value(other, float(np.sqrt(crossed.clip(0.0)).sum()))
+
+    def _value(self, other: Gaussian, trace_of_root: float) -> float:
+        (mu_1, sigma_1), (mu_2, sigma_2) = self.gaussian, other
+        traces = np.trace(sigma_1) + np.trace(sigma_2) - 2.0 * trace_of_root
+        return float(np.square(mu_1 - mu_2).sum() + traces)
+
+    @cached_property
+    def _halves(self) -> list[FrechetTo]:
+        if not len(self.features):
+            return [self, self]
+        return [FrechetTo.of(self.features[part::2]) for part in (0, 1)]
 
 
 def _roots(matrix: Array) -> tuple[Array, Array]:

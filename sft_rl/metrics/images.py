@@ -56,13 +56,15 @@ class FeaturesTo:
         generated = self.features(images)
         if name == self.kernel:
             return self._kernel_to(generated)
-        return self.frechet(generated) if name == self.name else self.frechet.at_infinity(generated)
+        plain = self.frechet(generated)
+        return plain if name == self.name else self.frechet.at_infinity(plain, generated)
 
     def all(self, images: Array) -> Measured:
         """Every metric of some images."""
         generated = self.features(images)
-        extrapolated = self.frechet.at_infinity(generated)
-        estimates = {self.name: self.frechet(generated), f"{self.name}_inf": extrapolated}
+        plain = self.frechet(generated)
+        extrapolated = self.frechet.at_infinity(plain, generated)
+        estimates = {self.name: plain, f"{self.name}_inf": extrapolated}
         if self.kernel:
             estimates[self.kernel] = self._kernel_to(generated)
         others = self.features.published(self.frechet.gaussian, self.real, generated)

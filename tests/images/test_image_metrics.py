@@ -117,7 +117,8 @@ def test_fid_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     weights = tmp_path / "weights.pth"
     assert "never downloaded" in refused(f"metrics.inception_path={weights}")
     weights.write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    for name in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3"):
+        monkeypatch.setitem(sys.modules, name, None)
     assert "pip install 'sft-rl[fid]'" in refused(f"metrics.inception_path={weights}")
 
 
