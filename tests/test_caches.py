@@ -74,6 +74,7 @@ ELSEWHERE = {
     "pretrained.sha256": "nothing is trained",
     "metrics.dinov2_path": "a folder that is never downloaded",
     "metrics.inception_path": "a file that is never downloaded",
+    "metrics.reference": "others are for images, and tested there",
     "metrics.reference_stats": "a file that is never downloaded",
     "reward": "a function of the user's",
     "learner.num_workers": "goes with a launcher",

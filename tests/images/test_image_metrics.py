@@ -14,7 +14,7 @@ from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.metrics.fidelity import read_gaussian
-from sft_rl.metrics.images import FeaturesTo, nearest_distances
+from sft_rl.metrics.images import FeaturesTo, Images, nearest_distances
 
 
 def test_nearest_distances():
@@ -213,3 +213,13 @@ def test_dinov2_measures_beside_the_leading_features(tmp_path: Path):
     broken = evaluator_of(f"metrics.dinov2_path={tmp_path}", *samples)
     with pytest.raises(UserError, match=r"metrics\.dinov2_path: cannot read"):
         broken.all_distances(evaluator.data.train_in_units(60))
+
+
+def test_what_others_fitted_is_in_the_key_by_its_content(evaluator: Evaluator, tmp_path: Path):
+    keys, features = set(), evaluator.measure.features
+    for name, scale in (("a", 1.0), ("b", 2.0), ("c", 1.0)):
+        np.savez(tmp_path / f"{name}.npz", mu=np.zeros(32), sigma=scale * np.eye(32))
+        config = MetricsConfig(reference_stats=str(tmp_path / f"{name}.npz"))
+        keys.add(Images("frechet", config, evaluator.data, features).key)
+    assert len(keys) == 2  # where a file lies says nothing
+    assert evaluator.measure.key not in keys

@@ -93,3 +93,23 @@ def test_what_does_not_fit_is_one_line_before_anything_starts(
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_real_images_are_too_few_the_biased_distance_has_no_floor(
+    tiny_digits: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Nor is the floor of another leading metric taken from the cache."""
+    settings = [*tiny_digits, "metrics.num_samples=1100"]  # of 1,079 training images
+    found = {}
+    for name in ("frechet", "frechet_inf"):
+        out = tmp_path / name
+        leads = f"metrics.distance={name}"
+        assert main(["train", "digits", *settings, leads, "--out", str(out)]) == 0
+        found[name] = json.loads((out / "summary.json").read_text())["noise_floor"]
+        assert main(["export", str(out), "--out", str(tmp_path / f"{name}-pipeline")]) == 0
+    assert found["frechet"] is None
+    assert abs(found["frechet_inf"]) < 0.5
+    assert "not measured" in (tmp_path / "frechet-pipeline" / "README.md").read_text()
+    capsys.readouterr()
+    assert main(["pretrain", "digits", *settings, "metrics.distance=frechet"]) == 0
+    assert "noise floor" in capsys.readouterr().out
