@@ -115,7 +115,7 @@ def reactions() -> list[dict[str, Any]]:
             rng = np.random.default_rng(draw)
             real = data.real(config.num_samples, config.seed, 2 * draw)
             points = data.real(config.num_excess, config.seed, 2 * draw + 1).astype(np.float64)
-            found.append(measure.all_distances(real, make(strength)(points, rng)))
+            found.append(measure.measured(real, make(strength)(points, rng)).numbers)
         row: dict[str, Any] = {"damage": name, "strength": strength}
         for metric in COLUMNS:
             values = [metrics[metric] for metrics in found]

@@ -135,10 +135,10 @@ def line() -> Dataset:
 def test_a_users_points_are_measured_against_those_held_out(line: Dataset):
     points = Points("two_sample", MetricsConfig(num_samples=500, num_exact=100), line)
     fresh = line.train_in_units(2400)
-    found = points.all_distances(line.real(300, 0, 0), fresh)
+    found = points.measured(line.real(300, 0, 0), fresh).numbers
     assert abs(found["excess"]) < 3 * found["excess_se"]
     assert abs(found["two_sample"] - 0.5) < 3 * found["two_sample_se"]
-    worse = points.all_distances(line.real(300, 0, 0), fresh + 0.1)
+    worse = points.measured(line.real(300, 0, 0), fresh + 0.1).numbers
     assert worse["excess"] > 0.05 > 3 * worse["excess_se"]
     assert worse["two_sample"] > 0.7
     assert worse["precision"] < 0.5
@@ -148,7 +148,7 @@ def test_a_users_points_are_measured_against_those_held_out(line: Dataset):
 def test_too_few_points_have_no_excess():
     few = dataset_of(np.random.default_rng(0).normal(size=(20, 2)), Config().data)
     points = Points("two_sample", MetricsConfig(), few)
-    assert "excess" not in points.all_distances(few.held_out, few.train_in_units(4))
+    assert "excess" not in points.measured(few.held_out, few.train_in_units(4)).numbers
 
 
 def test_the_reference_of_a_synthetic_source_is_drawn_once(tmp_path: Path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _row(search: Search, records: Records, record: Record) -> dict[str, Any]:
         row |= summary["final"] | {
             "initial": summary.get(f"{metric}_initial"),  # of the leading distance
             "full_step": summary["full_step"][metric],
-            "noise_floor": floors[metric],
+            "noise_floor": floors.get(metric, math.nan),
             "policy_sha256": summary["policy_sha256"],
             "seconds_per_sample": summary["seconds_per_sample"],
             "seconds": summary["wall_seconds"]["total"],
@@ -109,11 +110,16 @@ def _best_table(search: Search, best: pd.DataFrame, results: pd.DataFrame) -> st
         own = f"{default[steps]:.4f}" if steps in default else ""
         lines.append(
             f"| {steps} | {row['distance']:.4f} | {own} | {before} | "
-            f"{row['noise_floor']:.4f} | {1000 * row['seconds_per_sample']:.3g} "
+            f"{_floor(row)} | {1000 * row['seconds_per_sample']:.3g} "
             f"| {'yes' if row['pareto'] else ''} | {row['trial']} | "
             f"{show_values({key: row[key] for key in keys})} |"
         )
     return "\n".join(lines)
+
+
+def _floor(row: Any) -> str:
+    """The noise floor, if there are as many real samples as it needs."""
+    return "unknown" if math.isnan(row["noise_floor"]) else f"{row['noise_floor']:.4f}"
 
 
 def _markdown(search: Search, results: pd.DataFrame, table: str) -> str:
@@ -145,7 +151,7 @@ with the preset's values.
         full = results[results["state"] == "done"].iloc[0]
         text += (
             f"The full-step sampler reaches {full['full_step']:.4f}, "
-            f"the noise floor is {full['noise_floor']:.4f}.\n\n"
+            f"the noise floor is {_floor(full)}.\n\n"
         )
     text += _how_to(search)
     failed = results[results["state"] == "failed"] if len(results) else results

@@ -33,8 +33,8 @@ DISTANCE = "distance"
 METRICS = {
     "two_sample": ("two_sample", "excess", "sliced_wasserstein", "earth_movers", "mmd"),
     "sliced_wasserstein": ("sliced_wasserstein", "earth_movers", "mmd"),
-    "frechet": ("frechet", "kernel"),
-    "fid": ("fid", "kid"),
+    **dict.fromkeys(("frechet_inf", "frechet", "kernel"), ("frechet_inf", "frechet", "kernel")),
+    "fid": ("fid", "fid_inf", "kid"),
 }
 """What can rank trials, by the distance that leads their runs."""
 REQUESTS = (

@@ -24,6 +24,7 @@ from sft_rl.config.model import (
 from sft_rl.config.networks import CriticConfig, PolicyConfig, SamplerConfig, ValueConfig
 from sft_rl.config.system import (
     DISTANCES,
+    OF_FEATURES,
     WATCHED_OF_POINTS,
     LearnerConfig,
     MetricsConfig,
@@ -34,6 +35,7 @@ from sft_rl.config.system import (
 
 __all__ = [
     "DISTANCES",
+    "OF_FEATURES",
     "WATCHED_OF_POINTS",
     "Config",
     "CriticConfig",
@@ -142,7 +144,10 @@ class Config(Section):
     @property
     def watched(self) -> tuple[str, ...]:
         """Names of the metrics that evaluations measure, the leading one among them."""
-        return (self.distance,) if self._is_images else WATCHED_OF_POINTS
+        if not self._is_images:
+            return WATCHED_OF_POINTS
+        errors = (f"{self.distance}_se",) if self.distance in OF_FEATURES else ()
+        return (self.distance, *errors)
 
     @property
     def _is_images(self) -> bool:

@@ -98,10 +98,16 @@ class LearnerConfig(Section):
 DISTANCES = {
     "two_sample": "accuracy of the two-sample test",
     "sliced_wasserstein": "sliced Wasserstein distance",
+    "frechet_inf": "Fréchet distance in a classifier's features, of infinitely many samples",
     "frechet": "Fréchet distance in a classifier's features",
+    "kernel": "kernel distance in a classifier's features",
     "fid": "Fréchet inception distance",
 }
 """Metrics that can lead a run, the smaller the better: their names in its files, and in words."""
+
+
+OF_FEATURES = ("frechet_inf", "frechet", "kernel", "fid")
+"""Those of images' features."""
 
 
 WATCHED_OF_POINTS = ("two_sample", "precision", "recall", "sliced_wasserstein")
@@ -109,18 +115,29 @@ WATCHED_OF_POINTS = ("two_sample", "precision", "recall", "sliced_wasserstein")
 
 
 class MetricsConfig(Section):
-    """How samples are measured, always against held-out real data."""
+    """How samples are measured, against held-out real data unless `reference` says otherwise."""
 
-    distance: Literal["auto", "two_sample", "sliced_wasserstein", "frechet", "fid"] = "auto"
+    distance: Literal[
+        "auto", "two_sample", "sliced_wasserstein", "frechet_inf", "frechet", "kernel", "fid"
+    ] = "auto"
     """The metric that leads: of points `two_sample`, how well a nearest neighbour tells samples
-    from data, of images `frechet`, in the features of a small classifier trained on the data's
-    labels, or `fid` in Inception's; of either `sliced_wasserstein`. `auto` takes `two_sample` for
-    points; for images `fid` where `inception_path` is set, else `frechet` for `digits` and
-    `cifar10`."""
+    from data; of images `frechet_inf`, `frechet` or `kernel` in the features of a small classifier
+    trained on the data's labels, or `fid` in Inception's; of either `sliced_wasserstein`. `auto`
+    takes `two_sample` for points; for images `fid` where `inception_path` is set, else
+    `frechet_inf` for `digits` and `cifar10`."""
     inception_path: str | None = None
     """Local file of Inception's weights as torch-fidelity has them; never downloaded."""
+    dinov2_path: str | None = None
+    """Local folder of a DINOv2 of transformers (config.json, model.safetensors), for a Fréchet
+    distance in its features beside those of the leading metric; never downloaded."""
+    reference: Literal["held_out", "train"] = "held_out"
+    """What features of images are compared with: images held out, or all training images, as the
+    published FIDs of CIFAR-10 are. Evaluations on the way and the floor take the other."""
+    reference_stats: str | None = None
+    """Local .npz with `mu` and `sigma` of Inception's features, as others publish them, for the
+    FID; KID, precision and recall keep the images of `reference`."""
     num_samples: Annotated[int, Field(ge=10)] = 10_000
-    """Samples to measure; of points as many real ones."""
+    """Samples to measure, and real images for the floor; of points as many real ones."""
     num_excess: Annotated[int, Field(ge=10)] = 65_536
     """Points of a few-step sampler for the excess distance; the full steps' has `num_samples`."""
     num_projections: Count = 100
@@ -137,5 +154,5 @@ class MetricsConfig(Section):
         if self.inception_path is not None:
             return "fid"
         if data.name in LABELLED:
-            return "frechet"
+            return "frechet_inf"
         return "sliced_wasserstein" if is_images else "two_sample"

@@ -175,9 +175,17 @@ def _facts(store: RunFolder, policy: DenoisingPolicy) -> dict[str, Any]:
     return {
         **facts,
         "base model, SHA-256": summary["base_sha256"],
-        f"{DISTANCES[name]}, {policy.num_steps} steps": f"{summary[f'{name}_final']:.4f}",
-        "before fine-tuning": f"{summary[f'{name}_initial']:.4f}",
-        f"{summary['full_step']['nfe']} steps": f"{summary[f'{name}_full_step']:.4f}",
-        "real against real": f"{summary['noise_floor']:.4f}",
+        f"{DISTANCES[name]}, {policy.num_steps} steps": _told(summary["final"], name),
+        "before fine-tuning": _told(summary["before"], name),
+        f"{summary['full_step']['nfe']} steps": _told(summary["full_step"], name),
+        "real against real": _told(summary["full_step"]["noise_floors"], name),
         "protocol": ", ".join(f"{k} {v}" for k, v in summary["protocol"].items()),
     }
+
+
+def _told(metrics: dict[str, Any], name: str) -> str:
+    """A metric with its standard error, where they are known."""
+    if name not in metrics:
+        return "not measured"
+    error = metrics.get(f"{name}_se")
+    return f"{metrics[name]:.4f}" + ("" if error is None else f" ± {error:.4f}")

@@ -20,7 +20,7 @@ from sft_rl.jobs.build import prepare_process
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.dry_run import requirements
 from sft_rl.jobs.fine_tuning import fine_tune, fine_tune_elsewhere
-from sft_rl.jobs.report import FLOOR, Table, comparison, names_of
+from sft_rl.jobs.report import FLOOR, Table, comparison, names_of, number
 from sft_rl.learning.preemption import PreemptionNotice
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
@@ -201,8 +201,8 @@ def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     evaluator = Evaluator(data, resolved.metrics)
     measured = measured_full_step(resolved, network, evaluator, warn=observer.warn).numbers
     return {
-        f"{resolved.distance}, {measured['nfe']} steps": f"{measured[resolved.distance]:.4f}",
-        "noise floor": f"{measured['noise_floor']:.4f}",
+        f"{resolved.distance}, {measured['nfe']} steps": number(measured, resolved.distance),
+        FLOOR: number(measured["noise_floors"], resolved.distance),
         "pretraining": "found in the cache" if cached else f"{seconds:.1f} s",
     }
 

@@ -229,7 +229,12 @@ def _conclude(
         begun = time.perf_counter()
         after = evaluator.samples(policy)
         seconds_per_sample = (time.perf_counter() - begun) / len(after)
-        final, initial = (evaluator.all_distances(samples) for samples in (after, before))
+        found, found_before = evaluator.measured(after), evaluator.measured(before)
+        final, initial = (
+            one.numbers | one.less(full_step.estimates, "full_step")
+            for one in (found, found_before)
+        )
+        final |= found.less(found_before.estimates, "before")
         path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
     with clock.phase("plots"):
         from sft_rl.jobs.plots import Samples, write_plots

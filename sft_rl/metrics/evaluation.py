@@ -11,6 +11,7 @@ from sft_rl.config import MetricsConfig
 from sft_rl.data import Dataset
 from sft_rl.data.pictures import sample_grid
 from sft_rl.metrics.distances import Array
+from sft_rl.metrics.estimates import Measured
 from sft_rl.metrics.measures import build_measure
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator, random_labels
@@ -19,10 +20,11 @@ from sft_rl.types import Metrics
 
 NUM_FLOOR_DRAWS = 8
 VALIDATION_FACTOR = 2
+REFERENCES = {"held_out": "held-out", "train": "training"}
 
 
 class Evaluator:
-    """Measures policies against one fixed draw of held-out real data.
+    """Measures policies against one fixed draw of real data: held out, or of the training images.
 
     The same seed gives the starting noise at every evaluation, so that two policies, or one at
     two times, are compared on common random numbers.
@@ -37,7 +39,8 @@ class Evaluator:
     @property
     def key(self) -> Key:
         """All that determines its numbers beside the samples."""
-        covered = {"distance", "inception_path"}  # by the measure's key
+        # by the measure's key
+        covered = {"distance", "inception_path", "dinov2_path", "reference_stats"}
         # Some metrics take all that is held out, others only as much as they ask for.
         held_out = [] if self.data.held_out is None else [self.data.held_out]
         units = self.data.units.samples.model_dump(include={"shift", "scale", "pixel_max"})
@@ -50,16 +53,23 @@ class Evaluator:
 
     @cached_property
     def reference(self) -> Array:
-        """Real samples in the data's units, at most `num_samples`."""
+        """Real samples in the data's units: at most `num_samples`, or all training images."""
+        if self.config.reference == "train":
+            return self.data.train_in_units(len(self.data.train))
         return self.data.real(self.config.num_samples, self.config.seed, draw=0)
 
     @cached_property
     def _validation(self) -> tuple[int, Callable[[Array], Metrics]]:
-        """How many samples to draw, and what measures them against training data.
+        """How many samples to draw, and what measures them against validation data.
 
-        Nothing of what is reported is used to choose.
+        That is training data, or the held-out images where the reference is training images:
+        nothing of what is reported is used to choose.
         """
-        real = self.data.train_in_units(VALIDATION_FACTOR * self.config.num_samples)
+        num = VALIDATION_FACTOR * self.config.num_samples
+        if self.config.reference == "train":
+            real = self.data.real(num, self.config.seed, draw=0)
+        else:
+            real = self.data.train_in_units(num)
         return self.measure.num_generated(real), self.measure.watching(real)
 
     def samples(self, policy: DenoisingPolicy, *, few: bool = False) -> Array:
@@ -77,7 +87,7 @@ class Evaluator:
         return self.data.units.to_data(policy.sample(num, source))
 
     def validate(self, policy: DenoisingPolicy) -> tuple[Metrics, Array | None]:
-        """Measure a policy against training data, with noise of its own, and make a picture.
+        """Measure a policy against validation data, with noise of its own, and make a picture.
 
         For looking at a run and choosing its best policy; results are reported against the
         reference.
@@ -97,9 +107,13 @@ class Evaluator:
         """The leading metric of samples against the reference."""
         return self.measure.distance(self.reference, samples)
 
+    def measured(self, samples: Array) -> Measured:
+        """Every metric of the same samples, with errors."""
+        return self.measure.measured(self.reference, samples)
+
     def all_distances(self, samples: Array) -> Metrics:
-        """Every metric of the same samples."""
-        return self.measure.all_distances(self.reference, samples)
+        """Every metric of the same samples, without what the error of a difference needs."""
+        return self.measured(samples).numbers
 
     def noise_floors(self) -> Metrics:
         """Every metric between the reference and other real data."""
@@ -107,16 +121,20 @@ class Evaluator:
 
     def _real_draws(self) -> list[Array]:
         """The reference and other real data."""
-        num_draws = 1 + (NUM_FLOOR_DRAWS if self.data.held_out is None else 1)
-        config = self.config
-        return [self.data.real(config.num_samples, config.seed, draw) for draw in range(num_draws)]
+        config, num_others = self.config, NUM_FLOOR_DRAWS if self.data.held_out is None else 1
+        if config.reference == "train":
+            others = [self.data.real(config.num_samples, config.seed, draw=0)]
+        else:
+            draws = range(1, 1 + num_others)
+            others = [self.data.real(config.num_samples, config.seed, draw) for draw in draws]
+        return [self.reference, *others]
 
     @property
     def protocol(self) -> dict[str, str | int | float]:
         """What a reader needs to know to repeat the numbers."""
         return {
             **self.measure.protocol(self.reference),
-            "reference": f"held-out {self.data.config.name}",
+            "reference": f"{REFERENCES[self.config.reference]} {self.data.config.name}",
             "seed": self.config.seed,
         }
 

@@ -1,8 +1,9 @@
-"""What images are compared by: the features of a small classifier of ours, or of Inception."""
+"""What images are compared by: features of a small classifier of ours, of Inception, of DINOv2."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from functools import cached_property
 from pathlib import Path
@@ -10,22 +11,32 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor
 
 from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
 from sft_rl.metrics.classifier import NUM_FEATURES, Classifier, cached_classifier, classifier_key
+from sft_rl.metrics.frechet import Gaussian
+from sft_rl.metrics.neighbours import precision_recall
 from sft_rl.storage.cache import hash_of
+from sft_rl.types import Metrics
 
 Array = np.ndarray
 INCEPTION_FEATURES = "2048"
 CHUNK = 100
+NEIGHBOURS = 3
+DINO_SIZE = 224
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet's channels, pixels 0..1, by which DINOv2 is fed."""
 
 
 class Features(Protocol):
     """Maps images to vectors.
 
     Attributes:
-        names: What the Fréchet and the kernel distance are called in them.
+        names: What the Fréchet and the kernel distance are called in them; "" leaves one out.
     """
 
     names: tuple[str, str]
@@ -40,6 +51,15 @@ class Features(Protocol):
 
     def __call__(self, images: Array) -> Array:
         """Map images (N, C, H, W), uint8, to float64 (N, dim)."""
+
+    def published(self, reference: Gaussian, real: Array, generated: Array) -> Metrics:
+        """Metrics as others publish them, beside the distances or in place of their values.
+
+        Args:
+            reference: The Gaussian of the real features, or one that others fitted.
+            real: Features (M, dim).
+            generated: Features (N, dim).
+        """
 
 
 class ClassifierFeatures:
@@ -80,6 +100,11 @@ class ClassifierFeatures:
         """Map images (N, C, H, W), uint8, to float64 (N, 32)."""
         return self._trained[0].embed(self.data.units.to_model(torch.from_numpy(images)))
 
+    def published(self, reference: Gaussian, real: Array, generated: Array) -> Metrics:
+        """Precision and recall."""
+        shares = precision_recall(real, generated, neighbours=NEIGHBOURS)
+        return dict(zip(("precision", "recall"), shares, strict=True))
+
 
 class InceptionFeatures:
     """The 2048 pooled features of FID, by torch-fidelity from a local file of weights.
@@ -116,8 +141,7 @@ class InceptionFeatures:
     @cached_property
     def key(self) -> str:
         """Hash of the weights."""
-        with open(self.path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()[:20]
+        return file_hash(self.path)
 
     @property
     def facts(self) -> dict[str, str | int | float]:
@@ -143,9 +167,102 @@ class InceptionFeatures:
     def __call__(self, images: Array) -> Array:
         """Map images (N, C, H, W), uint8, to float64 (N, 2048); grey ones as three channels."""
         device = next(self._network.parameters()).device
+        parts = [
+            self._network(_rgb(part, self.pixel_max).contiguous().to(device))[0].double().cpu()
+            for part in torch.split(torch.from_numpy(images), CHUNK)
+        ]
+        return torch.cat(parts).numpy()
+
+    def published(self, reference: Gaussian, real: Array, generated: Array) -> Metrics:
+        """FID, KID, precision and recall by torch-fidelity."""
+        from sft_rl.metrics.fidelity import published
+
+        return published(reference, real, generated)
+
+
+class DinoFeatures:
+    """The class token of DINOv2 (Oquab et al., 2023), as Stein et al. (2023) compare images.
+
+    Args:
+        path: Folder of a ``Dinov2Model`` of transformers: config.json and model.safetensors.
+        pixel_max: Value of a white pixel in the images.
+
+    Raises:
+        UserError: If the folder or the library is missing. Nothing is downloaded or unpickled.
+    """
+
+    names = ("fd_dinov2", "")
+
+    def __init__(self, path: str, *, pixel_max: int) -> None:
+        folder = Path(path)
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise UserError(f"metrics.dinov2_path: no {name} in {path}; it is never downloaded")
+        try:
+            kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"metrics.dinov2_path: {path}/config.json: {error}") from error
+        if kind != "dinov2":
+            raise UserError(f"metrics.dinov2_path: {path} is of type {kind!r}, expected 'dinov2'")
+        try:
+            from transformers import Dinov2Model
+        except ImportError as error:
+            raise UserError(
+                "metrics.dinov2_path: needs transformers, which cannot be imported; "
+                "pip install 'sft-rl[dino]'"
+            ) from error
+        self._model = Dinov2Model
+        self.path = path
+        self.pixel_max = pixel_max
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of weights and architecture."""
+        return file_hash(f"{self.path}/model.safetensors", f"{self.path}/config.json")
+
+    @property
+    def facts(self) -> dict[str, str | int | float]:
+        """Which weights."""
+        return {"dinov2_sha256": self.key}
+
+    @cached_property
+    def _network(self) -> Any:
+        try:
+            network = self._model.from_pretrained(
+                self.path, local_files_only=True, use_safetensors=True
+            )
+        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"metrics.dinov2_path: cannot read {self.path}: {reason}") from error
+        return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+    @torch.inference_mode()
+    def __call__(self, images: Array) -> Array:
+        """Map images (N, C, H, W), uint8, to float64 (N, dim), from 224x224 pixels."""
+        device = next(self._network.parameters()).device
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in IMAGENET)
         parts = []
         for part in torch.split(torch.from_numpy(images), CHUNK):
-            pixels = (part.float() * (255 / self.pixel_max)).round().to(torch.uint8)
-            rgb = pixels.expand(-1, 3, -1, -1).contiguous()
-            parts.append(self._network(rgb.to(device))[0].double().cpu())
+            pixels = _rgb(part, self.pixel_max).to(device).float()
+            large = F.interpolate(pixels, size=(DINO_SIZE,) * 2, mode="bicubic", antialias=True)
+            tokens = self._network((large.clamp(0, 255) / 255 - mean) / std).last_hidden_state
+            parts.append(tokens[:, 0].double().cpu())
         return torch.cat(parts).numpy()
+
+    def published(self, reference: Gaussian, real: Array, generated: Array) -> Metrics:
+        """Nothing beside the Fréchet distance."""
+        return {}
+
+
+def file_hash(*paths: str) -> str:
+    """Hash of files' content."""
+    total = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:20]
+
+
+def _rgb(images: Tensor, pixel_max: int) -> Tensor:
+    """Images of three channels, 0..255, uint8; grey ones three times."""
+    return (images.float() * (255 / pixel_max)).round().to(torch.uint8).expand(-1, 3, -1, -1)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from typing import Protocol
 
-import numpy as np
-
-from sft_rl.config import WATCHED_OF_POINTS, MetricsConfig
+from sft_rl.config import OF_FEATURES, WATCHED_OF_POINTS, MetricsConfig
 from sft_rl.data import Dataset
 from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
@@ -20,9 +18,9 @@ from sft_rl.metrics.distances import (
     noise_floor,
     sliced_wasserstein,
 )
-from sft_rl.metrics.features import ClassifierFeatures, Features, InceptionFeatures
-from sft_rl.metrics.frechet import frechet_distance, kernel_distance, nearest_distances
-from sft_rl.metrics.neighbours import precision_recall
+from sft_rl.metrics.estimates import Measured
+from sft_rl.metrics.features import ClassifierFeatures, DinoFeatures, Features, InceptionFeatures
+from sft_rl.metrics.images import Images
 from sft_rl.metrics.points import Points
 from sft_rl.types import Metrics
 
@@ -57,13 +55,14 @@ class Measure(Protocol):
         Prepared so that it is quick to repeat.
         """
 
-    def all_distances(self, real: Array, generated: Array) -> Metrics:
+    def measured(self, real: Array, generated: Array) -> Measured:
         """Every metric, the leading one included; its standard error is called ``NAME_se``."""
 
     def noise_floors(self, draws: list[Array]) -> Metrics:
         """Every metric between the first draw of real data and the others, averaged.
 
-        ``NAME_sd`` is the scatter over the draws, where there are several.
+        At the counts of what is measured, or not there. ``NAME_sd`` is the scatter over the draws,
+        where there are several.
         """
 
     def protocol(self, reference: Array) -> dict[str, str | int | float]:
@@ -93,14 +92,16 @@ class SlicedWasserstein:
         """As many as there are real ones."""
         return len(reference)
 
-    def all_distances(self, real: Array, generated: Array) -> Metrics:
+    def measured(self, real: Array, generated: Array) -> Measured:
         """Every metric of the same samples; the exact ones on their first `num_exact`."""
         num = self.config.num_exact
-        return {
-            self.name: self.distance(real, generated),
-            "earth_movers": earth_movers(real[:num], generated[:num]),
-            "mmd": mmd(real[:num], generated[:num]),
-        }
+        return Measured(
+            {
+                self.name: self.distance(real, generated),
+                "earth_movers": earth_movers(real[:num], generated[:num]),
+                "mmd": mmd(real[:num], generated[:num]),
+            }
+        )
 
     def noise_floors(self, draws: list[Array]) -> Metrics:
         """Means over the draws; the exact distances over two of them."""
@@ -120,86 +121,6 @@ class SlicedWasserstein:
         }
 
 
-class FeatureFrechet:
-    """Fréchet distance in some features of images; beside it the kernel distance and others.
-
-    Only in Inception's features it is the FID.
-
-    Args:
-        config: Number of samples.
-        data: The images.
-        features: What to compare.
-    """
-
-    unused = frozenset({"num_projections", "num_exact"})
-    num_more = 0
-
-    def __init__(self, config: MetricsConfig, data: ImageDataset, features: Features) -> None:
-        self.config = config
-        self.data = data
-        self.features = features
-        self.name, self.kernel = features.names
-
-    @property
-    def key(self) -> str:
-        """Name, features, and the images whose copies are looked for."""
-        return f"{self.name}-{self.features.key}-{self.data.fingerprint}"
-
-    def num_generated(self, reference: Array) -> int:
-        """The number asked for, however many real ones there are."""
-        return self.config.num_samples
-
-    def distance(self, real: Array, generated: Array) -> float:
-        """Fréchet distance of images, uint8, (N, C, H, W) each."""
-        return self.watching(real)(generated)[self.name]
-
-    def watching(self, real: Array) -> Callable[[Array], Metrics]:
-        """The same to one set of real images, whose features are computed once."""
-        features = self.features(real)
-        return lambda images: {self.name: frechet_distance(features, self.features(images))}
-
-    def all_distances(self, real: Array, generated: Array) -> Metrics:
-        """Distances, precision and recall, and how near the samples are to training images.
-
-        ``nearest_training`` is the median distance to the nearest training image over the same
-        median of the reference: about 1 if samples are as new as held-out images, towards 0 if
-        they are copies.
-        """
-        nearest = np.median(self._nearest(generated)) / self._nearest_real
-        compared = self._compared(self.features(real), self.features(generated))
-        return {**compared, "nearest_training": float(nearest)}
-
-    def _compared(self, real: Array, generated: Array) -> Metrics:
-        precision, recall = precision_recall(real, generated, neighbours=3)
-        return {
-            self.name: frechet_distance(real, generated),
-            self.kernel: kernel_distance(real, generated),
-            "precision": precision,
-            "recall": recall,
-        }
-
-    def _nearest(self, images: Array) -> Array:
-        return nearest_distances(images, self.data.train.numpy())
-
-    @cached_property
-    def _nearest_real(self) -> float:
-        assert self.data.held_out is not None
-        return float(np.median(self._nearest(self.data.held_out)))
-
-    def noise_floors(self, draws: list[Array]) -> Metrics:
-        """Of training images: what a sampler gets that draws them."""
-        real, training = (self.features(draw) for draw in draws)
-        return {**self._compared(real, training), "nearest_training": 0.0}
-
-    def protocol(self, reference: Array) -> dict[str, str | int | float]:
-        """Counts of images, and what the features are."""
-        return {
-            "num_samples": self.config.num_samples,
-            "num_reference": len(reference),
-            **self.features.facts,
-        }
-
-
 def build_measure(config: MetricsConfig, data: Dataset) -> Measure:
     """Build the yardstick a configuration names.
 
@@ -207,17 +128,33 @@ def build_measure(config: MetricsConfig, data: Dataset) -> Measure:
         UserError: If it does not go with the data.
     """
     name = config.leading(data.config, is_images=data.units.is_images)
+    if name in OF_FEATURES and isinstance(data, ImageDataset):
+        return Images(name, config, data, _features(name, config, data))
+    for field, given in {
+        "reference": config.reference == "train",
+        "reference_stats": config.reference_stats is not None,
+        "dinov2_path": config.dinov2_path is not None,
+    }.items():
+        if given:
+            raise UserError(f"metrics.{field} goes with {', '.join(OF_FEATURES)}, not with {name}")
     if not isinstance(data, ImageDataset):
         if name not in WATCHED_OF_POINTS:
             raise UserError(f"metrics.distance: {name!r} is for images; use two_sample")
         return Points(name, config, data)
-    if name == "sliced_wasserstein":
-        return SlicedWasserstein(config)
     if name == "two_sample":
         raise UserError("metrics.distance: 'two_sample' is for points; use sliced_wasserstein")
-    features = (
-        InceptionFeatures(config.inception_path, pixel_max=data.pixel_max)
-        if name == "fid"
-        else ClassifierFeatures(data)
-    )
-    return FeatureFrechet(config, data, features)
+    return SlicedWasserstein(config)
+
+
+def _features(name: str, config: MetricsConfig, data: ImageDataset) -> list[Features]:
+    """What images are compared by: the features of the leading metric, and DINOv2's beside."""
+    leading: Features
+    if name == "fid":
+        leading = InceptionFeatures(config.inception_path, pixel_max=data.pixel_max)
+    elif config.reference_stats is not None:
+        raise UserError(f"metrics.reference_stats goes with fid, not with {name}")
+    else:
+        leading = ClassifierFeatures(data)
+    if config.dinov2_path is None:
+        return [leading]
+    return [leading, DinoFeatures(config.dinov2_path, pixel_max=data.pixel_max)]

@@ -18,6 +18,7 @@ from sft_rl.metrics.distances import (
     mmd,
     sliced_wasserstein,
 )
+from sft_rl.metrics.estimates import Measured
 from sft_rl.metrics.excess import batch_size, excess, sorted_batches
 from sft_rl.metrics.neighbours import NEIGHBOURS, precision_recall, share_error, two_sample
 from sft_rl.storage.cache import cached
@@ -77,7 +78,7 @@ class Points:
             "sliced_wasserstein": self._sliced(real, generated),
         }
 
-    def all_distances(self, real: Array, generated: Array) -> Metrics:
+    def measured(self, real: Array, generated: Array) -> Measured:
         """Every metric of the same samples; the excess of all, the others of the first ones.
 
         Args:
@@ -85,7 +86,8 @@ class Points:
             generated: At least as many.
         """
         first = flat(generated[: len(real)])
-        return self._compared(flat(real), first) | self._exact(real, first) | self.excess(generated)
+        numbers = self._compared(flat(real), first) | self._exact(real, first)
+        return Measured(numbers | self.excess(generated))
 
     def _compared(self, real: Array, generated: Array) -> Metrics:
         """Metrics that are quick for all points, with their standard errors."""

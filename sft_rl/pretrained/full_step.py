@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import own_steps
 from sft_rl.metrics.distances import Array
+from sft_rl.metrics.estimates import Estimate, Estimates
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator, random_labels
@@ -23,7 +24,7 @@ Summary = dict[str, Any]
 NUM_KEPT = {"images": 64, "points": 10_000}
 """Samples of the full-step sampler that are kept for pictures."""
 NUM_PROBES = 8
-FORMAT = 2
+FORMAT = 3
 """Part of the cache's key; counts changes of the code that give other numbers."""
 
 
@@ -34,10 +35,12 @@ class FullStep:
     Attributes:
         numbers: Every distance, the noise floors, and the number of function evaluations.
         samples: Some samples in the data's units, for pictures.
+        estimates: What the errors of differences to it need.
     """
 
     numbers: Summary
     samples: Array
+    estimates: Estimates = field(default_factory=dict)
 
 
 def measure_full_step(
@@ -71,7 +74,15 @@ def measure_full_step(
         **arithmetic(policy.device),
     }
     entry, _ = cached("full_step", key, lambda: _measured(policy, evaluator), warn=warn)
-    return FullStep(entry.meta["numbers"], entry.tensors["samples"]["samples"].numpy())
+    numbers, tensors = entry.meta["numbers"], dict(entry.tensors)
+    samples = tensors.pop("samples")["samples"].numpy()
+    estimates = {
+        name: Estimate(numbers[name], sides["real"].numpy(), sides["generated"].numpy())
+        for name, sides in tensors.items()
+    }
+    # Which metric leads is not in the key; a floor may be missing, for want of real images.
+    floor = numbers["noise_floors"].get(evaluator.name)
+    return FullStep({**numbers, "noise_floor": floor}, samples, estimates)
 
 
 @torch.inference_mode()
@@ -86,11 +97,15 @@ def _answers(policy: DenoisingPolicy) -> Array:
 
 def _measured(policy: DenoisingPolicy, evaluator: Evaluator) -> Checkpoint:
     samples, floors = evaluator.samples(policy, few=True), evaluator.noise_floors()
-    numbers = {
-        **evaluator.all_distances(samples),
-        "nfe": policy.num_steps,
-        "noise_floor": floors[evaluator.name],
-        "noise_floors": floors,
+    measured = evaluator.measured(samples)
+    numbers = {**measured.numbers, "nfe": policy.num_steps, "noise_floors": floors}
+    influences = {
+        name: {
+            "real": torch.from_numpy(estimate.real),
+            "generated": torch.from_numpy(estimate.generated),
+        }
+        for name, estimate in measured.estimates.items()
     }
     kept = samples[: NUM_KEPT["images" if evaluator.data.units.is_images else "points"]]
-    return Checkpoint({"samples": {"samples": torch.from_numpy(kept)}}, {"numbers": numbers})
+    tensors = {"samples": {"samples": torch.from_numpy(kept)}, **influences}
+    return Checkpoint(tensors, {"numbers": numbers})

@@ -11,7 +11,9 @@ FREE_TO_CHANGE = (
     "learner.max_failures",
     "learner.num_cpus",
     "learner.num_gpus",
+    "metrics.dinov2_path",
     "metrics.inception_path",
+    "metrics.reference_stats",
     "model.channels_last",  # rounds otherwise, in the last bits
     "pretrained.path",
     "pretrained.variant",

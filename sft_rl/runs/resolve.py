@@ -21,7 +21,13 @@ from sft_rl.metrics.measures import build_measure
 from sft_rl.runs.parts import algorithm_of, critic_of, network_of, resolve_device, value_of
 from sft_rl.storage.checkpoint import state_sha256
 
-PATHS = ("data.path", "metrics.inception_path", "pretrained.path")
+PATHS = (
+    "data.path",
+    "metrics.dinov2_path",
+    "metrics.inception_path",
+    "metrics.reference_stats",
+    "pretrained.path",
+)
 """Settings that are paths; the last may be a name on the hub, too."""
 
 Sections = dict[str, dict[str, Any]]

@@ -66,7 +66,7 @@ def test_a_resumed_run_shows_every_iteration_once(tmp_path: Path, saved: int):
 def test_a_run_on_images_shows_its_numbers_and_the_samples(digits_run: Path):
     values = shown(digits_run / "tensorboard")
     metrics = pd.read_csv(digits_run / "metrics.csv")
-    for name in ("critic_loss", "frechet"):
+    for name in ("critic_loss", "frechet_inf"):
         rows = metrics[["iteration", name]].dropna()
         assert [step for step, _ in values[name]] == rows["iteration"].tolist()
         np.testing.assert_allclose([value for _, value in values[name]], rows[name], rtol=1e-6)

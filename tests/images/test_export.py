@@ -85,7 +85,7 @@ def test_the_card_names_data_model_and_protocol(digits_run: Path, tmp_path: Path
         "A 3-step sampler of digits",
         summary["base_sha256"],
         summary["policy_sha256"],
-        f"{summary['frechet_final']:.4f}",
+        f"{summary['frechet_inf_final']:.4f}",
         "num_samples 60",
         "| seed | 0 |",
     ):

@@ -1,52 +1,20 @@
-"""Distances of features in closed form; and of digits, what must be far is far."""
+"""Distances of digits: what must be far is far, what is wrong is told in a line."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sft_rl.config import Config, MetricsConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.metrics.frechet import (
-    frechet_distance,
-    kernel_distance,
-    nearest_distances,
-)
-
-FEATURES = np.random.default_rng(0).normal(size=(300, 5)) * [1.0, 2.0, 3.0, 0.5, 0.1]
-
-
-def test_frechet_of_a_translation_is_its_squared_length():
-    moved = FEATURES + np.array([3.0, 4.0, 0.0, 0.0, 0.0])
-    assert frechet_distance(FEATURES, moved) == pytest.approx(25.0)
-    assert frechet_distance(FEATURES, FEATURES) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_frechet_of_a_scaling_is_in_the_trace():
-    scaled = FEATURES.mean(0) + 3.0 * (FEATURES - FEATURES.mean(0))
-    trace = np.trace(np.cov(FEATURES, rowvar=False))
-    assert frechet_distance(FEATURES, scaled) == pytest.approx(4.0 * trace)
-
-
-def test_frechet_of_a_rotation_agrees_with_the_matrix_root():
-    from scipy.linalg import sqrtm
-
-    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
-    turned = FEATURES @ rotation
-    one, two = (np.cov(x, rowvar=False) for x in (FEATURES, turned))
-    shift = np.square(FEATURES.mean(0) - turned.mean(0)).sum()
-    expected = shift + np.trace(one + two - 2.0 * sqrtm(one @ two).real)
-    assert frechet_distance(FEATURES, turned) == pytest.approx(expected, rel=1e-5)
-
-
-def test_kernel_distance_by_hand():
-    x, y = np.array([[1.0], [2.0]]), np.array([[0.0], [3.0]])
-    # k(1,2) = 27, k(0,3) = 1, cross: 1, 64, 1, 343
-    assert kernel_distance(x, y) == pytest.approx(27.0 + 1.0 - 2.0 * (1 + 64 + 1 + 343) / 4)
+from sft_rl.metrics.fidelity import read_gaussian
+from sft_rl.metrics.images import FeaturesTo, Images, nearest_distances
 
 
 def test_nearest_distances():
@@ -55,10 +23,14 @@ def test_nearest_distances():
     assert nearest_distances(images, others).tolist() == pytest.approx([0.0, 5.0], abs=1e-3)
 
 
+def evaluator_of(*settings: str) -> Evaluator:
+    config = load_config("digits", ["metrics.num_samples=500", *settings])
+    return Evaluator(load_dataset(config.data), config.metrics)
+
+
 @pytest.fixture(scope="module")
 def evaluator(_own_machine_room: None) -> Evaluator:
-    config = load_config("digits", ["metrics.num_samples=500"])
-    return Evaluator(load_dataset(config.data), config.metrics)
+    return evaluator_of()
 
 
 def test_the_classifier_knows_digits_and_stays_in_the_cache(evaluator: Evaluator):
@@ -70,15 +42,26 @@ def test_the_classifier_knows_digits_and_stays_in_the_cache(evaluator: Evaluator
     assert again.distance(train) == evaluator.distance(train)
 
 
-def test_real_digits_are_near_and_wrong_ones_far(evaluator: Evaluator):
+def test_real_digits_are_at_zero_and_wrong_ones_far(evaluator: Evaluator):
     train = evaluator.data.train_in_units(500)
     floor = evaluator.noise_floors()
-    assert floor["frechet"] == evaluator.distance(train)
+    assert floor["frechet_inf"] == evaluator.distance(train)
+    for name in ("frechet_inf", "kernel"):
+        assert abs(floor[name]) < 3 * floor[f"{name}_se"]
+    assert floor["frechet"] > 2 * floor["frechet_se"]  # the bias of so few
     ones = train[evaluator.data.labels[:500].numpy() == 1]
     for wrong in (np.flip(train, 2).copy(), np.repeat(ones, 5, axis=0), np.zeros_like(train)):
         distances = evaluator.all_distances(wrong)
-        assert distances["frechet"] > 5 * floor["frechet"]
-        assert distances["kernel"] > floor["kernel"] + 0.1
+        for name in ("frechet_inf", "kernel"):
+            assert distances[name] > 5 * (distances[f"{name}_se"] + floor[f"{name}_se"])
+
+
+def test_a_floor_has_the_samples_counts_or_shows_what_does_not_depend_on_them():
+    plenty = evaluator_of("metrics.num_samples=1000").noise_floors()
+    assert {"frechet", "precision", "nearest_training"} <= plenty.keys()
+    few = evaluator_of("metrics.num_samples=2000").noise_floors()  # 1,079 training images
+    values = ("frechet_inf", "kernel")
+    assert few.keys() == {*values, *(f"{name}_se" for name in values)}
 
 
 def test_copies_are_found_and_new_images_are_not(evaluator: Evaluator):
@@ -88,22 +71,155 @@ def test_copies_are_found_and_new_images_are_not(evaluator: Evaluator):
     assert new["nearest_training"] == pytest.approx(1.0)
 
 
+def test_against_training_images_what_is_held_out_watches_and_is_the_floor():
+    usual, evaluator = evaluator_of(), evaluator_of("metrics.reference=train")
+    data = evaluator.data
+    assert np.array_equal(evaluator.reference, data.train.numpy())
+    assert evaluator.protocol["reference"] == "training digits"
+    assert usual.protocol["reference"] == "held-out digits"
+    assert usual.key != evaluator.key
+    floors = evaluator.noise_floors()
+    assert abs(floors["frechet_inf"]) < 3 * floors["frechet_inf_se"]
+    assert floors["nearest_training"] > 0.9  # held-out images are no copies
+    assert evaluator.distance(data.train.numpy()) == pytest.approx(0.0, abs=1e-6)
+    _, watch = evaluator._validation
+    _, usual_watch = usual._validation
+    held_out, train = data.held_out, data.train_in_units(1000)
+    assert watch(held_out)["frechet_inf"] == pytest.approx(0.0, abs=1e-6)
+    assert usual_watch(train)["frechet_inf"] == pytest.approx(0.0, abs=1e-6)
+    assert usual_watch(held_out).keys() == {"frechet_inf", "frechet_inf_se"}
+
+
+@pytest.mark.parametrize("name", ["frechet", "kernel"])
+def test_another_distance_of_the_same_features_may_lead(name: str):
+    leads = evaluator_of(f"metrics.distance={name}")
+    samples = leads.data.train_in_units(500)
+    assert leads.distance(samples) == leads.all_distances(samples)[name]
+    assert leads.key == evaluator_of().key
+
+
 def test_frechet_needs_labelled_images():
     config = Config.model_validate({"metrics": {"distance": "frechet"}})
     with pytest.raises(UserError, match="is for images"):
         Evaluator(load_dataset(config.data), config.metrics)
 
 
-def test_fid_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refused(*settings: str) -> str:
-        config = load_config("digits", settings)
-        with pytest.raises(UserError) as error:
-            Evaluator(load_dataset(config.data), config.metrics)
-        return str(error.value)
+def refused(*settings: str, preset: str = "digits") -> str:
+    config = load_config(preset, settings)
+    with pytest.raises(UserError) as error:
+        Evaluator(load_dataset(config.data), config.metrics)
+    (line,) = str(error.value).splitlines()
+    return line
 
+
+def test_fid_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "get weights-inception" in refused("metrics.distance=fid")
     weights = tmp_path / "weights.pth"
     assert "never downloaded" in refused(f"metrics.inception_path={weights}")
     weights.write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    for name in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3"):
+        monkeypatch.setitem(sys.modules, name, None)
     assert "pip install 'sft-rl[fid]'" in refused(f"metrics.inception_path={weights}")
+
+
+def test_what_does_not_go_with_the_leading_metric_is_refused(tmp_path: Path):
+    assert "metrics.reference goes with frechet_inf" in refused(
+        "metrics.reference=train", preset="swiss_roll"
+    )
+    assert "metrics.reference_stats goes with fid" in refused("metrics.reference_stats=x.npz")
+    pixels = "metrics.distance=sliced_wasserstein"
+    assert "metrics.dinov2_path goes with" in refused("metrics.dinov2_path=x", pixels)
+
+
+def write_stats(**arrays: np.ndarray) -> Callable[[Path], None]:
+    return lambda path: np.savez(path, **arrays)
+
+
+def write_single(path: Path) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: None, "no such file; it is never downloaded"),
+        (lambda path: path.write_bytes(b"no zip"), "pickle"),
+        (lambda path: path.write_bytes(b""), "No data left in file"),
+        (write_single, "is a single array, expected an .npz"),
+        (write_stats(mu=np.zeros(3)), "has no sigma, only ['mu']"),
+        (write_stats(m=np.zeros(3)), "has no mu and no sigma"),
+        (write_stats(mu=np.zeros(3), sigma=np.eye(4)), "(3,) and sigma (4, 4), expected (N,)"),
+        (write_stats(mu=np.full(3, np.nan), sigma=np.eye(3)), "must be finite numbers"),
+        (write_stats(mu=np.array([None]), sigma=np.eye(1)), "allow_pickle=False"),
+    ],
+)
+def test_statistics_that_are_not_there_or_others_are_one_line(
+    tmp_path: Path, write: Callable[[Path], None], words: str
+):
+    path = tmp_path / "stats.npz"
+    write(path)
+    with pytest.raises(UserError) as error:
+        read_gaussian(str(path))
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("metrics.reference_stats: ")
+    assert words in line
+
+
+def test_published_statistics_stand_for_the_real_images(evaluator: Evaluator, tmp_path: Path):
+    features, real = evaluator.measure.features[0], evaluator.reference
+    values = features(real)
+    path = tmp_path / "stats.npz"
+    np.savez(path, mu=values.mean(axis=0), sigma=np.cov(values, rowvar=False))
+    given = FeaturesTo(features, real, read_gaussian(str(path)))
+    fitted, samples = FeaturesTo(features, real), evaluator.data.train_in_units(500)
+    one, other = given.all(samples), fitted.all(samples)
+    assert one.numbers["frechet"] == pytest.approx(other.numbers["frechet"])
+    assert one.numbers["kernel"] == other.numbers["kernel"]
+    assert one.numbers["frechet_se"] < other.numbers["frechet_se"]  # they are exact
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(UserError, match="of 3 features, expected 32"):
+        FeaturesTo(features, real, read_gaussian(str(path)))
+
+
+def test_dinov2_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    setting = f"metrics.dinov2_path={tmp_path}"
+    assert "no config.json in" in refused(setting)
+    (tmp_path / "config.json").write_text("{")
+    assert "no model.safetensors in" in refused(setting)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert "config.json: Expecting" in refused(setting)
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    assert "is of type 'vit', expected 'dinov2'" in refused(setting)
+    (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "pip install 'sft-rl[dino]'" in refused(setting)
+
+
+def test_dinov2_measures_beside_the_leading_features(tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.Dinov2Config(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28
+    )
+    transformers.Dinov2Model(config).save_pretrained(tmp_path)
+    samples = ("metrics.num_samples=60", "data.test_fraction=0.1")
+    evaluator = evaluator_of(f"metrics.dinov2_path={tmp_path}", *samples)
+    numbers = evaluator.all_distances(evaluator.data.train_in_units(60))
+    assert {"frechet_inf", "fd_dinov2", "fd_dinov2_se", "fd_dinov2_inf"} <= numbers.keys()
+    assert numbers["fd_dinov2"] > 0.0
+    assert evaluator.key != evaluator_of(*samples).key
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+    broken = evaluator_of(f"metrics.dinov2_path={tmp_path}", *samples)
+    with pytest.raises(UserError, match=r"metrics\.dinov2_path: cannot read"):
+        broken.all_distances(evaluator.data.train_in_units(60))
+
+
+def test_what_others_fitted_is_in_the_key_by_its_content(evaluator: Evaluator, tmp_path: Path):
+    keys, features = set(), evaluator.measure.features
+    for name, scale in (("a", 1.0), ("b", 2.0), ("c", 1.0)):
+        np.savez(tmp_path / f"{name}.npz", mu=np.zeros(32), sigma=scale * np.eye(32))
+        config = MetricsConfig(reference_stats=str(tmp_path / f"{name}.npz"))
+        keys.add(Images("frechet", config, evaluator.data, features).key)
+    assert len(keys) == 2  # where a file lies says nothing
+    assert evaluator.measure.key not in keys

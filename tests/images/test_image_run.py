@@ -10,22 +10,31 @@ from PIL import Image
 
 from sft_rl.cli import main
 
+NOT_MEASURED = {"nfe", "noise_floor", "noise_floors"}
+
 
 def test_a_run_on_digits_leaves_everything(digits_run: Path):
     summary = json.loads((digits_run / "summary.json").read_text())
     for part in ("initial", "final", "full_step"):
-        assert np.isfinite(summary[f"frechet_{part}"])
-    assert summary["final"].keys() == {
-        "frechet",
-        "kernel",
-        "precision",
-        "recall",
-        "nearest_training",
-    }
+        assert np.isfinite(summary[f"frechet_inf_{part}"])
+    distances = ("frechet", "frechet_inf", "kernel")
+    measured = (*distances, "precision", "recall")
+    expected = {"nearest_training", *measured, *(f"{name}_se" for name in measured)}
+    floors = summary["full_step"]["noise_floors"]
+    assert floors.keys() == expected == summary["full_step"].keys() - NOT_MEASURED
+    less = {f"{name}_less_full_step{kind}" for name in distances for kind in ("", "_se")}
+    for part in ("before", "final"):
+        own = {name.replace("full_step", "before") for name in less if part == "final"}
+        assert summary[part].keys() == expected | less | own
+        for name in distances:
+            difference = summary[part][name] - summary["full_step"][name]
+            assert summary[part][f"{name}_less_full_step"] == pytest.approx(difference)
+            assert summary[part][f"{name}_less_full_step_se"] > 0.0
     assert summary["protocol"]["num_samples"] == 60
     assert summary["protocol"]["reference"] == "held-out digits"
     metrics = pd.read_csv(digits_run / "metrics.csv")
-    assert metrics["frechet"].notna().tolist() == [False, True, True]
+    for name in ("frechet_inf", "frechet_inf_se"):
+        assert metrics[name].notna().tolist() == [False, True, True]
     plots = digits_run / "plots"
     assert {p.name for p in plots.iterdir()} == {"curves.png", "path.png", "samples.png"}
     # four panels: data, before, after, all steps
@@ -57,7 +66,7 @@ def test_every_algorithm_runs_on_images(
 
 def test_evaluate_repeats_the_summary(digits_run: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", str(digits_run)]) == 0
-    final = json.loads((digits_run / "summary.json").read_text())["frechet_final"]
+    final = json.loads((digits_run / "summary.json").read_text())["frechet_inf_final"]
     assert f"{final:.4f}" in capsys.readouterr().out
 
 
@@ -84,3 +93,23 @@ def test_what_does_not_fit_is_one_line_before_anything_starts(
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_real_images_are_too_few_the_biased_distance_has_no_floor(
+    tiny_digits: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Nor is the floor of another leading metric taken from the cache."""
+    settings = [*tiny_digits, "metrics.num_samples=1100"]  # of 1,079 training images
+    found = {}
+    for name in ("frechet", "frechet_inf"):
+        out = tmp_path / name
+        leads = f"metrics.distance={name}"
+        assert main(["train", "digits", *settings, leads, "--out", str(out)]) == 0
+        found[name] = json.loads((out / "summary.json").read_text())["noise_floor"]
+        assert main(["export", str(out), "--out", str(tmp_path / f"{name}-pipeline")]) == 0
+    assert found["frechet"] is None
+    assert abs(found["frechet_inf"]) < 0.5
+    assert "not measured" in (tmp_path / "frechet-pipeline" / "README.md").read_text()
+    capsys.readouterr()
+    assert main(["pretrain", "digits", *settings, "metrics.distance=frechet"]) == 0
+    assert "noise floor" in capsys.readouterr().out

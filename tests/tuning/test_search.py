@@ -67,9 +67,9 @@ def test_a_search_is_read_back_as_it_was(tmp_path: Path):
 def test_images_are_ranked_by_their_own_distance():
     space = parse_space("test", {"space": {RATE: {"uniform": [1e-4, 1e-3]}}})
     search = Search("digits", ("rollout.num_workers=0",), space, 1, 0, metric="frechet")
-    assert search.metrics == ("frechet", "kernel")
+    assert search.metrics == ("frechet_inf", "frechet", "kernel")
     search.check(None)
-    with pytest.raises(UserError, match="no trial reports 'mmd'; choose from frechet, kernel"):
+    with pytest.raises(UserError, match="no trial reports 'mmd'; choose from frechet_inf, frechet"):
         Search("digits", (), space, 1, 0, metric="mmd").check(None)
 
 
