@@ -142,7 +142,7 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         network, full_step = full_step_model(store, pretrained, evaluator, observer)
         fine_tune(
             network,
-            full_step,
+            lambda: full_step,
             store=store,
             evaluator=evaluator,
             clock=Clock(started, observer),

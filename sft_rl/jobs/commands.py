@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +19,7 @@ from sft_rl.critics import Reward
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError
 from sft_rl.export.sampler import load_sampler, sampler_of
+from sft_rl.jobs.beside import beside
 from sft_rl.jobs.build import prepare_process
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.dry_run import requirements
@@ -24,7 +28,7 @@ from sft_rl.jobs.report import FLOOR, Table, comparison, names_of, number
 from sft_rl.learning.preemption import PreemptionNotice
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.pretrained.full_step import Summary
+from sft_rl.pretrained.full_step import FullStep, Summary
 from sft_rl.runs.folder import RunFolder, free_run_path
 from sft_rl.runs.parts import (
     algorithm_of,
@@ -138,8 +142,17 @@ def _train(
             network, _ = full_step_network(
                 config, data, own=own, progress=observer.progress, warn=observer.warn
             )
-        with clock.phase("full-step sampler"):
-            full_step = measured_full_step(config, network, evaluator, warn=observer.warn)
+        # Of a copy: the network itself goes on to be fine-tuned. Where the learner waits for
+        # workers now and then, it is measured beside that, with the same number of threads.
+        measure: Callable[[], FullStep] = partial(
+            measured_full_step, config, copy.deepcopy(network), evaluator, warn=observer.warn
+        )
+        if config.rollout.num_workers:
+            stack.enter_context(num_threads(config.learner.num_threads))
+            measure = beside(measure)
+        full_step = cache(clock.timed("full-step sampler", measure))
+        if not config.rollout.num_workers:
+            full_step()
         if config.learner.launcher == "ray_train":
             assert session is not None, "Ray Train needs Ray"
             session.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ PATIENCE_S = 60.0
 
 def fine_tune(
     network: nn.Module,
-    full_step: FullStep,
+    full_step: Callable[[], FullStep],
     *,
     store: RunFolder,
     evaluator: Evaluator,
@@ -65,7 +66,7 @@ def fine_tune(
 
     Args:
         network: The pretrained network, on the learner's device; it is trained further.
-        full_step: What is measured of it.
+        full_step: Gives what is measured of it, once that is there.
         store: The run's folder, which knows the configuration.
         evaluator: Measures; knows the data.
         clock: Takes the seconds of the phases and tells the observer of them.
@@ -116,13 +117,13 @@ def fine_tune(
     if not team.leads:
         return {}
     return _conclude(
-        learner, full_step, before=before, store=store, evaluator=evaluator, clock=clock
+        learner, full_step(), before=before, store=store, evaluator=evaluator, clock=clock
     )
 
 
 def fine_tune_elsewhere(
     network: nn.Module,
-    full_step: FullStep,
+    full_step: Callable[[], FullStep],
     *,
     store: RunFolder,
     data: Dataset,
@@ -139,7 +140,7 @@ def fine_tune_elsewhere(
         config=store.config,
         place=store.absolute_place,
         weights=to_arrays(network),
-        full_step=full_step,
+        full_step=full_step(),
         seconds=clock.total()["total"],
         # What settings name is loaded there; what Python handed over goes along.
         data=data if store.config.data.name == "memory" else None,
@@ -202,7 +203,7 @@ def _fine_tune_here(
             checkpoint = store.resume(config)
         fine_tune(
             network.to(resolve_device(config.device)),
-            full_step,
+            lambda: full_step,
             store=store,
             evaluator=Evaluator(data, config.metrics),
             clock=Clock(time.perf_counter() - seconds, observer),
