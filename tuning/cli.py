@@ -14,6 +14,7 @@ from sft_rl.errors import UserError
 
 if TYPE_CHECKING:
     from sft_rl.distributed.placement import Needs
+    from tuning.records import Records
     from tuning.search import Search
 
 Subparsers = Any
@@ -113,14 +114,27 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
         set_local_environment()
     else:
         use_own_token()
-    from tuning.runner import num_unfinished, run_search
+    from tuning.runner import run_search
     from tuning.trackers import trackers
 
     log_to = partial(trackers, folder.resolve().name, wandb=args.wandb, mlflow=args.mlflow)
     log_to()  # refuses a package that is missing
     _make_writable(folder)
     records, finals = run_search(search, folder, address=address, trackers=log_to)
+    return conclude(search, folder, records, finals)
+
+
+def conclude(search: Search, folder: Path, records: Records, finals: Records) -> int:
+    """Report, and return the command's exit code.
+
+    Args:
+        search: The search.
+        folder: Its folder.
+        records: Its trials.
+        finals: Those of the winners.
+    """
     from tuning.report import write_report
+    from tuning.runner import num_unfinished
 
     text = write_report(search, folder, records, finals)
     sys.stdout.write(f"{text}\nreport: {folder / 'report.md'}\n")

@@ -40,10 +40,9 @@ def contenders(search: Search, records: Records) -> list[Contender]:
         return []
     found = []
     for num_steps, best in best_by_steps(configurations(search, records)).items():
-        own = search.own(num_steps)
-        found.append(Contender(num_steps, best.values, True, best.values == own))
-        if best.values != own:
-            found.append(Contender(num_steps, own, False, True))
+        found.append(Contender(num_steps, best.values, True, best.is_own))
+        if not best.is_own:
+            found.append(Contender(num_steps, search.own(num_steps), False, True))
     return found
 
 

@@ -38,7 +38,7 @@ def plot_pareto(
     final = [result for result in final if math.isfinite(result.held_out.mean)]
     panels = 2 if final else 1
     figure, axes = plt.subplots(1, panels, figsize=(5.4 * panels + 1.0, 4.4), squeeze=False)
-    _draw_search(axes[0][0], search, [one for one in tried if one.state == "done"])
+    _draw_search(axes[0][0], [one for one in tried if one.state == "done"])
     if final:
         _draw_final(axes[0][1], final, full_step, search.metric)
     for axis in axes[0]:
@@ -53,11 +53,11 @@ def plot_pareto(
     _save(figure, file)
 
 
-def _draw_search(axis: Axes, search: Search, done: list[Configuration]) -> None:
+def _draw_search(axis: Axes, done: list[Configuration]) -> None:
     """Draw all configurations, the best of each number of steps, and the preset's own."""
     best = best_by_steps(done)
     front = pareto_front([(steps, one.validation.mean) for steps, one in best.items()])
-    own = [one for one in done if one.values == search.own(one.num_steps)]
+    own = [one for one in done if one.is_own]
     _bars(axis, [(one.num_steps, one.validation) for one in done], ".", GREY, "tried")
     _bars(axis, [(steps, one.validation) for steps, one in best.items()], "-", BLUE, "best")
     on_front = [pair for pair, is_on in zip(best.items(), front, strict=True) if is_on]

@@ -49,6 +49,7 @@ class Configuration:
         number: Its number.
         values: The searched keys.
         num_steps: Denoising steps.
+        is_own: Whether all that is searched has the preset's own value.
         trials: Those that have begun.
         state: ``done`` if all are; ``failed`` if one is: a seed that fails may be yours.
         validation: Mean of the trials' distances on validation data; NaN before the first.
@@ -57,6 +58,7 @@ class Configuration:
     number: int
     values: Values
     num_steps: int
+    is_own: bool
     trials: tuple[Record, ...]
     state: State
     validation: Estimate
@@ -82,13 +84,16 @@ def configurations(search: Search, records: Records, seeds: int = 0) -> list[Con
         groups.setdefault(record.index // seeds, []).append(record)
     found = []
     for number, trials in sorted(groups.items()):
+        values = trials[0].values
+        num_steps = search.value(values, STEPS)
         states = {record.state for record in trials}
         states |= {"waiting"} if len(trials) < seeds else set()
         found.append(
             Configuration(
                 number,
-                trials[0].values,
-                search.value(trials[0].values, STEPS),
+                values,
+                num_steps,
+                values == search.own(num_steps),
                 tuple(trials),
                 next(state for state in PRECEDENCE if state in states),
                 validation_of(search, trials),

@@ -95,7 +95,7 @@ def _rows(search: Search, records: Records, tried: list[Configuration]) -> list[
             "mean": one.validation.mean,
             "error_of_mean": one.validation.error,
             "pareto": one.number in on_front,
-            "preset": one.values == search.own(one.num_steps),
+            "preset": one.is_own,
             "percent": record.percent,
             **_without_steps(record.values),
             **_of_its_run(records, record),
@@ -187,7 +187,7 @@ def _best_table(
     best: dict[int, Configuration],
 ) -> str:
     seeds = "one seed, so no error is known" if search.seeds == 1 else "mean ± standard error"
-    done = [one for one in tried if one.state == "done"]
+    own = {o.num_steps: o.validation for o in tried if o.is_own and o.state == "done"}
     front = pareto_front([(steps, one.validation.mean) for steps, one in best.items()])
     lines = [
         f"The best of the search: {search.metric} to validation data ({seeds}).",
@@ -196,17 +196,22 @@ def _best_table(
         "|--:|--:|--:|:-:|--:|--:|:--|",
     ]
     for (steps, one), is_on in zip(best.items(), front, strict=True):
-        own = next((o.validation for o in done if o.values == search.own(steps)), "")
         summary = records.summary(one.trials[0].index)
         assert summary is not None, "the best has finished"
         settings = show_values(_without_steps(one.values))
         after, before = measured(search.metric, one.trials, records)
         if after.mean > before.mean:
             settings += " **worse than not fine-tuned**"
-        lines.append(
-            f"| {steps} | {one.validation} | {own} | {'yes' if is_on else ''} | {one.label} | "
-            f"{1000 * summary['seconds_per_sample']:.3g} | {settings} |"
+        cells = (
+            steps,
+            one.validation,
+            own.get(steps, ""),
+            "yes" if is_on else "",
+            one.label,
+            f"{1000 * summary['seconds_per_sample']:.3g}",
+            settings,
         )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

@@ -117,6 +117,16 @@ class Search:
 
     def own(self, num_steps: int) -> Values:
         """The preset's own values, at a number of steps, of everything that is searched."""
+        if num_steps not in self._own:
+            self._own[num_steps] = self._look_up_own(num_steps)
+        return self._own[num_steps]
+
+    @cached_property
+    def _own(self) -> dict[int, Values]:
+        """By number of steps; a configuration takes a while to build."""
+        return {}
+
+    def _look_up_own(self, num_steps: int) -> Values:
         config = self.config({STEPS: num_steps} if STEPS in self.space.distributions else {})
         own = {key: lookup(config, key) for key in self.space.distributions}
         return dict(json.loads(json.dumps(own)))  # as records keep them
