@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
+from sft_rl.config import DISTANCES
 from tuning.final import Result
 from tuning.ranking import Configuration, Estimate, best_by_steps, pareto_front
 from tuning.search import STEPS, Search
@@ -48,7 +49,7 @@ def plot_pareto(
         axis.set_xticks(steps, [str(number) for number in steps])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("denoising steps (NFE)")
-        axis.set_ylabel(search.metric.replace("_", " "))
+        axis.set_ylabel(DISTANCES[search.metric])
         axis.legend(fontsize=8)
     _save(figure, file)
 
@@ -62,8 +63,9 @@ def _draw_search(axis: Axes, done: list[Configuration]) -> None:
     _bars(axis, [(steps, one.validation) for steps, one in best.items()], "-", BLUE, "best")
     on_front = [pair for pair, is_on in zip(best.items(), front, strict=True) if is_on]
     _bars(axis, [(n, one.validation) for n, one in on_front], "o", BLUE, "Pareto front")
-    _bars(axis, [(one.num_steps, one.validation) for one in own], "x", GREEN, "the preset's own")
-    axis.set_title("the search, on validation data", fontsize=10)
+    aside = [(ASIDE * one.num_steps, one.validation) for one in own]
+    _bars(axis, aside, "x", GREEN, "the preset's own")
+    axis.set_title("the search: validation ± standard error", fontsize=10)
 
 
 def _draw_final(axis: Axes, final: list[Result], full_step: dict[str, Any], metric: str) -> None:
@@ -77,7 +79,7 @@ def _draw_final(axis: Axes, final: list[Result], full_step: dict[str, Any], metr
     _bars(axis, shown, "x", GREEN, "the preset's own")
     axis.axhline(full_step[metric], color="black", lw=1.0, label=f"{full_step['nfe']} steps")
     axis.axhline(full_step["noise_floor"], color="black", lw=1.0, ls=":", label="noise floor")
-    axis.set_title("trained again, on held-out data", fontsize=10)
+    axis.set_title("trained again: held-out data ± standard error", fontsize=10)
 
 
 def _bars(
@@ -110,14 +112,14 @@ def plot_curves(file: Path, search: Search, tried: list[Configuration]) -> None:
                 axis,
                 one,
                 colour=colours(rank) if named else GREY,
-                label=f"trial {one.label}{state}" if named else None,
+                label=f"{one.label}{state}" if named else None,
             )
         axis.set_title(f"{panel} steps", fontsize=10)
         axis.set_xlabel("iteration", fontsize=8)
         handles, labels = axis.get_legend_handles_labels()
         axis.legend(handles[::-1], labels[::-1], fontsize=7)
-    _scale(axes[0][0], [d for one in tried for r in one.trials for _, d in r.curve])
-    axes[0][0].set_ylabel(f"{search.metric.replace('_', ' ')}, validation", fontsize=8)
+        _scale(axis, [d for one in tried for r in one.trials for _, d in r.curve])
+    axes[0][0].set_ylabel(f"{DISTANCES[search.metric]}\n(validation)", fontsize=8)
     _save(figure, file)
 
 
@@ -172,14 +174,18 @@ def _are_numbers(values: list[Any]) -> bool:
 
 
 def _label(axis: Axes, position: int, values: list[Any], heights: np.ndarray) -> None:
-    """Write beside a column's axis its ends, or its words."""
+    """Write beside a column's axis what its lines meet there, or its ends if that is much."""
     axis.axvline(position, color="black", lw=0.6)
-    if _are_numbers(values):
-        for text, height, side in ((min(values), -0.03, "top"), (max(values), 1.03, "bottom")):
-            axis.text(position, height, f"{text:.3g}", ha="center", va=side, fontsize=7)
-        return
-    for text, height in {str(v): h for v, h in zip(values, heights, strict=True)}.items():
-        axis.text(position, height, f" {text}", va="center", fontsize=7)
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+    places = dict(zip(values, heights, strict=True))
+    if _are_numbers(values) and len(places) > NUM_NAMED:
+        places = {min(values): -0.07, max(values): 1.07}
+    for value, height in places.items():
+        text = f"{value:.3g}" if _are_numbers([value]) else str(value)
+        axis.annotate(
+            text, (position, height), (4, 0), textcoords="offset points", fontsize=7,
+            va="center", bbox=box,
+        )  # fmt: skip
 
 
 def _scale(axis: Axes, values: list[float]) -> None:

@@ -65,9 +65,9 @@ class Configuration:
 
     @property
     def label(self) -> str:
-        """Numbers of its trials."""
+        """Names its trials."""
         first, last = self.trials[0].index, self.trials[-1].index
-        return str(first) if first == last else f"{first}-{last}"
+        return f"trial {first}" if first == last else f"trials {first} to {last}"
 
 
 def configurations(search: Search, records: Records, seeds: int = 0) -> list[Configuration]:

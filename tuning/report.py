@@ -160,13 +160,15 @@ def _final_table(search: Search, final: list[Result], full_step: dict[str, Any])
     own = {r.contender.num_steps: r for r in final if r.contender.is_own}
     metric, seeds = search.metric, final_seeds(search)
     lines = [
+        "## On held-out data",
+        "",
         f"Winners of the search and the preset's own, trained again with seeds {seeds[0]} to "
         f"{seeds[-1]}: {metric} to held-out data, mean ± standard error over the seeds; of what "
         "no seed changes, the error of the measurement. Less is better. "
         f"Without cutting steps ({full_step['nfe']}): "
         f"{full_step[metric]:.4f}; real data: {full_step['noise_floor']:.4f}.",
         "",
-        "| steps | winner | the preset's own | not fine-tuned | |",
+        "| steps | winner | the preset's own | not fine-tuned | verdict |",
         "|--:|--:|--:|--:|:--|",
     ]
     for result in final:
@@ -190,9 +192,11 @@ def _best_table(
     own = {o.num_steps: o.validation for o in tried if o.is_own and o.state == "done"}
     front = pareto_front([(steps, one.validation.mean) for steps, one in best.items()])
     lines = [
-        f"The best of the search: {search.metric} to validation data ({seeds}).",
+        "## The search",
         "",
-        "| steps | best | the preset's own | Pareto | trials | s / 1000 samples | settings |",
+        f"The best of each number of steps: {search.metric} to validation data ({seeds}).",
+        "",
+        "| steps | best | the preset's own | Pareto | of | s / 1000 samples | settings |",
         "|--:|--:|--:|:-:|--:|--:|:--|",
     ]
     for (steps, one), is_on in zip(best.items(), front, strict=True):

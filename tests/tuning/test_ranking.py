@@ -32,7 +32,11 @@ def test_the_mean_over_seeds_ranks_and_has_an_error(tmp_path: Path):
     assert (low.validation.mean, low.validation.error) == pytest.approx((0.65, 0.05))
     assert (high.validation.mean, high.validation.error) == pytest.approx((0.70, 0.15))
     assert best_by_steps([low, high])[2] == low
-    assert (low.label, high.label, str(low.validation)) == ("0-1", "2-3", "0.6500 ± 0.0500")
+    assert (low.label, high.label, str(low.validation)) == (
+        "trials 0 to 1",
+        "trials 2 to 3",
+        "0.6500 ± 0.0500",
+    )
 
 
 def test_a_configuration_is_not_ranked_before_all_its_seeds_are_done(tmp_path: Path):
