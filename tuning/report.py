@@ -68,7 +68,7 @@ def write_report(search: Search, folder: Path, records: Records, finals: Records
     if any(record.curve for record in records.all()):
         plot_curves(folder / "curves.png", search, tried)
     tables = _tables(search, records, tried, final)
-    (folder / "report.md").write_text(_markdown(search, folder, records, tables))
+    (folder / "report.md").write_text(_markdown(search, folder, records, finals, tables))
     return tables
 
 
@@ -219,7 +219,7 @@ def _best_table(
     return "\n".join(lines)
 
 
-def _markdown(search: Search, folder: Path, records: Records, tables: str) -> str:
+def _markdown(search: Search, folder: Path, records: Records, finals: Records, tables: str) -> str:
     counts = Counter(record.state for record in records.all())
     shown = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     each = "" if search.seeds == 1 else f", {search.seeds} seeds each"
@@ -235,10 +235,14 @@ scheduler {search.scheduler}: trials {shown}. Settings of every trial: \
 """
     pictures = [f"![{what}]({name})" for name, what in PICTURES.items() if (folder / name).exists()]
     text += "".join(f"\n{picture}\n" for picture in pictures)
-    failed = [record for record in records.all() if record.state == "failed"]
+    failed = [
+        f"- {trials.folder.name}/{record.index:03d}: {record.error}\n"
+        for trials in (records, finals)
+        for record in trials.all()
+        if record.state == "failed"
+    ]
     if failed:
-        text += "\n## Failed\n\n"
-        text += "".join(f"- trial {record.index}: {record.error}\n" for record in failed)
+        text += "\n## Failed\n\n" + "".join(failed)
     return text
 
 
