@@ -234,9 +234,10 @@ def test_optuna_with_asha_workers_and_trials_that_go_wrong(
 def test_a_population_exchanges_checkpoints(
     tmp_path: Path, tiny_settings: tuple[str, ...], tune: Tune
 ):
-    """Two trials take turns, one with a far larger rate, so one is behind at every exchange."""
+    """Two trials side by side, one with a far larger rate, so one is behind at every exchange."""
     out, rates = tmp_path / "search", {"policy.learning_rate": {"uniform": [1e-4, 2e-2]}}
-    lengths = ("training.num_iterations=9", "training.eval_every=3", ALONE)
+    lengths = ("training.num_iterations=12", "training.eval_every=3")
+    lengths += (f"learner.num_cpus={os.cpu_count() / 2}",)
     sizes = ("--search", write_space(tmp_path, rates), "--num-trials", "2")
     tune("swiss_roll", *tiny_settings, *lengths, *sizes, "--scheduler", "pbt", "--out", str(out))
     results = pd.read_csv(out / "results.csv")
