@@ -3,8 +3,8 @@
     python -m benchmarks.tune                      # all parts
     python -m benchmarks.tune --parts overhead     # one of them
 
-- ``steps``: 16 trials of the space ``lr_steps``; seconds, and the best against the preset's own,
-  once more with three other seeds.
+- ``steps``: 16 configurations of the space ``lr_steps``, over three seeds; seconds, and the winners
+  against the preset's own, trained again with three seeds more.
 - ``overhead``: seconds of a trial beyond `sft-rl train` with the same configuration.
 - ``asha``: share of the full budget that early stopping spends, and what it loses.
 
@@ -32,7 +32,6 @@ import yaml
 from benchmarks.machine import RESULTS, machine
 
 PARTS = ("steps", "overhead", "asha")
-SEARCH_SEED, SEEDS = 10, (0, 1, 2)
 ONE_AT_A_TIME = ("rollout.num_workers=0", f"learner.num_cpus={os.cpu_count()}")
 RATES = {
     "policy.learning_rate": {"loguniform": [5e-5, 1e-3]},
@@ -63,57 +62,27 @@ def write_space(file: Path, space: dict[str, Any], settings: dict[str, Any]) -> 
 
 
 def measure_steps(folder: Path, num_trials: int, settings: list[str]) -> dict[str, Any]:
-    """Search learning rates for each step count; try the winners with seeds of their own."""
-    seed = ("--seed", str(SEARCH_SEED))
-    seconds, results = tune(folder / "steps", "lr_steps", num_trials, *settings, *seed)
-    done = results[results["state"] == "done"]
-    counts = sorted(int(steps) for steps in done["num_steps"].unique())
-    own_runs = _over_seeds(folder / "own", counts, settings)
-    print(f"\n{num_trials} trials of lr_steps: {seconds / 60:.1f} minutes, "
-          f"{done['seconds'].median():.0f} s a trial (median)")  # fmt: skip
-    print(f"| steps | the preset's own | best | with seeds {SEEDS}: own | best | rates |")
-    print("|---|---|---|---|---|---|")
-    rows = []
-    for steps in counts:
-        group = done[done["num_steps"] == steps]
-        best = group.sort_values("distance").iloc[0]
-        own = group[group["default"]]["distance"].min()
-        rates = {str(k): float(best[k]) for k in best.index if str(k).endswith("learning_rate")}
-        fixed = [*settings, *(f"{key}={rate}" for key, rate in rates.items())]
-        again = own_runs[steps] if best["default"] else _over_seeds(
-            folder / f"best-{steps}", [steps], fixed
-        )[steps]  # fmt: skip
-        rows.append({"steps": steps, "own": own, "best": best["distance"], "rates": rates,
-                     "own_seeds": own_runs[steps], "best_seeds": again})  # fmt: skip
-        shown = ", ".join(f"{key.split('.')[0]} {rate:.2e}" for key, rate in rates.items())
-        print(f"| {steps} | {own:.4f} | {best['distance']:.4f} | {_spread(own_runs[steps])} "
-              f"| {_spread(again)} | {shown} |")  # fmt: skip
-    return {"num_trials": num_trials, "seconds": seconds, "seeds": SEEDS, "rows": rows}
-
-
-def _over_seeds(folder: Path, steps: list[int], settings: list[str]) -> dict[int, list[float]]:
-    """Run a configuration with each seed at each number of steps; return the distances."""
-    grid = {"sampler.num_steps": {"grid": steps}, "seed": {"grid": list(SEEDS)}}
-    space = write_space(folder.with_suffix(".yaml"), grid, {"rollout.num_workers": 0})
-    _, results = tune(folder, space, len(steps) * len(SEEDS), *settings)
-    return {t: list(results[results["num_steps"] == t]["distance"]) for t in steps}
-
-
-def _spread(distances: list[float]) -> str:
-    shown = " / ".join(f"{distance:.4f}" for distance in distances)
-    return f"{sum(distances) / len(distances):.4f} ({shown})"
+    """Search learning rates for each step count; the search trains its winners again."""
+    out, seeds = folder / "steps", ("--seeds", "3", "--final-seeds", "3")
+    seconds, results = tune(out, "lr_steps", num_trials, *settings, *seeds)
+    print(f"\n{num_trials} configurations of lr_steps, 3 seeds each: {seconds / 60:.1f} minutes, "
+          f"{results['seconds'].median():.0f} s a trial (median)")  # fmt: skip
+    print((out / "report.md").read_text())
+    final = pd.read_csv(out / "final.csv").to_dict("records")
+    return {"num_trials": num_trials, "seconds": seconds, "final": final}
 
 
 def measure_overhead(folder: Path, num_trials: int, settings: list[str]) -> dict[str, Any]:
     """Run the same configuration as trials one after another, and as runs of its own."""
     alone = [
         sft_rl("train", "swiss_roll", *settings, *ONE_AT_A_TIME, f"seed={seed}",
-               "--out", str(folder / f"train-{seed}"))
-        for seed in range(num_trials)
+               f"training.keep_checkpoints={kept}", "--out", str(folder / f"train-{kept}-{seed}"))
+        for kept in (1, 2) for seed in range(num_trials // 2)
     ]  # fmt: skip
-    seeds = {"seed": {"grid": list(range(num_trials))}}
-    space = write_space(folder / "seeds.yaml", seeds, {})
-    seconds, _ = tune(folder / "seeds", space, num_trials, *settings, *ONE_AT_A_TIME)
+    kept = {"training.keep_checkpoints": {"grid": [1, 2]}}  # changes nothing that takes time
+    space, seeds = write_space(folder / "kept.yaml", kept, {}), str(num_trials // 2)
+    sizes = ("--seeds", seeds, "--final-seeds", "0")
+    seconds, _ = tune(folder / "kept", space, 2, *settings, *ONE_AT_A_TIME, *sizes)
     overhead = (seconds - sum(alone)) / num_trials
     print(f"\n{num_trials} runs of `train`: {sum(alone):.1f} s; as trials one after another: "
           f"{seconds:.1f} s; overhead of a trial {overhead:+.1f} s")  # fmt: skip
@@ -128,11 +97,12 @@ def measure_asha(folder: Path, num_trials: int, settings: list[str]) -> dict[str
     print("\n| scheduler | iterations run | best | minutes |\n|---|---|---|---|")
     for scheduler in ("none", "asha"):
         out = folder / scheduler
-        seconds, results = tune(out, space, num_trials, *settings, "--scheduler", scheduler)
+        how = ("--scheduler", scheduler, "--final-seeds", "0")
+        seconds, results = tune(out, space, num_trials, *settings, *how)
         row = {
             "scheduler": scheduler,
             "budget": float(results["percent"].mean() / 100.0),
-            "best": float(results[results["state"] == "done"]["distance"].min()),
+            "best": float(results[results["state"] == "done"]["validation"].min()),
             "seconds": seconds,
         }
         rows.append(row)
@@ -147,7 +117,7 @@ def main() -> None:
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--num-trials", type=int, default=16, help="of `steps` and `asha`")
-    parser.add_argument("--num-runs", type=int, default=4, help="of `overhead`")
+    parser.add_argument("--num-runs", type=int, default=4, help="of `overhead`, an even number")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the runs and reports here")
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value")
     args = parser.parse_args()

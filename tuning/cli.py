@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,15 @@ from sft_rl.errors import UserError
 
 if TYPE_CHECKING:
     from sft_rl.distributed.placement import Needs
+    from tuning.records import Records
     from tuning.search import Search
 
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
 
+FINAL_SEEDS = 3
 EPILOG = """examples:
-  sft-rl tune swiss_roll --search lr_steps --num-trials 16 --out runs/search
+  sft-rl tune swiss_roll --search lr_steps --num-trials 16 --seeds 3 --out runs/search
   sft-rl tune swiss_roll sampler.num_steps=4 --search space.yaml --num-trials 8 --out runs/four
   sft-rl tune --resume runs/search
 
@@ -39,24 +42,31 @@ def add_tune_command(subparsers: Subparsers) -> None:
     tune.add_argument("preset", nargs="?", help="a name from `sft-rl presets`")
     tune.add_argument("settings", nargs="*", metavar="key=value", help="settings of every trial")
     tune.add_argument("--search", metavar="NAME|FILE", help="ready search space, or a YAML file")
-    tune.add_argument("--num-trials", type=int, metavar="N", help="how many trials")
+    tune.add_argument("--num-trials", type=int, metavar="N", help="how many configurations to try")
     tune.add_argument("--out", type=Path, metavar="DIR", help="folder of the new search")
-    tune.add_argument("--seed", type=int, help="seed of the search and of every trial")
+    tune.add_argument("--seed", type=int, help="seed of the search, and the first of its trials")
+    tune.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="trials of each configuration, one a seed; their mean ranks it (default: 1)",
+    )
+    tune.add_argument(
+        "--final-seeds",
+        type=int,
+        metavar="N",
+        help="train winners and the preset's own again with N new seeds, and measure them on "
+        "held-out data; 0 for not (default: 3, under pbt 0)",
+    )
     tune.add_argument(
         "--searcher",
         choices=("random", "optuna"),
-        default="random",
-        help="random draws (and the grid in turn), or Optuna's TPE",
+        help="random draws, and the grid in turn (default), or Optuna's TPE",
     )
     tune.add_argument(
         "--scheduler",
         choices=("none", "asha", "pbt"),
-        default="none",
         help="stop weak trials early (asha), or population-based training of learning rates (pbt)",
-    )
-    tune.add_argument(
-        "--metric",
-        help="what ranks the trials (default: the preset's leading distance)",
     )
     tune.add_argument("--address", metavar="URL", help="Ray cluster to run on (default: start one)")
     tune.add_argument("--resume", type=Path, metavar="DIR", help="go on with a search")
@@ -83,7 +93,7 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run_tune(args: argparse.Namespace, started: float) -> int:
-    """Run `sft-rl tune`; return 0, or 130 if it was interrupted.
+    """Run `sft-rl tune`; return 0, 1 if every trial failed, or 130 if it was interrupted.
 
     Raises:
         UserError: If anything asked for cannot work; nothing has been started then.
@@ -107,22 +117,39 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     from tuning.runner import run_search
     from tuning.trackers import trackers
 
-    callbacks = trackers(folder.resolve().name, wandb=args.wandb, mlflow=args.mlflow)
+    log_to = partial(trackers, folder.resolve().name, wandb=args.wandb, mlflow=args.mlflow)
+    log_to()  # refuses a package that is missing
     _make_writable(folder)
-    records = run_search(search, folder, address=address, trackers=callbacks)
-    from tuning.report import write_report
+    records, finals = run_search(search, folder, address=address, trackers=log_to)
+    return conclude(search, folder, records, finals)
 
-    text = write_report(search, folder, records)
-    unfinished = search.num_trials - sum(
-        record.state in ("done", "stopped", "failed") for record in records.all()
-    )
+
+def conclude(search: Search, folder: Path, records: Records, finals: Records) -> int:
+    """Report, and return the command's exit code.
+
+    Args:
+        search: The search.
+        folder: Its folder.
+        records: Its trials.
+        finals: Those of the winners.
+    """
+    from tuning.report import write_report
+    from tuning.runner import num_unfinished
+
+    text = write_report(search, folder, records, finals)
     sys.stdout.write(f"{text}\nreport: {folder / 'report.md'}\n")
-    if unfinished:
+    if unfinished := num_unfinished(search, records, finals):
         sys.stderr.write(
             f"sft-rl: interrupted, {unfinished} trials are not finished; "
             f"go on with: sft-rl tune --resume {folder}\n"
         )
         return 130
+    for trials in (records.all(), finals.all()):
+        if trials and all(record.state == "failed" for record in trials):
+            sys.stderr.write(
+                f"sft-rl: all {len(trials)} trials failed, the first: {trials[0].error}\n"
+            )
+            return 1
     return 0
 
 
@@ -154,7 +181,9 @@ def _new(args: argparse.Namespace) -> Search:
             settings.append(f"{key}={json.dumps(path)}")
     keys = {setting.partition("=")[0] for setting in settings}
     space = load_space(args.search).without(keys)
-    num_trials = args.num_trials
+    num_trials, final_seeds = args.num_trials, args.final_seeds
+    if final_seeds is None:
+        final_seeds = 0 if args.scheduler == "pbt" else FINAL_SEEDS
     if not space.drawn:
         num_trials = min(num_trials, len(space.grid))
     return Search(
@@ -163,18 +192,21 @@ def _new(args: argparse.Namespace) -> Search:
         space=space,
         num_trials=num_trials,
         seed=config.seed if args.seed is None else args.seed,
-        searcher=args.searcher,
-        scheduler=args.scheduler,
-        metric=args.metric or config.distance,
+        searcher=args.searcher or "random",
+        scheduler=args.scheduler or "none",
+        seeds=1 if args.seeds is None else args.seeds,
+        final_seeds=final_seeds,
     )
 
 
 def _resumed(args: argparse.Namespace) -> Search:
-    given = (args.preset, args.search, args.num_trials, args.out, args.seed)
-    if any(value is not None for value in given):
+    names = ("search", "num_trials", "out", "seed", "seeds", "final_seeds", "searcher", "scheduler")
+    given = [name for name in ("preset", *names) if getattr(args, name) is not None]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
         raise UserError(
             "--resume: takes everything from the folder's search.yaml; give no preset, "
-            "settings, --search, --num-trials, --out or --seed with it"
+            f"settings, {options} with it"
         )
     from tuning.search import Search
 

@@ -30,10 +30,11 @@ class Ledger(Callback):  # type: ignore[misc, unused-ignore]
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A trial begins, again, or goes on with values taken over from another."""
-        index, values = trial.config["trial"]["index"], trial.config["trial"]["values"]
-        old = self._records[index] if index in self._records else Record(index, values)
+        given = trial.config["trial"]
+        begun = given["index"] in self._records
+        old = self._of(trial) if begun else Record(**given)
         attempts = max(old.attempts, 1)
-        self._put(old.updated(values=values, state="running", attempts=attempts, error=""))
+        self._put(old.updated(**given, state="running", attempts=attempts, error=""))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A trial failed and gets another attempt."""

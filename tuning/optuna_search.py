@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import Any
 
 import optuna
@@ -14,8 +16,8 @@ from optuna.distributions import (
 from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 
-from sft_rl.config.files import lookup
 from sft_rl.seeding import derive_seed
+from tuning.ranking import configurations, validation_of
 from tuning.records import Records
 from tuning.search import STEPS, Search
 from tuning.space import Distribution
@@ -39,67 +41,76 @@ class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
         self._search = search
         self._records = records
         self._waiting = list(waiting)
+        self._left = Counter(index // search.seeds for index in waiting)
         self._distributions = {k: _distribution(d) for k, d in search.space.distributions.items()}
-        self._asked: dict[str, tuple[int, optuna.Trial | None]] = {}
-        finished = [r for r in records.all() if r.state in ("done", "stopped")]
+        self._values = {r.index // search.seeds: r.values for r in records.all()}
+        self._asked: dict[int, optuna.Trial] = {}
+        self._running: dict[str, int] = {}
+        self._failed: set[int] = set()
         self._num_objectives = 2 if len(search.num_steps_options) > 1 else 1
+        over = [one for one in configurations(search, records) if one.state in ("done", "stopped")]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
             directions=["minimize"] * self._num_objectives,
             sampler=optuna.samplers.TPESampler(
-                seed=derive_seed(search.seed, "optuna", len(finished)) % 2**32,
+                seed=derive_seed(search.seed, "optuna", len(over)) % 2**32,
                 n_startup_trials=max(4, search.num_trials // 4),
             ),
         )
-        for record in finished:
-            self._add(record.index, self._objectives(record.index))
+        for one in over:
+            self._add(one.number)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """Return the next trial's number and values; the first ones run the preset's own."""
         if not self._waiting:
             return str(Searcher.FINISHED)
         index = self._waiting.pop(0)
-        asked = None
-        if index in self._records:  # begun in an earlier session
-            values = self._records[index].values
-        elif self._search.is_default(index):
-            values = self._search.planned(index)
-        else:
-            asked = self._study.ask(self._distributions)
-            values = {key: asked.params[key] for key in self._distributions}
-        self._asked[trial_id] = (index, asked)
-        return {"trial": {"index": index, "values": values}}
+        number = index // self._search.seeds
+        if number not in self._values:  # neither begun with another seed nor in another session
+            if self._search.is_default(number):
+                self._values[number] = self._search.planned(number)
+            else:
+                asked = self._asked[number] = self._study.ask(self._distributions)
+                self._values[number] = {key: asked.params[key] for key in self._distributions}
+        self._running[trial_id] = index
+        return {"trial": self._search.trial(index, self._values[number])}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study of a trial's end."""
-        index, asked = self._asked.pop(trial_id)
-        failed = error or "refused" in (result or {})
-        objectives = None if failed else self._objectives(index)
-        if asked is None:
-            self._add(index, objectives)
-        elif objectives is None:
-            self._study.tell(asked, state=TrialState.FAIL)
-        else:
-            self._study.tell(asked, objectives)
-
-    def _add(self, index: int, objectives: list[float] | None) -> None:
-        """Add a trial that was not asked for."""
-        if objectives is None:
+        """Tell the study of a configuration's end, when all its trials have come to theirs."""
+        number = self._running.pop(trial_id) // self._search.seeds
+        if error or "refused" in (result or {}):
+            self._failed.add(number)
+        self._left[number] -= 1
+        if self._left[number]:
             return
-        values = self._records[index].values
-        self._study.add_trial(
-            create_trial(values=objectives, params=values, distributions=self._distributions)
-        )
+        asked = self._asked.pop(number, None)
+        if asked is None:
+            self._add(number)
+        elif objectives := self._objectives(number):
+            self._study.tell(asked, objectives)
+        else:
+            self._study.tell(asked, state=TrialState.FAIL)
 
-    def _objectives(self, index: int) -> list[float] | None:
-        """Distance and steps; a trial that was stopped early counts with its last distance."""
-        distance = self._records.quality(index, self._search.metric)
-        if distance is None:
-            return None
-        steps = float(lookup(self._search.config(self._records[index].values), STEPS))
-        return [distance, steps][: self._num_objectives]
+    def _add(self, number: int) -> None:
+        """Add a configuration that was not asked for, unless it failed."""
+        if objectives := self._objectives(number):
+            values, known = self._values[number], self._distributions
+            trial = create_trial(values=objectives, params=values, distributions=known)
+            self._study.add_trial(trial)
+
+    def _objectives(self, number: int) -> list[float]:
+        """Distance and steps, where a trial that was stopped early counts with its last distance.
+
+        None of a configuration that failed.
+        """
+        values, search = self._values[number], self._search
+        trials = [r for r in self._records.all() if r.index // search.seeds == number]
+        distance = validation_of(search, trials).mean
+        if number in self._failed or math.isnan(distance):
+            return []
+        return [distance, float(search.value(values, STEPS))][: self._num_objectives]
 
 
 def _distribution(given: Distribution) -> BaseDistribution:

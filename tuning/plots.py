@@ -2,116 +2,205 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from tuning.records import Record
+from sft_rl.config import DISTANCES
+from tuning.final import Result
+from tuning.ranking import Configuration, Estimate, best_by_steps, pareto_front
 from tuning.search import STEPS, Search
 
-BLUE, ORANGE, GREY = "#2a6f97", "#d1495b", "#8d99ae"
-COLOURS = {"done": BLUE, "stopped": GREY, "failed": ORANGE, "running": GREY, "waiting": GREY}
+BLUE, ORANGE, GREY, GREEN = "#2a6f97", "#d1495b", "#8d99ae", "#588157"
+NUM_NAMED = 5
+"""Curves of a panel that have a colour and a name: the best; the others are grey."""
+ASIDE = 1.03
+"""Factor by which what has the same number of steps stands apart."""
 
 
-def plot_pareto(file: Path, results: pd.DataFrame, best: pd.DataFrame, metric: str) -> None:
-    """Draw distance against steps: all trials, the best, what fine-tuning started from."""
-    done = results[results["state"] == "done"]
-    figure, axis = plt.subplots(figsize=(6.4, 4.4))
-    before = best.dropna(subset="initial")
-    if len(before):
-        own = "not fine-tuned"
-        axis.plot(before["num_steps"], before["initial"], "s--", color=ORANGE, label=own)
-    axis.plot(done["num_steps"], done["distance"], ".", color=GREY, label="trials")
-    axis.plot(best["num_steps"], best["distance"], "-", color=BLUE, label="best")
-    front = best[best["pareto"]]
-    axis.plot(front["num_steps"], front["distance"], "o", color=BLUE, label="Pareto front")
-    first = done.iloc[0]
-    axis.axhline(first["full_step"], color="black", lw=1.0, label="full steps")
-    axis.axhline(first["noise_floor"], color="black", lw=1.0, ls=":", label="noise floor")
-    if (done[["distance", "noise_floor"]] > 0).all(axis=None):
-        axis.set_yscale("log")
-    axis.set_xticks(sorted(done["num_steps"].unique()))
-    axis.set_xlabel("denoising steps (NFE)")
-    axis.set_ylabel(metric.replace("_", " "))
-    axis.grid(alpha=0.25)
-    axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+def plot_pareto(
+    file: Path,
+    search: Search,
+    tried: list[Configuration],
+    final: list[Result],
+    full_step: dict[str, Any],
+) -> None:
+    """Draw distance against steps: the search, and what was trained again, on other data."""
+    final = [result for result in final if math.isfinite(result.held_out.mean)]
+    panels = 2 if final else 1
+    figure, axes = plt.subplots(1, panels, figsize=(5.4 * panels + 1.0, 4.4), squeeze=False)
+    _draw_search(axes[0][0], [one for one in tried if one.state == "done"])
+    if final:
+        _draw_final(axes[0][1], final, full_step, search.metric)
+    for axis in axes[0]:
+        _scale(axis, [value for line in axis.lines for value in np.ravel(line.get_ydata())])
+        axis.set_xscale("log")
+        steps = sorted({one.num_steps for one in tried})
+        axis.set_xticks(steps, [str(number) for number in steps])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xlabel("denoising steps (NFE)")
+        axis.set_ylabel(DISTANCES[search.metric])
+        axis.legend(fontsize=8)
+    _save(figure, file)
 
 
-def plot_curves(file: Path, records: list[Record], results: pd.DataFrame) -> None:
+def _draw_search(axis: Axes, done: list[Configuration]) -> None:
+    """Draw all configurations, the best of each number of steps, and the preset's own."""
+    best = best_by_steps(done)
+    front = pareto_front([(steps, one.validation.mean) for steps, one in best.items()])
+    own = [one for one in done if one.is_own]
+    _bars(axis, [(one.num_steps, one.validation) for one in done], ".", GREY, "tried")
+    _bars(axis, [(steps, one.validation) for steps, one in best.items()], "-", BLUE, "best")
+    on_front = [pair for pair, is_on in zip(best.items(), front, strict=True) if is_on]
+    _bars(axis, [(n, one.validation) for n, one in on_front], "o", BLUE, "Pareto front")
+    aside = [(ASIDE * one.num_steps, one.validation) for one in own]
+    _bars(axis, aside, "x", GREEN, "the preset's own")
+    axis.set_title("the search: validation ± standard error", fontsize=10)
+
+
+def _draw_final(axis: Axes, final: list[Result], full_step: dict[str, Any], metric: str) -> None:
+    """Draw the winners and the preset's own beside what they started from."""
+    winners = [result for result in final if result.contender.is_winner]
+    own = [result for result in final if result.contender.is_own]
+    before = [(r.contender.num_steps, r.before) for r in winners]
+    _bars(axis, before, "s--", ORANGE, "not fine-tuned")
+    _bars(axis, [(r.contender.num_steps, r.held_out) for r in winners], "o-", BLUE, "winner")
+    shown = [(ASIDE * r.contender.num_steps, r.held_out) for r in own]
+    _bars(axis, shown, "x", GREEN, "the preset's own")
+    axis.axhline(full_step[metric], color="black", lw=1.0, label=f"{full_step['nfe']} steps")
+    floor = full_step["noise_floor"]
+    if floor is not None:  # too few real images to say
+        axis.axhline(floor, color="black", lw=1.0, ls=":", label="noise floor")
+    axis.set_title("trained again: held-out data ± standard error", fontsize=10)
+
+
+def _bars(
+    axis: Axes, points: Sequence[tuple[float, Estimate]], style: str, colour: str, label: str
+) -> None:
+    """Draw means and their standard errors, where they are known."""
+    if points:
+        steps = [steps for steps, _ in points]
+        means = [estimate.mean for _, estimate in points]
+        errors = [0.0 if math.isnan(e.error) else e.error for _, e in points]
+        axis.errorbar(steps, means, errors, fmt=style, color=colour, label=label, ms=5, capsize=2)
+
+
+def plot_curves(file: Path, search: Search, tried: list[Configuration]) -> None:
     """Draw validation distance against iterations, a panel for each number of steps."""
-    steps = sorted(results["num_steps"].unique()) if len(results) else []
-    panels = max(len(steps), 1)
-    figure, axes = plt.subplots(1, panels, figsize=(3.6 * panels, 3.2), squeeze=False)
-    num_steps = dict(zip(results.get("trial", []), results.get("num_steps", []), strict=True))
-    for axis, panel in zip(axes[0], steps, strict=False):
-        for record in records:
-            if num_steps[record.index] == panel and record.curve:
-                iterations, distances = zip(*record.curve, strict=True)
-                axis.plot(iterations, distances, color=COLOURS[record.state], lw=0.9, alpha=0.8)
+    steps = sorted({one.num_steps for one in tried})
+    figure, axes = plt.subplots(
+        1, len(steps), figsize=(3.6 * len(steps) + 0.6, 3.4), squeeze=False, sharey=True
+    )
+    colours = plt.get_cmap("tab10")
+    for axis, panel in zip(axes[0], steps, strict=True):
+        of_it = [
+            one for one in tried if one.num_steps == panel and math.isfinite(one.validation.mean)
+        ]
+        of_it.sort(key=lambda one: (one.state != "done", one.validation.mean))
+        for rank, one in reversed(list(enumerate(of_it))):
+            named = rank < NUM_NAMED
+            state = "" if one.state == "done" else f", {one.state}"
+            _draw_curve(
+                axis,
+                one,
+                colour=colours(rank) if named else GREY,
+                label=f"{one.label}{state}" if named else None,
+            )
         axis.set_title(f"{panel} steps", fontsize=10)
         axis.set_xlabel("iteration", fontsize=8)
-        axis.set_yscale("log")
-        axis.grid(alpha=0.25)
-    axes[0][0].set_ylabel("validation distance", fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+        handles, labels = axis.get_legend_handles_labels()
+        axis.legend(handles[::-1], labels[::-1], fontsize=7)
+        _scale(axis, [d for one in tried for r in one.trials for _, d in r.curve])
+    axes[0][0].set_ylabel(f"{DISTANCES[search.metric]}\n(validation)", fontsize=8)
+    _save(figure, file)
 
 
-def plot_parallel(file: Path, results: pd.DataFrame, search: Search) -> None:
-    """Draw a line for each finished trial through its values to its distance, best dark."""
-    done = results[results["state"] == "done"].sort_values("distance", ascending=False)
-    keys = [key for key in search.space.distributions if key != STEPS]
-    if "num_steps" in done and done["num_steps"].nunique() > 1:
-        keys = ["num_steps", *keys]
-    columns = [*keys, "distance"]
+def _draw_curve(axis: Axes, one: Configuration, *, colour: Any, label: str | None) -> None:
+    """Draw the mean over a configuration's seeds, and its standard error as a band."""
+    seeds = [dict(record.curve) for record in one.trials]
+    iterations = sorted(set.intersection(*(set(curve) for curve in seeds)))
+    estimates = [Estimate.of([curve[i] for curve in seeds]) for i in iterations]
+    means = np.array([estimate.mean for estimate in estimates])
+    errors = np.array([estimate.error for estimate in estimates])
+    axis.plot(iterations, means, color=colour, lw=1.2 if label else 0.8, label=label)
+    if len(seeds) > 1:
+        axis.fill_between(iterations, means - errors, means + errors, color=colour, alpha=0.2, lw=0)
+
+
+def plot_parallel(file: Path, search: Search, tried: list[Configuration]) -> None:
+    """Draw a line for each configuration through its values to its distance, best dark."""
+    done = [one for one in tried if one.state == "done"]
+    done.sort(key=lambda one: -one.validation.mean)
+    columns: dict[str, list[Any]] = {
+        key: [one.values[key] for one in done] for key in search.space.distributions
+    }
+    columns["validation"] = [one.validation.mean for one in done]
     figure, axis = plt.subplots(figsize=(2.0 * len(columns) + 1.0, 3.8))
-    heights = np.stack([_heights(done[c], _is_log(c, search)) for c in columns], axis=1)
+    logs = {k for k, d in search.space.distributions.items() if d.kind == "loguniform"}
+    places = [_heights(v, log=key in logs | {STEPS, "validation"}) for key, v in columns.items()]
     shades = plt.get_cmap("viridis_r")(np.linspace(0.0, 1.0, len(done)))
-    for line, shade in zip(heights, shades, strict=True):
+    for line, shade in zip(np.stack(places, axis=1), shades, strict=True):
         axis.plot(range(len(columns)), line, color=shade, lw=1.4, alpha=0.85)
-    for position, column in enumerate(columns):
-        _label(axis, position, done[column])
+    for position, (values, heights) in enumerate(zip(columns.values(), places, strict=True)):
+        _label(axis, position, values, heights)
     axis.set_xticks(range(len(columns)), [c.replace(".", ".\n") for c in columns], fontsize=8)
     axis.set_yticks([])
     axis.set_ylim(-0.12, 1.12)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    _save(figure, file)
 
 
-def _is_log(column: str, search: Search) -> bool:
-    distribution = search.space.distributions.get(column)
-    return column == "distance" or (distribution is not None and distribution.kind == "loguniform")
-
-
-def _heights(values: pd.Series[Any], log: bool) -> np.ndarray:
-    """Place a column's values between 0 and 1; text in alphabetical order."""
-    if not pd.api.types.is_numeric_dtype(values):
-        values = values.astype(str).rank(method="dense")
-    numbers = values.to_numpy(dtype=float)
+def _heights(values: list[Any], *, log: bool) -> np.ndarray:
+    """Place a column's values between 0 and 1; what is no number in alphabetical order."""
+    if not _are_numbers(values):
+        words = sorted({str(value) for value in values})
+        values, log = [words.index(str(value)) for value in values], False
+    numbers = np.array(values, dtype=float)
     if log and (numbers > 0).all():
         numbers = np.log(numbers)
     low, high = numbers.min(), numbers.max()
     return np.full(len(numbers), 0.5) if high == low else (numbers - low) / (high - low)
 
 
-def _label(axis: Axes, position: int, values: pd.Series[Any]) -> None:
-    """Write a column's ends beside its axis."""
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _label(axis: Axes, position: int, values: list[Any], heights: np.ndarray) -> None:
+    """Write beside a column's axis what its lines meet there, or its ends if that is much."""
     axis.axvline(position, color="black", lw=0.6)
-    if pd.api.types.is_numeric_dtype(values):
-        low, high = f"{values.min():.3g}", f"{values.max():.3g}"
-    else:
-        low, high = str(min(values.astype(str))), str(max(values.astype(str)))
-    axis.text(position, -0.03, low, ha="center", va="top", fontsize=7)
-    axis.text(position, 1.03, high, ha="center", va="bottom", fontsize=7)
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+    places = dict(zip(values, heights, strict=True))
+    if _are_numbers(values) and len(places) > NUM_NAMED:
+        places = {min(values): -0.07, max(values): 1.07}
+    for value, height in places.items():
+        text = f"{value:.3g}" if _are_numbers([value]) else str(value)
+        axis.annotate(
+            text, (position, height), (4, 0), textcoords="offset points", fontsize=7,
+            va="center", bbox=box,
+        )  # fmt: skip
+
+
+def _scale(axis: Axes, values: list[float]) -> None:
+    """Take a log axis, with plain numbers, where values span more than a factor of 2."""
+    axis.grid(alpha=0.25)
+    if 0.0 < 2.0 * min(values) < max(values):
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_locator(NullLocator())
+
+
+def _save(figure: Figure, file: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    plt.close(figure)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tuning.ranking import Configuration, best_by_steps, configurations, validation
 from tuning.records import Record, Records
 from tuning.search import STEPS, Search
 from tuning.space import Values
@@ -23,12 +24,20 @@ class SearchView:
 
     Args:
         search: The search.
-        records: Its trials.
+        records: Its trials, or those of the winners.
+        total: How many there will be.
+        seeds: How many of them follow each other with the same values.
+        what: What they are called.
     """
 
-    def __init__(self, search: Search, records: Records) -> None:
+    def __init__(
+        self, search: Search, records: Records, total: int, *, seeds: int, what: str = "trial"
+    ) -> None:
         self.search = search
         self.records = records
+        self.total = total
+        self.seeds = seeds
+        self.what = what
         self.console = Console(highlight=False)
         self._told = -PLAIN_EVERY_S
         self._live = Live(console=self.console, auto_refresh=False) if sys.stdout.isatty() else None
@@ -56,49 +65,43 @@ class SearchView:
             self._say(record)
 
     def _say(self, record: Record) -> None:
-        over = sum(r.state in ("done", "stopped", "failed") for r in self.records.all())
+        over = sum(r.is_over for r in self.records.all())
         parts = [
-            f"[{over}/{self.search.num_trials}]",
-            f"trial {record.index:03d}",
+            f"[{over}/{self.total}]",
+            f"{self.what} {record.index:03d}",
             show_values(record.values),
+            f"seed={record.seed}",
             record.state if record.state != "running" else f"{record.percent:.0f} %",
         ]
-        quality = self.records.quality(record.index, self.search.metric)
-        if quality is not None:
-            parts.append(f"distance {quality:.4f}")
+        distance = validation(self.search, record)
+        if distance is not None:
+            parts.append(f"validation {distance:.4f}")
         if record.error:
             parts.append(record.error)
         print("  ".join(parts), flush=True)  # noqa: T201
 
     def table(self) -> Table:
         """Return the table of all trials by number of steps."""
+        records = self.records.all()
+        best = best_by_steps(configurations(self.search, self.records, self.seeds))
         groups: dict[int, list[Record]] = {}
-        for record in self.records.all():
-            steps = record.values.get(STEPS) or self.search.num_steps_options[0]
-            groups.setdefault(int(steps), []).append(record)
-        waiting = self.search.num_trials - len(self.records.all())
-        table = Table(caption=f"{waiting} of {self.search.num_trials} trials not started yet")
+        for record in records:
+            groups.setdefault(self.search.value(record.values, STEPS), []).append(record)
+        waiting = self.total - len(records)
+        table = Table(caption=f"{waiting} of {self.total} {self.what}s not started yet")
         for name in ("steps", "running", "done", "stopped early", "failed", "best", "with"):
             table.add_column(name, justify="left" if name == "with" else "right")
         for steps, group in sorted(groups.items()):
             states = Counter(record.state for record in group)
-            best, values = self._best(group)
             counts = [str(states[s]) for s in ("running", "done", "stopped", "failed")]
-            table.add_row(str(steps), *counts, best, values)
+            table.add_row(str(steps), *counts, *_shown(best.get(steps)))
         return table
 
-    def _best(self, group: list[Record]) -> tuple[str, str]:
-        done = [
-            (self.records.quality(r.index, self.search.metric), r.index)
-            for r in group
-            if r.state == "done"
-        ]
-        known = [(quality, index) for quality, index in done if quality is not None]
-        if not known:
-            return "", ""
-        quality, index = min(known)
-        values = {k: v for k, v in self.records[index].values.items() if k != STEPS}
-        return f"{quality:.4f}", show_values(values)
+
+def _shown(best: Configuration | None) -> tuple[str, str]:
+    if best is None:
+        return "", ""
+    return str(best.validation), show_values({k: v for k, v in best.values.items() if k != STEPS})
 
 
 def show_values(values: Values) -> str:

@@ -23,6 +23,7 @@ class Record:
     Attributes:
         index: Its number.
         values: The searched keys; under population-based training the newest ones.
+        seed: Seed of its run.
         state: ``stopped`` is early, by the scheduler; ``failed`` is after all retries.
         percent: How much of its iterations is over.
         attempts: How often it was started.
@@ -32,11 +33,17 @@ class Record:
 
     index: int
     values: Values
+    seed: int
     state: State = "waiting"
     percent: float = 0.0
     attempts: int = 0
     error: str = ""
     curve: tuple[tuple[int, float], ...] = field(default=())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it came to an end, a bad one included."""
+        return self.state in ("done", "stopped", "failed")
 
     def updated(self, **changes: Any) -> Record:
         """Return a copy with changes."""
@@ -44,16 +51,16 @@ class Record:
 
 
 class Records:
-    """The trials of a search, by number; every change is on disk before it is answered.
+    """Trials by number; every change is on disk before it is answered.
 
     Args:
-        folder: The search's folder.
+        folder: Folder of their runs.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._records: dict[int, Record] = {}
-        for file in sorted((folder / "trials").glob(f"*/{FILE}")):
+        for file in sorted(folder.glob(f"*/{FILE}")):
             record = _read(file)
             self._records[record.index] = record
 
@@ -63,26 +70,21 @@ class Records:
     def __contains__(self, index: int) -> bool:
         return index in self._records
 
+    def __len__(self) -> int:
+        return len(self._records)
+
     def all(self) -> list[Record]:
         """Return all trials in the order of their numbers."""
         return [self._records[index] for index in sorted(self._records)]
 
     def run_folder(self, index: int) -> Path:
         """Return the folder of a trial's run."""
-        return self.folder / "trials" / f"{index:03d}"
+        return self.folder / f"{index:03d}"
 
     def summary(self, index: int) -> dict[str, Any] | None:
         """Return a finished trial's summary.json."""
         file = self.run_folder(index) / "summary.json"
         return json.loads(file.read_text()) if file.is_file() else None
-
-    def quality(self, index: int, metric: str) -> float | None:
-        """Return a finished trial's final distance, or the newest validation distance of others."""
-        summary = self.summary(index)
-        if summary is not None:
-            return float(summary["final"][metric])
-        curve = self._records[index].curve
-        return curve[-1][1] if curve else None
 
     def put(self, record: Record) -> None:
         """Keep a trial's newest state, here and on disk."""

@@ -3,171 +3,273 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sft_rl.config.files import dump_config, load_config_file
+from tuning.final import Result, final_seeds, measured, results, verdict
 from tuning.plots import plot_curves, plot_parallel, plot_pareto
 from tuning.progress import show_values
+from tuning.ranking import (
+    WIDTH,
+    Configuration,
+    best_by_steps,
+    configurations,
+    pareto_front,
+    validation,
+)
 from tuning.records import Record, Records
-from tuning.search import STEPS, Search, pareto_front
+from tuning.search import STEPS, Search
+from tuning.space import Values
 
-TIMING = ("attempts", "seconds_per_sample", "seconds")
+TIMING = ("seconds_per_sample", "seconds", "attempts")
 """Columns that differ between two runs of the same search; they come last."""
+PICTURES = {
+    "pareto.png": "distance against steps",
+    "curves.png": "learning curves",
+    "parallel.png": "parallel coordinates",
+}
 
 
-def write_report(search: Search, folder: Path, records: Records) -> str:
+def write_report(search: Search, folder: Path, records: Records, finals: Records) -> str:
     """Write tables, pictures and the best configurations into a search's folder.
 
+    Args:
+        search: The search.
+        folder: Its folder.
+        records: Its trials.
+        finals: Those that trained the winners again.
+
     Returns:
-        The table of the best by number of steps, as Markdown.
+        The tables of the best by number of steps, as Markdown.
     """
-    results = results_table(search, records)
-    results.to_csv(folder / "results.csv", index=False)
-    best = best_by_steps(results)
-    for old in folder.glob("best-T*.yaml"):
-        old.unlink()
-    for row in best.to_dict("records"):
-        config = load_config_file(str(records.run_folder(int(row["trial"])) / "config.yaml"))
-        (folder / f"best-T{int(row['num_steps'])}.yaml").write_text(dump_config(config))
-    table = _best_table(search, best, results)
-    if len(best):
-        plot_pareto(folder / "pareto.png", results, best, search.metric)
-        plot_parallel(folder / "parallel.png", results, search)
-    plot_curves(folder / "curves.png", records.all(), results)
-    (folder / "report.md").write_text(_markdown(search, results, table))
-    return table
+    for old in (
+        *folder.glob("best-T*.yaml"),
+        folder / "final.csv",
+        *map(folder.joinpath, PICTURES),
+    ):
+        old.unlink(missing_ok=True)
+    tried, final = configurations(search, records), results(search, records, finals)
+    best = best_by_steps(tried)
+    for num_steps, one in best.items():
+        run = records.run_folder(one.trials[0].index)
+        config = load_config_file(str(run / "config.yaml"))
+        (folder / f"best-T{num_steps}.yaml").write_text(dump_config(config))
+    pd.DataFrame(_rows(search, records, tried)).to_csv(folder / "results.csv", index=False)
+    if final:
+        pd.DataFrame(_final_rows(final, finals)).to_csv(folder / "final.csv", index=False)
+    if best:
+        full_step = _summary(records, best)["full_step"]
+        plot_pareto(folder / "pareto.png", search, tried, final, full_step)
+        plot_parallel(folder / "parallel.png", search, tried)
+    if any(record.curve for record in records.all()):
+        plot_curves(folder / "curves.png", search, tried)
+    tables = _tables(search, records, tried, final)
+    (folder / "report.md").write_text(_markdown(search, folder, records, finals, tables))
+    return tables
 
 
-def results_table(search: Search, records: Records) -> pd.DataFrame:
+def _summary(records: Records, best: dict[int, Configuration]) -> dict[str, Any]:
+    """Return what a finished trial says of what all of them are compared with."""
+    summary = records.summary(next(iter(best.values())).trials[0].index)
+    assert summary is not None, "the best has finished"
+    return summary
+
+
+def _rows(search: Search, records: Records, tried: list[Configuration]) -> list[dict[str, Any]]:
     """Return one row a trial; what depends on the machine comes last."""
-    rows = [_row(search, records, record) for record in records.all()]
-    done = [i for i, row in enumerate(rows) if row["state"] == "done"]
-    points = [(int(rows[i]["num_steps"]), float(rows[i]["distance"])) for i in done]
-    for i, on_front in zip(done, pareto_front(points), strict=True):
-        rows[i]["pareto"] = on_front
-    return pd.DataFrame(rows)
-
-
-def _row(search: Search, records: Records, record: Record) -> dict[str, Any]:
-    summary = records.summary(record.index) if record.state == "done" else None
-    row: dict[str, Any] = {
-        "trial": record.index,
-        "state": record.state,
-        "num_steps": search.config(record.values).sampler.num_steps,
-        "distance": records.quality(record.index, search.metric),
-        "pareto": False,
-        "default": search.scheduler != "pbt" and search.is_default(record.index),
-        "percent": record.percent,
-    }
-    row |= record.values if STEPS not in record.values else _without_steps(record.values)
-    names = ("initial", "full_step", "noise_floor", "policy_sha256", *TIMING)
-    row |= dict.fromkeys((*search.metrics, *names))
-    if summary is not None:
-        metric = search.metric
-        floors = summary["full_step"]["noise_floors"]
-        row |= summary["final"] | {
-            "initial": summary.get(f"{metric}_initial"),  # of the leading distance
-            "full_step": summary["full_step"][metric],
-            "noise_floor": floors.get(metric, math.nan),
-            "policy_sha256": summary["policy_sha256"],
-            "seconds_per_sample": summary["seconds_per_sample"],
-            "seconds": summary["wall_seconds"]["total"],
+    done = [one for one in tried if one.state == "done"]
+    front = pareto_front([(one.num_steps, one.validation.mean) for one in done])
+    on_front = {one.number for one, is_on in zip(done, front, strict=True) if is_on}
+    return [
+        {
+            "trial": record.index,
+            "configuration": one.number,
+            "seed": record.seed,
+            "state": record.state,
+            "num_steps": one.num_steps,
+            "validation": validation(search, record),
+            "mean": one.validation.mean,
+            "error_of_mean": one.validation.error,
+            "pareto": one.number in on_front,
+            "preset": one.is_own,
+            "percent": record.percent,
+            **_without_steps(record.values),
+            **_of_its_run(records, record),
         }
-    row["error"] = record.error
-    timing = {name: row.pop(name) for name in TIMING}
-    return row | timing | {"attempts": record.attempts}
+        for one in tried
+        for record in one.trials
+    ]
 
 
-def _without_steps(values: dict[str, Any]) -> dict[str, Any]:
+def _final_rows(final: list[Result], finals: Records) -> list[dict[str, Any]]:
+    """Return one row a trial that was trained again, with every distance to held-out data."""
+    rows = []
+    for result in final:
+        for record in result.records:
+            summary = finals.summary(record.index) or {"final": {}, "before": {}}
+            before = {f"{name}_before": value for name, value in summary["before"].items()}
+            rows.append(
+                {
+                    "trial": record.index,
+                    "seed": record.seed,
+                    "state": record.state,
+                    "num_steps": result.contender.num_steps,
+                    "winner": result.contender.is_winner,
+                    "preset": result.contender.is_own,
+                    **_without_steps(record.values),
+                    **summary["final"],
+                    **before,
+                    **_of_its_run(finals, record),
+                }
+            )
+    return rows
+
+
+def _of_its_run(records: Records, record: Record) -> dict[str, Any]:
+    summary = records.summary(record.index) if record.state == "done" else None
+    return {
+        "policy_sha256": summary and summary["policy_sha256"],
+        "error": record.error,
+        "seconds_per_sample": summary and summary["seconds_per_sample"],
+        "seconds": summary and summary["wall_seconds"]["total"],
+        "attempts": record.attempts,
+    }
+
+
+def _without_steps(values: Values) -> Values:
     return {key: value for key, value in values.items() if key != STEPS}
 
 
-def best_by_steps(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the best finished trial of each number of steps; the first one of equals."""
-    if results.empty:
-        return results
-    done = results[results["state"] == "done"]
-    return done.sort_values(["num_steps", "distance", "trial"]).drop_duplicates("num_steps")
-
-
-def _best_table(search: Search, best: pd.DataFrame, results: pd.DataFrame) -> str:
-    if best.empty:
+def _tables(
+    search: Search, records: Records, tried: list[Configuration], final: list[Result]
+) -> str:
+    best = best_by_steps(tried)
+    if not best:
         return "No trial has finished."
-    keys = [key for key in search.space.distributions if key != STEPS]
-    defaults = results[results["default"] & (results["state"] == "done")]
-    default = dict(zip(defaults["num_steps"], defaults["distance"], strict=True))
-    lines = [
-        "| steps | distance | the preset's own | not fine-tuned | noise floor | "
-        "seconds per 1000 samples | Pareto | trial | settings |",
-        "|--:|--:|--:|--:|--:|--:|:-:|--:|:--|",
-    ]
-    for row in best.to_dict("records"):
-        steps = row["num_steps"]
-        before = f"{row['initial']:.4f}" if row["initial"] is not None else ""
-        own = f"{default[steps]:.4f}" if steps in default else ""
-        lines.append(
-            f"| {steps} | {row['distance']:.4f} | {own} | {before} | "
-            f"{_floor(row)} | {1000 * row['seconds_per_sample']:.3g} "
-            f"| {'yes' if row['pareto'] else ''} | {row['trial']} | "
-            f"{show_values({key: row[key] for key in keys})} |"
-        )
-    return "\n".join(lines)
-
-
-def _floor(row: Any) -> str:
-    """The noise floor, if there are as many real samples as it needs."""
-    return "unknown" if math.isnan(row["noise_floor"]) else f"{row['noise_floor']:.4f}"
-
-
-def _markdown(search: Search, results: pd.DataFrame, table: str) -> str:
-    states = results["state"].value_counts().to_dict() if len(results) else {}
-    counts = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-    text = f"""# {search.preset}: search over {search.space.name}
-
-{search.num_trials} trials with seed {search.seed}, searcher {search.searcher}, scheduler \
-{search.scheduler}: {counts}. Settings of every trial: \
-{" ".join(search.settings) or "the preset's own"}.
-
-Distance is {search.metric} to held-out data at the trial's number of steps (NFE), below is better.
-
-## Best for each number of steps
-
-{table}
-
-"Pareto": no sampler with as many or fewer steps is better. "The preset's own": the same steps
-with the preset's values.
-
-![distance against steps](pareto.png)
-
-![learning curves](curves.png)
-
-![parallel coordinates](parallel.png)
-
-"""
-    if len(results) and (results["state"] == "done").any():
-        full = results[results["state"] == "done"].iloc[0]
-        text += (
-            f"The full-step sampler reaches {full['full_step']:.4f}, "
-            f"the noise floor is {_floor(full)}.\n\n"
-        )
-    text += _how_to(search)
-    failed = results[results["state"] == "failed"] if len(results) else results
-    if len(failed):
-        text += "\n## Failed\n\n"
-        text += "".join(f"- trial {r['trial']}: {r['error']}\n" for r in failed.to_dict("records"))
+    text = _best_table(search, records, tried, best)
+    if final:
+        text = f"{_final_table(search, final, _summary(records, best)['full_step'])}\n\n{text}"
     return text
 
 
-def _how_to(search: Search) -> str:
-    if search.scheduler == "pbt":
-        return (
-            "Rates changed while the trials ran, so `best-T*.yaml` holds the last ones and does "
-            "not give the same sampler again; that is in the trial's checkpoints.\n"
+def _final_table(search: Search, final: list[Result], full_step: dict[str, Any]) -> str:
+    own = {r.contender.num_steps: r for r in final if r.contender.is_own}
+    metric, seeds, floor = search.metric, final_seeds(search), full_step["noise_floor"]
+    lines = [
+        "## On held-out data",
+        "",
+        f"Winners of the search and the preset's own, trained again with seeds {seeds[0]} to "
+        f"{seeds[-1]}: {metric} to held-out data, mean ± standard error over the seeds; of what "
+        "no seed changes, the error of the measurement. Less is better. "
+        f"Without cutting steps ({full_step['nfe']}): "
+        f"{full_step[metric]:.4f}; real data: {'too few to say' if floor is None else f'{floor:.4f}'}.",
+        "",
+        "| steps | winner | the preset's own | not fine-tuned | verdict |",
+        "|--:|--:|--:|--:|:--|",
+    ]
+    for result in final:
+        if result.contender.is_winner:
+            other = own[result.contender.num_steps]
+            cells = (result.held_out, other.held_out, result.before)
+            shown = " | ".join("" if math.isnan(cell.mean) else str(cell) for cell in cells)
+            words = verdict(result, other)
+            lines.append(f"| {result.contender.num_steps} | {shown} | {words} |")
+    lines += ["", f"Better and worse: intervals of {WIDTH:.0f} standard errors do not overlap."]
+    return "\n".join(lines)
+
+
+def _best_table(
+    search: Search,
+    records: Records,
+    tried: list[Configuration],
+    best: dict[int, Configuration],
+) -> str:
+    seeds = "one seed, so no error is known" if search.seeds == 1 else "mean ± standard error"
+    own = {o.num_steps: o.validation for o in tried if o.is_own and o.state == "done"}
+    front = pareto_front([(steps, one.validation.mean) for steps, one in best.items()])
+    lines = [
+        "## The search",
+        "",
+        f"The best of each number of steps: {search.metric} to validation data ({seeds}).",
+        "",
+        "| steps | best | the preset's own | Pareto | of | s / 1000 samples | settings |",
+        "|--:|--:|--:|:-:|--:|--:|:--|",
+    ]
+    for (steps, one), is_on in zip(best.items(), front, strict=True):
+        summary = records.summary(one.trials[0].index)
+        assert summary is not None, "the best has finished"
+        settings = show_values(_without_steps(one.values))
+        after, before = measured(search.metric, one.trials, records)
+        if after.mean > before.mean:
+            settings += " **worse than not fine-tuned**"
+        cells = (
+            steps,
+            one.validation,
+            own.get(steps, ""),
+            "yes" if is_on else "",
+            one.label,
+            f"{1000 * summary['seconds_per_sample']:.3g}",
+            settings,
         )
-    return (
-        "`sft-rl train --config best-T4.yaml` gives the best 4-step sampler again, with the same "
-        "`policy_sha256`. All trials are in results.csv.\n"
-    )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def _markdown(search: Search, folder: Path, records: Records, finals: Records, tables: str) -> str:
+    counts = Counter(record.state for record in records.all())
+    shown = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    each = "" if search.seeds == 1 else f", {search.seeds} seeds each"
+    text = f"""# {search.preset}: search over {search.space.name}
+
+{search.num_trials} configurations{each}, with seed {search.seed}, searcher {search.searcher}, \
+scheduler {search.scheduler}: trials {shown}. Settings of every trial: \
+{" ".join(search.settings) or "the preset's own"}.
+
+{tables}
+
+{_notes(search, folder)}
+"""
+    pictures = [f"![{what}]({name})" for name, what in PICTURES.items() if (folder / name).exists()]
+    text += "".join(f"\n{picture}\n" for picture in pictures)
+    failed = [
+        f"- {trials.folder.name}/{record.index:03d}: {record.error}\n"
+        for trials in (records, finals)
+        for record in trials.all()
+        if record.state == "failed"
+    ]
+    if failed:
+        text += "\n## Failed\n\n" + "".join(failed)
+    return text
+
+
+def _notes(search: Search, folder: Path) -> str:
+    """Say what the tables mean, and which files there are."""
+    notes = []
+    if best := sorted(folder.glob("best-T*.yaml")):
+        notes.append(
+            "Pareto: nothing with as many or fewer steps is better. The preset's own: its values "
+            "of all that is searched, at the same steps."
+        )
+        if not (folder / "final.csv").exists():
+            notes.append(
+                "No winner was trained again, so nothing here is measured on held-out data: the "
+                "validation of the best of many flatters it."
+            )
+        if search.scheduler == "pbt":
+            notes.append(
+                f"Rates changed while the trials ran: `{best[0].name}` holds the last ones and "
+                "does not give the same sampler again; that is in the trial's checkpoints."
+            )
+        else:
+            notes.append(
+                f"`sft-rl train --config {best[0].name}` gives the sampler of the best's first "
+                "trial again, with the same `policy_sha256`."
+            )
+    notes.append("All trials are in results.csv.")
+    if (folder / "final.csv").exists():
+        notes.append("Those of the winners are in final.csv, with every distance.")
+    return "\n\n".join(notes)

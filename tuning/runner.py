@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from sft_rl.distributed.nodes import is_fixed, room
 from sft_rl.distributed.placement import learner_bundle, worker_bundles
 from sft_rl.distributed.session import RaySession
 from sft_rl.jobs.console import ConsoleObserver
+from tuning.final import final_trials
 from tuning.ledger import Ledger
 from tuning.progress import SearchView
 from tuning.records import Records
@@ -25,9 +28,13 @@ MAX_FAILURES = 2
 
 
 def run_search(
-    search: Search, folder: Path, *, address: str | None, trackers: list[tune.Callback]
-) -> Records:
-    """Run the trials that are not finished; those that failed get another chance.
+    search: Search,
+    folder: Path,
+    *,
+    address: str | None,
+    trackers: Callable[[], list[tune.Callback]],
+) -> tuple[Records, Records]:
+    """Run the trials that are not finished, then those of the winners; failed ones run again.
 
     Nothing of Ray's own state is read back: the records and the runs' checkpoints are enough, so
     a search goes on after its driver was killed, and after its folder has moved.
@@ -36,18 +43,16 @@ def run_search(
         search: The search, checked.
         folder: Its folder.
         address: Cluster to join; none starts a Ray on this machine.
-        trackers: Ray's callbacks that log elsewhere, too.
+        trackers: Makes Ray's callbacks that log elsewhere, too.
 
     Returns:
-        The records of all trials.
+        The records of all trials, and of those that trained the winners again.
     """
-    records = Records(folder)
-    finished = {r.index for r in records.all() if r.state in ("done", "stopped")}
-    waiting = [index for index in range(search.num_trials) if index not in finished]
-    if not waiting:
-        return records
-    config = search.config({})
-    with RaySession(RayConfig(address=address), config.rollout) as session:
+    records, finals = records_of(folder)
+    waiting = [i for i in range(search.num_runs) if not _is_finished(records, i)]
+    if not waiting and not _left(search, records, finals):
+        return records, finals
+    with RaySession(RayConfig(address=address), search.base.rollout) as session:
         if address is not None:  # joining is quick, and may fail
             session.wait()
         with ConsoleObserver() as observer:
@@ -56,44 +61,81 @@ def run_search(
         if is_fixed():
             search.check_room(room())
         search.save(folder)  # from here on the folder holds a search
-        with SearchView(search, records) as view:
-            _fit(search, folder, records, waiting, pretrained, [Ledger(records, view), *trackers])
-    return records
+        fit = partial(_fit, search, folder, pretrained)
+        if waiting:
+            searcher, trials = _searched(search, records, waiting)
+            scheduler, total = _scheduler(search, records), search.num_runs
+            with SearchView(search, records, total, seeds=search.seeds) as view:
+                callbacks = [Ledger(records, view), *trackers()]
+                fit(records, trials, callbacks, searcher, scheduler)
+        if left := _left(search, records, finals):
+            total = len(final_trials(search, records, finals))
+            seeds = search.final_seeds
+            with SearchView(search, finals, total, seeds=seeds, what="final trial") as view:
+                fit(finals, left, [Ledger(finals, view), *trackers()])
+    return records, finals
+
+
+def records_of(folder: Path) -> tuple[Records, Records]:
+    """Read what a search's folder knows: of its trials, and of those of the winners."""
+    return Records(folder / "trials"), Records(folder / "final")
+
+
+def num_unfinished(search: Search, records: Records, finals: Records) -> int:
+    """Return how many trials have not come to an end."""
+    if left := search.num_runs - sum(record.is_over for record in records.all()):
+        return left
+    trials = [trial["index"] for trial in final_trials(search, records, finals)]
+    return sum(index not in finals or not finals[index].is_over for index in trials)
+
+
+def _is_finished(records: Records, index: int) -> bool:
+    return index in records and records[index].state in ("done", "stopped")
+
+
+def _left(search: Search, records: Records, finals: Records) -> list[dict[str, Any]]:
+    """What is left to train again; nothing before the search is over."""
+    trials = final_trials(search, records, finals)
+    return [trial for trial in trials if not _is_finished(finals, trial["index"])]
+
+
+def _searched(
+    search: Search, records: Records, waiting: list[int]
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Return who suggests the trials, or the trials themselves."""
+    if search.searcher == "optuna":
+        from tuning.optuna_search import OptunaSearcher
+
+        return OptunaSearcher(search, records, waiting), [{} for _ in waiting]
+    values = {index: search.planned(index // search.seeds) for index in waiting}
+    # A population has changed them on the way.
+    values |= {index: records[index].values for index in waiting if index in records}
+    return None, [search.trial(index, values[index]) for index in waiting]
 
 
 def _fit(
     search: Search,
     folder: Path,
-    records: Records,
-    waiting: list[int],
     pretrained: Pretrained,
+    records: Records,
+    trials: list[dict[str, Any]],
     callbacks: list[tune.Callback],
+    searcher: Any = None,
+    scheduler: Any = None,
 ) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our table says what happened
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0 this is what silences Ray's
     trainable = tune.with_parameters(
-        run_trial, search=search, pretrained=pretrained, out=str(folder.resolve() / "trials")
+        run_trial, search=search, pretrained=pretrained, out=str(records.folder.resolve())
     )
-    space: dict[str, Any] = {}
-    searcher = None
-    if search.searcher == "optuna":
-        from tuning.optuna_search import OptunaSearcher
-
-        searcher = OptunaSearcher(search, records, waiting)
-    else:
-        planned = {index: search.planned(index) for index in waiting}
-        begun = {index: records[index].values for index in waiting if index in records}
-        values = planned | begun  # a population has changed them on the way
-        trials = [{"index": index, "values": values[index]} for index in waiting]
-        space = {"trial": tune.grid_search(trials)}
     sessions = folder.resolve() / "ray"
     tune.Tuner(
         tune.with_resources(trainable, lambda given: _placement(search, given)),
-        param_space=space,
+        param_space={} if searcher else {"trial": tune.grid_search(trials)},
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_scheduler(search, records),
-            num_samples=1 if searcher is None else len(waiting),
+            scheduler=scheduler,
+            num_samples=len(trials) if searcher else 1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"{trial.config['trial']['index']:03d}",
         ),
@@ -121,6 +163,6 @@ def _scheduler(search: Search, records: Records) -> Any:
     if search.scheduler == "asha":
         return ASHAByStepCount(search, records)
     if search.scheduler == "pbt":
-        training = search.config({}).training
+        training = search.base.training
         return Population(search, total=training.num_iterations, every=training.eval_every)
     return None

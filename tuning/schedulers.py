@@ -12,7 +12,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, Populati
 
 from sft_rl.seeding import derive_seed
 from tuning.records import Records
-from tuning.search import DISTANCE, Search
+from tuning.search import DISTANCE, STEPS, Search
 from tuning.space import Distribution
 
 GRACE_PERCENT = 10.0
@@ -63,7 +63,7 @@ class ASHAByStepCount(FIFOScheduler):
         return "\n".join(f"{t} steps: {race.debug_string()}" for t, race in self._races.items())
 
     def _race(self, trial: Trial) -> AsyncHyperBandScheduler:
-        return self._race_of(self._search.config(trial.config["trial"]["values"]).sampler.num_steps)
+        return self._race_of(self._search.value(trial.config["trial"]["values"], STEPS))
 
     def _race_of(self, num_steps: int) -> AsyncHyperBandScheduler:
         if num_steps not in self._races:
@@ -133,7 +133,7 @@ class Population(PopulationBasedTraining):
             key: float(np.clip(value, *self._bounds[key]))
             for key, value in config["trial"]["values"].items()
         }
-        return {"trial": {"index": trial.config["trial"]["index"], "values": values}}, operations
+        return {"trial": {**trial.config["trial"], "values": values}}, operations
 
 
 def _domain(distribution: Distribution) -> Any:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -24,19 +23,10 @@ from tuning.space import Space, Values, parse_space
 
 Searcher = Literal["random", "optuna"]
 Scheduler = Literal["none", "asha", "pbt"]
-SEARCHERS: tuple[str, ...] = get_args(Searcher)
-SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 
 STEPS = "sampler.num_steps"
 DISTANCE = "distance"
 """What trials report on the way: their run's leading distance, on validation data."""
-METRICS = {
-    "two_sample": ("two_sample", "excess", "sliced_wasserstein", "earth_movers", "mmd"),
-    "sliced_wasserstein": ("sliced_wasserstein", "earth_movers", "mmd"),
-    **dict.fromkeys(("frechet_inf", "frechet", "kernel"), ("frechet_inf", "frechet", "kernel")),
-    "fid": ("fid", "fid_inf", "kid"),
-}
-"""What can rank trials, by the distance that leads their runs."""
 REQUESTS = (
     "rollout.num_workers",
     "rollout.num_cpus_per_worker",
@@ -46,7 +36,7 @@ REQUESTS = (
 )
 """What a trial asks the machines for."""
 FILE = "search.yaml"
-FORMAT = "sft-rl search 1"
+FORMAT = "sft-rl search 2"
 
 
 @dataclass(frozen=True)
@@ -57,11 +47,12 @@ class Search:
         preset: The preset that trials start from.
         settings: The user's own ``key=value``, for every trial.
         space: What is searched.
-        num_trials: How many trials.
-        seed: Fixes the configurations and is every trial's seed.
+        num_trials: How many configurations are tried.
+        seed: Fixes the configurations, and is the first of the trials' seeds.
         searcher: How configurations are chosen.
         scheduler: What happens to trials on the way.
-        metric: The distance that ranks the trials.
+        seeds: Trials of each configuration, one a seed.
+        final_seeds: Trials of each winner after the search, with seeds it has not seen.
     """
 
     preset: str
@@ -71,13 +62,14 @@ class Search:
     seed: int
     searcher: Searcher = "random"
     scheduler: Scheduler = "none"
-    metric: str = "two_sample"
+    seeds: int = 1
+    final_seeds: int = 0
 
-    def config(self, values: Values) -> Config:
+    def config(self, values: Values, seed: int | None = None) -> Config:
         """Build a trial's configuration: preset, the space's settings, the user's, the values."""
         fixed = [f"{key}={json.dumps(value)}" for key, value in self.space.settings.items()]
         searched = [f"{key}={json.dumps(value)}" for key, value in values.items()]
-        own = [*fixed, *self.settings, f"seed={self.seed}"]
+        own = [*fixed, *self.settings, f"seed={self.seed if seed is None else seed}"]
         if self.scheduler == "pbt":  # a trial can only take over what was saved at an evaluation
             every = lookup(load_config(self.preset, own), "training.eval_every")
             own.append(f"training.checkpoint_every={every}")
@@ -85,46 +77,80 @@ class Search:
         # The search knows the cluster; a trial's configuration works without it.
         return with_typed_options(config.model_copy(update={"ray": RayConfig()}))
 
-    def planned(self, index: int) -> Values:
-        """Values of trial `index` when they are drawn at random or listed.
+    @property
+    def num_runs(self) -> int:
+        """How many trials there are, without those of the winners."""
+        return self.num_trials * self.seeds
 
-        Trials go round the grid. The first round takes the preset's own values for what is
-        drawn, so that the winners are never worse than the defaults. A trial depends on the seed
-        and its number only.
+    def trial(self, index: int, values: Values) -> dict[str, Any]:
+        """Return what trial `index` is given; those of one configuration follow each other."""
+        return {"index": index, "values": values, "seed": self.seed + index % self.seeds}
+
+    def planned(self, number: int) -> Values:
+        """Values of configuration `number` when they are drawn at random or listed.
+
+        Configurations go round the grid. The first round takes the preset's own values for what
+        is drawn, so that they are among what is compared. One depends on the seed and its number
+        only.
         """
         grid = self.space.grid
-        point = grid[index % len(grid)]
-        if self.is_default(index):
+        point = grid[number % len(grid)]
+        if self.is_default(number):
             return {**point, **self._defaults(point)}
-        rng = np.random.default_rng(derive_seed(self.seed, "search", index))
+        rng = np.random.default_rng(derive_seed(self.seed, "search", number))
         return {**point, **{key: d.sample(rng) for key, d in self.space.drawn.items()}}
 
-    def is_default(self, index: int) -> bool:
-        """Whether trial `index` runs the preset's own values.
+    def is_default(self, number: int) -> bool:
+        """Whether configuration `number` has the preset's own values for all that is drawn.
 
-        Those of the first round do, if the space holds the values.
+        Those of the first round have, if the space holds the values.
         """
         grid, drawn = self.space.grid, self.space.drawn
-        if not drawn or index >= len(grid):
+        if not drawn or number >= len(grid):
             return False
-        defaults = self._defaults(grid[index])
+        defaults = self._defaults(grid[number])
         return all(d.contains(defaults[key]) for key, d in drawn.items())
 
     def _defaults(self, point: Values) -> Values:
         config = self.config(point)
         return {key: lookup(config, key) for key in self.space.drawn}
 
+    def own(self, num_steps: int) -> Values:
+        """The preset's own values, at a number of steps, of everything that is searched."""
+        if num_steps not in self._own:
+            self._own[num_steps] = self._look_up_own(num_steps)
+        return self._own[num_steps]
+
     @cached_property
-    def metrics(self) -> tuple[str, ...]:
-        """The distances that trials end with, the leading one first."""
-        return METRICS[self.config({}).distance]
+    def _own(self) -> dict[int, Values]:
+        """By number of steps; a configuration takes a while to build."""
+        return {}
+
+    def _look_up_own(self, num_steps: int) -> Values:
+        config = self.config({STEPS: num_steps} if STEPS in self.space.distributions else {})
+        own = {key: lookup(config, key) for key in self.space.distributions}
+        return dict(json.loads(json.dumps(own)))  # as records keep them
+
+    @cached_property
+    def base(self) -> Config:
+        """The configuration without any searched value."""
+        return self.config({})
+
+    @property
+    def metric(self) -> str:
+        """The distance that leads every trial, and ranks them."""
+        return self.base.distance
+
+    def value(self, values: Values, key: str) -> Any:
+        """Return a trial's value of a key that the preset does not make depend on others."""
+        return values[key] if key in values else lookup(self.base, key)
 
     @property
     def num_steps_options(self) -> list[int]:
         """The step counts that are searched, or the one that all trials have."""
         distribution = self.space.distributions.get(STEPS)
         if distribution is None:
-            return [int(lookup(self.config({}), STEPS))]
+            return [self.base.sampler.num_steps]
         if distribution.kind in ("grid", "choice"):
             return sorted(distribution.values)
         low, high = distribution.values
@@ -139,19 +165,10 @@ class Search:
         Raises:
             UserError: Naming the field, what was given and what is allowed.
         """
-        if self.num_trials < 1:
-            raise UserError(f"--num-trials: must be at least 1, got {self.num_trials}")
-        if self.metric not in self.metrics:
-            raise UserError(
-                f"--metric: no trial reports {self.metric!r}; choose from {', '.join(self.metrics)}"
-            )
-        if self.metric != self.metrics[0] and self.scheduler != "none":
-            raise UserError(
-                f"--metric: {self.metric} is measured at the end of a trial only, "
-                f"--scheduler {self.scheduler} needs {self.metrics[0]}"
-            )
+        self._check_counts()
         on_cluster = RayConfig(address=address)
-        base = self.config({})
+        base = self.base
+        self.config({}, seed=self.seed + self.seeds + self.final_seeds)  # the last one
         if base.learner.launcher != "local":
             raise UserError(
                 f"learner.launcher: got {base.learner.launcher!r}; a search places the learner of "
@@ -163,8 +180,8 @@ class Search:
         if self.scheduler == "pbt":
             self._check_population()
         if self.searcher == "random":
-            for index in range(self.num_trials):
-                config = self.config(self.planned(index))
+            for number in range(self.num_trials):
+                config = self.config(self.planned(number))
                 check_ray(on_cluster, config.rollout, config.learner)
                 check_settings(config)
 
@@ -181,6 +198,25 @@ class Search:
         }
         config = self.config(largest)
         placement.check_room(nodes, placement.learner_bundle(config.learner), config.rollout)
+
+    def _check_counts(self) -> None:
+        for name, number in (("--num-trials", self.num_trials), ("--seeds", self.seeds)):
+            if number < 1:
+                raise UserError(f"{name}: must be at least 1, got {number}")
+        if self.final_seeds < 0 or self.final_seeds == 1:
+            raise UserError(
+                f"--final-seeds: must be 0 for none, or at least 2, since one gives no error; got "
+                f"{self.final_seeds}"
+            )
+        if self.seeds > 1 and self.scheduler != "none":
+            raise UserError(
+                f"--seeds: --scheduler {self.scheduler} decides on single trials while they run, "
+                f"use --seeds 1; got {self.seeds}"
+            )
+        if all(d.num_values == 1 for d in self.space.distributions.values()):
+            raise UserError(
+                f"--search {self.space.name}: nothing is left to search, all keys have one value"
+            )
 
     def _check_space(self, base: Config) -> None:
         """Try every bound and option on its own."""
@@ -211,6 +247,11 @@ class Search:
             )
         if self.searcher != "random":
             raise UserError("--scheduler pbt: chooses its own values, use --searcher random")
+        if self.final_seeds:
+            raise UserError(
+                "--final-seeds: under pbt rates change on the way, so that no configuration could "
+                f"be trained again; use 0, got {self.final_seeds}"
+            )
         if self.num_trials < 2:
             raise UserError(
                 f"--num-trials: a population needs at least 2 trials, got {self.num_trials}"
@@ -227,7 +268,8 @@ class Search:
             "seed": self.seed,
             "searcher": self.searcher,
             "scheduler": self.scheduler,
-            "metric": self.metric,
+            "seeds": self.seeds,
+            "final_seeds": self.final_seeds,
         }
         (folder / FILE).write_text(yaml.safe_dump(tree, sort_keys=False))
 
@@ -255,17 +297,8 @@ class Search:
                 seed=int(tree["seed"]),
                 searcher=tree["searcher"],
                 scheduler=tree["scheduler"],
-                metric=tree["metric"],
+                seeds=int(tree["seeds"]),
+                final_seeds=int(tree["final_seeds"]),
             )
         except (KeyError, TypeError) as error:
             raise UserError(f"--resume: {file} is damaged: {error}") from error
-
-
-def pareto_front(points: Sequence[tuple[int, float]]) -> list[bool]:
-    """Say of each (steps, distance) whether no other has fewer or equal steps and is better."""
-    order = sorted(range(len(points)), key=lambda i: points[i])
-    on_front, best = [False] * len(points), float("inf")
-    for i in order:
-        on_front[i] = points[i][1] < best
-        best = min(best, points[i][1])
-    return on_front

@@ -36,6 +36,7 @@ TOP_LEVEL = ("description", "settings", "space")
 NOT_SEARCHED = {
     "preset": "it is the command's first word",
     "description": "it changes nothing",
+    "seed": "a lucky seed is no setting; --seeds gives every configuration several",
     "device": "results of different devices are not compared",
     "data": "distances to different data are not compared",
     "metrics": "distances of different protocols are not compared",
@@ -55,6 +56,13 @@ class Distribution:
 
     kind: Kind
     values: tuple[Any, ...]
+
+    @property
+    def num_values(self) -> float:
+        """How many values there are; infinite between two bounds of a real number."""
+        if self.kind in ("grid", "choice"):
+            return len(self.values)
+        return self.values[1] - self.values[0] + 1 if self.kind == "randint" else math.inf
 
     def contains(self, value: Any) -> bool:
         """Whether a value is one of the options or lies within the bounds."""

@@ -47,7 +47,7 @@ def share_pretrained(search: Search, observer: Observer) -> Pretrained:
     Raises:
         UserError: If there is none at `pretrained.path`, or it does not go with the data.
     """
-    config, sections = search.config({}), None
+    config, sections = search.base, None
     if config.pretrained.path is not None:
         from sft_rl.pretrained.loading import read_pretrained  # here: diffusers is slow to import
 
@@ -113,18 +113,19 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
     """Run the main job with one trial's values; what Tune calls.
 
     Args:
-        given: The trial's ``index`` and searched ``values``.
+        given: The trial's ``index``, searched ``values`` and ``seed``.
         search: The search it belongs to.
         pretrained: The shared full-step model.
-        out: Folder of all trials' runs.
+        out: Folder of the trials' runs.
     """
     started = time.perf_counter()
-    folder = Path(out) / f"{given['trial']['index']:03d}"
+    trial = given["trial"]
+    folder = Path(out) / f"{trial['index']:03d}"
     keep = search.scheduler == "pbt"
-    observer = TuneObserver(folder, distance=search.metrics[0], keep=keep)
+    observer = TuneObserver(folder, distance=search.metric, keep=keep)
     try:
         config, data = resolve(
-            search.config(given["trial"]["values"]), pretrained=pretrained["sections"]
+            search.config(trial["values"], trial["seed"]), pretrained=pretrained["sections"]
         )
         taken_over = tune.get_checkpoint()
         start = None

@@ -4,24 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import RATE, make
 from ray.tune.experiment import Trial
 
 from tuning.optuna_search import OptunaSearcher
 from tuning.records import Record, Records
 from tuning.schedulers import ASHAByStepCount, Population
-from tuning.search import Search
-from tuning.space import parse_space
-
-RATE, STEPS = "policy.learning_rate", "sampler.num_steps"
-
-
-def make(space: dict[str, Any], **options: Any) -> Search:
-    return Search("swiss_roll", (), parse_space("test", {"space": space}), 8, 0, **options)
+from tuning.search import STEPS, Search
 
 
 def enter(scheduler: ASHAByStepCount, index: int, steps: int) -> Trial:
     values = {STEPS: steps, RATE: 1e-4}
-    trial = Trial("made up", config={"trial": {"index": index, "values": values}}, stub=True)
+    trial = Trial(
+        "made up", config={"trial": {"index": index, "values": values, "seed": 0}}, stub=True
+    )
     scheduler.on_trial_add(None, trial)
     return trial
 
@@ -57,7 +53,7 @@ def test_asha_remembers_the_trials_of_an_earlier_session(tmp_path: Path, steps_s
     values = {STEPS: 4, RATE: 1e-4}
     total = steps_search.config(values).training.num_iterations
     records = Records(tmp_path)
-    records.put(Record(0, values, state="done", curve=((total // 5, 0.1), (total, 0.05))))
+    records.put(Record(0, values, seed=0, state="done", curve=((total // 5, 0.1), (total, 0.05))))
     scheduler = ASHAByStepCount(steps_search, records)
     assert report(scheduler, enter(scheduler, 1, 4), 20.0, 0.2) == "STOP"
 
@@ -81,29 +77,29 @@ def test_a_population_changes_rates_within_bounds_and_keeps_the_trials_number():
     search = make({RATE: {"loguniform": [1e-5, 1.1e-5]}}, scheduler="pbt")
     scheduler = Population(search, total=60, every=10)
     weak, strong = (
-        Trial("made up", config={"trial": {"index": i, "values": {RATE: 1.05e-5}}}, stub=True)
+        Trial("made up", config={"trial": search.trial(i, {RATE: 1.05e-5})}, stub=True)
         for i in (0, 1)
     )
     for _ in range(20):
         config, _ = scheduler._get_new_config(weak, strong)
-        assert config["trial"]["index"] == 0
+        assert (config["trial"]["index"], config["trial"]["seed"]) == (0, 0)
         assert 1e-5 <= config["trial"]["values"][RATE] <= 1.1e-5
 
 
 def play(folder: Path, search: Search, num: int) -> list[dict[str, Any]]:
-    """Let Optuna search for the rate 1e-4; distance falls with steps, too."""
+    """Let Optuna search for the rate 1e-4; distance falls with steps, too; seeds have a bias."""
     records = Records(folder)
-    waiting = [i for i in range(search.num_trials) if i not in records]
+    waiting = [i for i in range(search.num_runs) if i not in records]
     searcher = OptunaSearcher(search, records, waiting)
     suggested = []
     for number in range(num):
         given = searcher.suggest(str(number))
         assert isinstance(given, dict)
-        index, values = given["trial"]["index"], given["trial"]["values"]
-        suggested.append(values)
-        steps = values.get(STEPS, 1)
-        distance = abs(values[RATE] - 1e-4) / steps
-        records.put(Record(index, values, state="done", curve=((1, distance),)))
+        trial = given["trial"]
+        suggested.append(trial["values"])
+        steps = trial["values"].get(STEPS, 1)
+        distance = abs(trial["values"][RATE] - 1e-4) / steps + 0.1 * trial["seed"]
+        records.put(Record(**trial, state="done", curve=((1, distance),)))
         searcher.on_trial_complete(str(number), {})
     return suggested
 
@@ -113,7 +109,7 @@ def test_optuna_repeats_itself_and_goes_on_after_an_interruption(
     tmp_path: Path, steps: dict[str, Any] | None
 ):
     space = {RATE: {"loguniform": [1e-6, 1e-2]}} | ({STEPS: steps} if steps else {})
-    search = make(space, searcher="optuna")
+    search = make(space, num_trials=8, searcher="optuna")
     first, second = play(tmp_path / "a", search, 8), play(tmp_path / "b", search, 8)
     assert first == second
     assert len({values[RATE] for values in first}) == 8
@@ -137,3 +133,29 @@ def test_optuna_is_told_of_failures(tmp_path: Path):
     assert isinstance(searcher.suggest("b"), dict)
     searcher.on_trial_complete("b", {"refused": "no"})
     assert [trial.state.name for trial in searcher._study.trials] == ["FAIL", "FAIL"]
+
+
+def test_optuna_is_told_the_mean_over_the_seeds(tmp_path: Path):
+    space = {RATE: {"loguniform": [1e-6, 1e-2]}}
+    search = make(space, num_trials=3, seeds=2, searcher="optuna")
+    suggested = play(tmp_path, search, 5)
+    assert suggested[0::2] == [*suggested[1::2], suggested[4]]  # two trials with the same values
+    waiting = [5]
+    searcher = OptunaSearcher(search, Records(tmp_path), waiting)  # begun, but not to its end
+    assert [trial.params for trial in searcher._study.trials] == suggested[0:4:2]
+    last = searcher.suggest("x")
+    assert isinstance(last, dict)
+    assert (last["trial"]["values"], last["trial"]["seed"]) == (suggested[4], 1)
+    distances = [abs(values[RATE] - 1e-4) + 0.05 for values in suggested[0:4:2]]
+    assert [trial.value for trial in searcher._study.trials] == pytest.approx(distances)
+
+
+def test_optuna_counts_a_configuration_as_failed_if_one_seed_is(tmp_path: Path):
+    search = make({RATE: {"loguniform": [1e-6, 1e-2]}}, seeds=2, searcher="optuna")
+    searcher = OptunaSearcher(search, Records(tmp_path), [2, 3])
+    assert isinstance(searcher.suggest("a"), dict)
+    assert isinstance(searcher.suggest("b"), dict)
+    searcher.on_trial_complete("a", error=True)
+    assert [trial.state.name for trial in searcher._study.trials] == ["RUNNING"]
+    searcher.on_trial_complete("b", {})
+    assert [trial.state.name for trial in searcher._study.trials] == ["FAIL"]

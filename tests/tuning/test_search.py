@@ -7,7 +7,7 @@ import pytest
 from sft_rl.distributed.placement import Bundle
 from sft_rl.errors import UserError
 from tuning.records import Record, Records
-from tuning.search import Search, pareto_front
+from tuning.search import Search
 from tuning.space import parse_space
 
 RATE, STEPS = "policy.learning_rate", "sampler.num_steps"
@@ -64,24 +64,30 @@ def test_a_search_is_read_back_as_it_was(tmp_path: Path):
     assert Search.load(tmp_path) == search
 
 
-def test_images_are_ranked_by_their_own_distance():
+def test_the_distance_that_leads_the_runs_ranks_them():
     space = parse_space("test", {"space": {RATE: {"uniform": [1e-4, 1e-3]}}})
-    search = Search("digits", ("rollout.num_workers=0",), space, 1, 0, metric="frechet")
-    assert search.metrics == ("frechet_inf", "frechet", "kernel")
+    search = Search("digits", ("rollout.num_workers=0",), space, 1, 0)
     search.check(None)
-    with pytest.raises(UserError, match="no trial reports 'mmd'; choose from frechet_inf, frechet"):
-        Search("digits", (), space, 1, 0, metric="mmd").check(None)
+    assert search.metric == "frechet_inf"
+    assert make(TREE, "metrics.distance=sliced_wasserstein").metric == "sliced_wasserstein"
+
+
+def test_the_seeds_of_a_configuration_follow_each_other():
+    search = make(num_trials=2, seeds=3)
+    trials = [search.trial(index, {}) for index in range(search.num_runs)]
+    assert [trial["seed"] for trial in trials] == [3, 4, 5, 3, 4, 5]
+    assert search.config({}, trials[1]["seed"]).seed == 4
 
 
 def test_resume_refuses_what_is_no_search(tmp_path: Path):
     with pytest.raises(UserError, match="holds no search"):
         Search.load(tmp_path)
     (tmp_path / "search.yaml").write_text("preset: swiss_roll\n")
-    with pytest.raises(UserError, match="is not a 'sft-rl search 1'"):
+    with pytest.raises(UserError, match="is not a 'sft-rl search 2'"):
         Search.load(tmp_path)
     make().save(tmp_path)
-    (tmp_path / "trials" / "000").mkdir(parents=True)
-    (tmp_path / "trials" / "000" / "trial.json").write_text("{")
+    (tmp_path / "000").mkdir()
+    (tmp_path / "000" / "trial.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         Records(tmp_path)
 
@@ -91,11 +97,15 @@ def test_resume_refuses_what_is_no_search(tmp_path: Path):
     [
         (make(num_trials=0), "--num-trials: must be at least 1, got 0"),
         (make(TREE, "learner.launcher=ray_train"), "leave it at 'local'"),
-        (make(metric="fid"), "no trial reports 'fid'; choose from two_sample"),
-        (make(metric="mmd", scheduler="asha"), "measured at the end of a trial only"),
+        (make(seeds=0), "--seeds: must be at least 1, got 0"),
+        (make(final_seeds=-1), "--final-seeds: must be 0 for none, or at least 2"),
+        (make(final_seeds=1), "one gives no error; got 1"),
+        (make(seeds=2, scheduler="asha"), "--scheduler asha decides on single trials"),
+        (make({"space": {STEPS: {"grid": [2]}, RATE: {"choice": [1]}}}), "nothing is left to"),
+        (make(seed=-1), "seed: input should be greater than or equal to 0"),
         (make({"space": {RATE: {"uniform": [-1, 1]}}}), "policy.learning_rate: input should be"),
         (make({"space": {STEPS: {"uniform": [1, 4]}}}), "needs whole numbers, use randint"),
-        (make({"space": {"critic.regulariser": {"choice": ["l2"]}}}), "critic.regulariser: input"),
+        (make({"space": {"critic.regulariser": {"choice": ["l2", "none"]}}}), "regulariser: input"),
         (make(scheduler="pbt"), "set sampler.num_steps=VALUE on the command line"),
         (
             make({"space": {RATE: {"uniform": [0.1, 1]}}}, scheduler="pbt", searcher="optuna"),
@@ -104,6 +114,10 @@ def test_resume_refuses_what_is_no_search(tmp_path: Path):
         (
             make({"space": {RATE: {"uniform": [0.1, 1]}}}, scheduler="pbt", num_trials=1),
             "at least 2 trials",
+        ),
+        (
+            make({"space": {RATE: {"uniform": [0.1, 1]}}}, scheduler="pbt", final_seeds=2),
+            "--final-seeds: under pbt rates change on the way",
         ),
     ],
 )
@@ -128,14 +142,7 @@ def test_the_largest_trial_must_find_room():
 
 
 def test_records_survive_on_disk(tmp_path: Path):
-    record = Record(7, {RATE: 1.25e-5, STEPS: 2}, state="running", curve=((25, 0.5), (50, 0.25)))
-    records = Records(tmp_path)
-    records.put(record)
-    again = Records(tmp_path)
-    assert again.all() == [record]
-    assert again.quality(7, "sliced_wasserstein") == 0.25
-
-
-def test_pareto_front_keeps_what_nothing_with_fewer_steps_beats():
-    points = [(2, 0.5), (4, 0.3), (4, 0.2), (6, 0.4), (10, 0.1), (10, 0.1)]
-    assert pareto_front(points) == [True, False, True, False, True, False]
+    values = {RATE: 1.25e-5, STEPS: 2}
+    record = Record(7, values, seed=1, state="running", curve=((25, 0.5), (50, 0.25)))
+    Records(tmp_path).put(record)
+    assert Records(tmp_path).all() == [record]

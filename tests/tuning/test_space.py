@@ -75,6 +75,7 @@ def test_yaml_exponents_are_numbers(tmp_path: Path):
             {**space(steps={"grid": [2]}), "settings": {"sampler.num_steps": 1}},
             "both in 'settings' and in 'space'",
         ),
+        (space(seed={"randint": [0, 3]}), "--seeds gives every configuration several"),
         (space(**{"metrics.seed": {"randint": [0, 3]}}), "protocols are not compared"),
         (space(**{"data.noise": {"uniform": [0, 1]}}), "different data are not compared"),
     ],

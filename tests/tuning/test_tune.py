@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,25 +17,40 @@ from real_cluster import RealCluster, wait_for
 
 from sft_rl.cli import main
 from tuning.records import Records
-from tuning.report import TIMING
+from tuning.runner import records_of
 
-SPACE = {
-    "settings": {"rollout.num_workers": 0},
-    "space": {
-        "sampler.num_steps": {"grid": [2, 3]},
-        "policy.learning_rate": {"loguniform": [1e-4, 1e-2]},
-    },
-}
 LEARNER = "ImplicitFunc"
 """Ray's name of the actor that a trial runs in."""
-LONGER = ("training.num_iterations=40", "training.eval_every=5", "training.checkpoint_every=5")
+ALONE = f"learner.num_cpus={os.cpu_count()}"
+"""One trial at a time: one process that has to import what a trial needs."""
+LONGER = ("training.num_iterations=20", "training.eval_every=5", "training.checkpoint_every=5")
+RATES = {"policy.learning_rate": {"loguniform": [1e-4, 1e-2]}}
+IN_ONE_RAY = """
+import contextlib, io, json, sys
+
+from sft_rl.cli import main
+from sft_rl.config import RayConfig, RolloutConfig
+from sft_rl.distributed.session import RaySession, set_local_environment
+
+set_local_environment()
+with RaySession(RayConfig(), RolloutConfig(num_workers=0)) as session:
+    session.wait()
+    for line in sys.stdin:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = main(json.loads(line))
+        print(json.dumps([code, said.getvalue()]), flush=True)
+"""
+"""Runs commands of its input one after another, as in a user's own Ray."""
+Tune = Callable[..., str]
 
 
-def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start a search; a token that an earlier one left in this process is not its own."""
+def command_of(*program: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start Python; a token that an earlier search left in this process is not its own."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "sft_rl", "tune", *arguments],
+        [sys.executable, *program],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -44,11 +59,30 @@ def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     )
 
 
+def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start a search in a Ray of its own, or on a cluster that the environment gives."""
+    return command_of("-m", "sft_rl", "tune", *arguments, **environment)
+
+
 @pytest.fixture(scope="module")
-def on_cluster(ray_cluster: RealCluster) -> Callable[..., "subprocess.Popen[str]"]:
-    """Start a search on a Ray that runs already: the same, without waiting for a start."""
-    own = {k: v for k, v in ray_cluster.environment.items() if k.startswith("RAY_")}
-    return lambda *arguments: start(*arguments, "--address", ray_cluster.gcs, **own)
+def tune() -> Iterator[Tune]:
+    """Run searches in a Ray that they share; return what one said."""
+    process = command_of("-c", IN_ONE_RAY)
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def run(*arguments: str) -> str:
+        process.stdin.write(json.dumps(["tune", *arguments]) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        assert answer, process.communicate()[1]
+        code, said = json.loads(answer)
+        assert code == 0, said
+        return str(said)
+
+    yield run
+    process.communicate()
+    wait_for(lambda: session_processes(process.pid) == [])
 
 
 def output(process: "subprocess.Popen[str]", code: int = 0) -> str:
@@ -70,101 +104,75 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> None:
     raise AssertionError(f"no {text!r} in {seen}; {process.communicate()[1]}")
 
 
-def states(folder: Path) -> list[str]:
-    return [record.state for record in Records(folder).all()]
+def states(records: Records) -> list[str]:
+    return [record.state for record in records.all()]
 
 
-def table(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / "results.csv").drop(columns=list(TIMING))
+def write_space(folder: Path, space: object) -> str:
+    (folder / "space.yaml").write_text(yaml.safe_dump({"space": space}))
+    return str(folder / "space.yaml")
 
 
-@pytest.fixture(scope="module")
-def search(tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...]) -> list[str]:
-    """A search of four trials, each long enough to be killed in."""
-    file = tmp_path_factory.mktemp("search") / "space.yaml"
-    file.write_text(yaml.safe_dump(SPACE))
-    settings = [s for s in tiny_settings if not s.startswith(("sampler.", "rollout."))]
-    sizes = ("--search", str(file), "--num-trials", "4", "--seed", "1", "--out")
-    return ["swiss_roll", *settings, *LONGER, *sizes]
-
-
-@pytest.fixture(scope="module")
-def straight(
-    tmp_path_factory: pytest.TempPathFactory,
-    search: list[str],
-    on_cluster: Callable[..., "subprocess.Popen[str]"],
-) -> Path:
-    """The search as it goes undisturbed, with a rollout worker in each trial."""
-    folder = tmp_path_factory.mktemp("straight") / "search"
-    workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5", "learner.num_cpus=0.5")
-    process = on_cluster(*search, str(folder), *workers)
-    assert "[4/4]" in output(process)
-    return folder
+@pytest.fixture
+def search(tmp_path: Path, tiny_settings: tuple[str, ...]) -> list[str]:
+    """A search of one configuration, the preset's own, with two seeds, and two more."""
+    sizes = ("--num-trials", "1", "--seeds", "2", "--final-seeds", "2")
+    space = ("--search", write_space(tmp_path, RATES))
+    return ["swiss_roll", *tiny_settings, *LONGER, ALONE, *sizes, *space, "--out"]
 
 
 @pytest.mark.ray
-def test_a_search_reports_and_its_best_is_found_again(tmp_path: Path, straight: Path):
-    assert states(straight) == ["done"] * 4
-    check_report(straight)
-    check_best_gives_the_same_policy(straight, tmp_path / "again")
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_killed_search_moves_and_goes_on(
-    tmp_path: Path,
-    search: list[str],
-    straight: Path,
-    ray_cluster: RealCluster,
-    on_cluster: Callable[..., "subprocess.Popen[str]"],
-    capsys: pytest.CaptureFixture[str],
-    everything: bool,
+def test_a_killed_search_moves_goes_on_and_trains_its_winners_again(
+    tmp_path: Path, search: list[str], tune: Tune, capsys: pytest.CaptureFixture[str]
 ):
-    """Without rollout workers: their number is no part of a result, but of a configuration."""
     broken, moved = tmp_path / "broken", tmp_path / "moved"
-    starter = start if everything else on_cluster  # in a Ray of its own
-    process = starter(*search, str(broken))
+    process = start(*search, str(broken))
     read_until(process, " done ")
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)  # with its Ray, as a machine that goes down
     process.communicate()
     wait_for(lambda: session_processes(process.pid) == [])
     shutil.move(broken, moved)
-    assert 1 <= states(moved).count("done") < 4
+    assert 1 <= states(records_of(moved)[0]).count("done") < 2
+    # A trial outlives its driver for a moment: this one got further than the driver has heard.
+    unheard(records_of(moved)[0], 0, evaluations=3)
 
-    if everything:  # an interruption, and the death of a trial
-        process = on_cluster("--resume", str(moved))
-        read_until(process, "trial 0")
-        process.send_signal(signal.SIGINT)
-        assert f"sft-rl tune --resume {moved}" in output(process, 130)
-    process = on_cluster("--resume", str(moved))
-    if everything:
-        read_until(process, "trial 0")
-        wait_for(lambda: ray_cluster.actors(LEARNER))
-        os.kill(ray_cluster.actors(LEARNER)[0]["pid"], signal.SIGKILL)
-    output(process)
-    assert any(record.attempts == 2 for record in Records(moved).all()) == everything
-    pd.testing.assert_frame_equal(table(moved), table(straight))
+    said = tune("--resume", str(moved))
+    trials, finals = records_of(moved)
+    assert states(trials) == states(finals) == ["done"] * 2
+    assert [record.seed for record in (*trials.all(), *finals.all())] == [0, 1, 2, 3]
+    for records in (trials, finals):
+        for record in records.all():
+            rows = pd.read_csv(records.run_folder(record.index) / "metrics.csv")
+            told = rows[["iteration", "two_sample"]].dropna()
+            assert record.curve == tuple(told.itertuples(index=False, name=None))
+    # The one that was not heard, found again as the best; and the one that was killed.
+    check_alone_is_the_same(trials, 0, tmp_path / "first", config=moved / "best-T4.yaml")
+    check_alone_is_the_same(trials, 1, tmp_path / "second")
+    assert "## On held-out data" in said
+    assert list(pd.read_csv(moved / "final.csv")["seed"]) == [2, 3]
+    for session, number in (("session-2", 0), ("session-3", 1)):
+        assert list((moved / "ray" / session / f"{number:03d}").glob("events.out.tfevents*"))
     capsys.readouterr()
-    assert main(["tune", "--resume", str(moved)]) == 0
+    assert main(["tune", "--resume", str(moved)]) == 0  # nothing is left to do
     assert "report:" in capsys.readouterr().out
 
 
-@pytest.mark.ray
-def test_what_a_trial_reached_after_its_drivers_death_is_told_again(
-    tmp_path: Path, straight: Path, on_cluster: Callable[..., "subprocess.Popen[str]"]
-):
-    folder = tmp_path / "search"
-    shutil.copytree(straight, folder)
-    unheard(folder, 1, evaluations=1)  # its run is complete
-    unheard(folder, 2, evaluations=5)
-    output(on_cluster("--resume", str(folder)))
-    assert Records(folder).all() == Records(straight).all()
-    pd.testing.assert_frame_equal(table(folder), table(straight))
+def policy(folder: Path) -> str:
+    return str(json.loads((folder / "summary.json").read_text())["policy_sha256"])
 
 
-def unheard(folder: Path, trial: int, *, evaluations: int) -> None:
+def check_alone_is_the_same(
+    records: Records, index: int, out: Path, *, config: Path | None = None
+) -> None:
+    """A trial gives what `sft-rl train` does, whatever has happened to it."""
+    run = records.run_folder(index)
+    assert not (run / "warnings.txt").exists()
+    assert main(["train", "--config", str(config or run / "config.yaml"), "--out", str(out)]) == 0
+    assert policy(out) == policy(run)
+
+
+def unheard(records: Records, trial: int, *, evaluations: int) -> None:
     """Leave a trial's folder as it is when the driver died before the last evaluations."""
-    records = Records(folder)
     record, total = records[trial], records[trial].curve[-1][0]
     curve = record.curve[:-evaluations]
     percent = 100.0 * curve[-1][0] / total
@@ -172,87 +180,78 @@ def unheard(folder: Path, trial: int, *, evaluations: int) -> None:
     (records.run_folder(trial) / "summary.json").unlink()
 
 
-def check_report(folder: Path) -> None:
-    results = pd.read_csv(folder / "results.csv")
-    assert list(results["num_steps"]) == [2, 3, 2, 3]
-    assert list(results["default"]) == [True, True, False, False]
-    assert results["policy_sha256"].nunique() == 4
-    assert results["pareto"].any()
-    for name in ("pareto.png", "curves.png", "parallel.png"):
-        assert (folder / name).stat().st_size > 5000
-    text = (folder / "report.md").read_text()
-    for word in ("| 2 |", "| 3 |", "noise floor", "4 done", "--config best-T4.yaml"):
-        assert word in text
-    for trial in range(4):
-        assert list((folder / "ray").glob(f"session-1/{trial:03d}/events.out.tfevents*"))
-    assert not list(folder.glob("trials/*/warnings.txt"))
-
-
-def check_best_gives_the_same_policy(folder: Path, out: Path) -> None:
-    results = pd.read_csv(folder / "results.csv")
-    best = results[results["num_steps"] == 2].sort_values("distance").iloc[0]
-    config = str(folder / "best-T2.yaml")
-    code = main(["train", "--config", config, "rollout.num_workers=0", "--out", str(out)])
-    assert code == 0
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["policy_sha256"] == best["policy_sha256"]
-    assert summary["two_sample_final"] == best["distance"]
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_on_a_cluster_survives_an_interruption_and_the_death_of_a_trial(
+    tmp_path: Path, search: list[str], ray_cluster: RealCluster
+):
+    own = {k: v for k, v in ray_cluster.environment.items() if k.startswith("RAY_")}
+    cluster, out = ("--address", ray_cluster.gcs), tmp_path / "search"
+    longer = ("training.num_iterations=100", "learner.num_cpus=1")
+    process = start(*search, str(out), *longer, *cluster, **own)
+    read_until(process, "trial 0")
+    process.send_signal(signal.SIGINT)
+    assert f"sft-rl tune --resume {out}" in output(process, 130)
+    process = start("--resume", str(out), *cluster, **own)
+    read_until(process, "trial 0")
+    wait_for(lambda: ray_cluster.actors(LEARNER))
+    os.kill(ray_cluster.actors(LEARNER)[0]["pid"], signal.SIGKILL)
+    output(process)
+    trials, finals = records_of(out)
+    assert set(states(trials)) == set(states(finals)) == {"done"}
+    assert any(record.attempts == 2 for record in trials.all())
+    for record in trials.all():
+        check_alone_is_the_same(trials, record.index, tmp_path / str(record.index))
 
 
 @pytest.mark.ray
-def test_optuna_with_asha_and_trials_that_go_wrong(
-    tmp_path: Path,
-    tiny_settings: tuple[str, ...],
-    on_cluster: Callable[..., "subprocess.Popen[str]"],
+def test_optuna_with_asha_workers_and_trials_that_go_wrong(
+    tmp_path: Path, tiny_settings: tuple[str, ...], tune: Tune
 ):
-    file = tmp_path / "space.yaml"
-    rates = {"policy.learning_rate": {"choice": [1e-3, 1e39]}, "seed": {"randint": [0, 99]}}
-    file.write_text(yaml.safe_dump({"space": rates}))
     out = tmp_path / "search"
-    process = on_cluster(
-        "swiss_roll", *tiny_settings, "--search", str(file), "--num-trials", "6", "--searcher",
-        "optuna", "--scheduler", "asha", "--out", str(out),
+    workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
+    rates = write_space(tmp_path, {"policy.learning_rate": {"choice": [1e-3, 1e39]}})
+    text = tune(
+        "swiss_roll", *tiny_settings, *workers, f"learner.num_cpus={os.cpu_count() - 0.5}",
+        "--search", rates, "--num-trials", "3", "--searcher", "optuna", "--scheduler", "asha",
+        "--final-seeds", "0", "--seed", "4", "--out", str(out),
     )  # fmt: skip
-    text = output(process)
     results = pd.read_csv(out / "results.csv")
-    assert len(results) == 6
-    assert set(results["state"]) <= {"done", "stopped", "failed"}
+    assert len(results) == 3
     failed = results[results["policy.learning_rate"] > 1]
-    assert len(failed)
+    assert 0 < len(failed) < 3
     assert (failed["state"] == "failed").all()
     # The alarm stops most of them; a policy of NaNs may be refused by the env before it rings.
     reasons = failed["error"].str
     assert (reasons.startswith("training stopped") | reasons.contains("not finite")).all()
-    assert (results[results["policy.learning_rate"] < 1]["state"] != "failed").all()
-    assert "failed" in (out / "report.md").read_text()
+    others = results[results["policy.learning_rate"] < 1]
+    assert set(others["state"]) <= {"done", "stopped"}
+    assert "## Failed" in (out / "report.md").read_text()
     assert "failed" in text
 
 
 @pytest.mark.ray
 def test_a_population_exchanges_checkpoints(
-    tmp_path: Path,
-    tiny_settings: tuple[str, ...],
-    on_cluster: Callable[..., "subprocess.Popen[str]"],
+    tmp_path: Path, tiny_settings: tuple[str, ...], tune: Tune
 ):
-    file, out = tmp_path / "space.yaml", tmp_path / "search"
-    rates = {"policy.learning_rate": {"loguniform": [1e-4, 1e-2]}}
-    file.write_text(yaml.safe_dump({"space": rates}))
-    process = on_cluster(
-        "swiss_roll", *tiny_settings, "training.num_iterations=12", "--search", str(file),
-        "--num-trials", "4", "--scheduler", "pbt", "--out", str(out),
-    )  # fmt: skip
-    output(process)
+    """Two trials side by side, one with a far larger rate, so one is behind at every exchange."""
+    out, rates = tmp_path / "search", {"policy.learning_rate": {"uniform": [1e-4, 2e-2]}}
+    lengths = ("training.num_iterations=12", "training.eval_every=3")
+    lengths += (f"learner.num_cpus={os.cpu_count() / 2}",)
+    sizes = ("--search", write_space(tmp_path, rates), "--num-trials", "2")
+    tune("swiss_roll", *tiny_settings, *lengths, *sizes, "--scheduler", "pbt", "--out", str(out))
     results = pd.read_csv(out / "results.csv")
-    assert list(results["state"]) == ["done"] * 4
+    assert list(results["state"]) == ["done"] * 2
     assert "holds the last ones" in (out / "report.md").read_text()
     exchanges = (out / "ray" / "session-1" / "pbt_global.txt").read_text().splitlines()
     assert exchanges
 
     # One that took over changed rates, and whose end nobody heard of, ends with those rates.
-    before = Records(out).all()
-    unheard(out, json.loads(exchanges[-1])[5]["trial"]["index"], evaluations=1)
-    output(on_cluster("--resume", str(out)))
-    assert Records(out).all() == before
+    records, _ = records_of(out)
+    before = records.all()
+    unheard(records, json.loads(exchanges[-1])[5]["trial"]["index"], evaluations=1)
+    tune("--resume", str(out))
+    assert records_of(out)[0].all() == before
     again = pd.read_csv(out / "results.csv")
     assert list(again["policy_sha256"]) == list(results["policy_sha256"])
 
@@ -279,6 +278,15 @@ def test_a_population_exchanges_checkpoints(
         ),
         (["--resume", "nowhere"], "nowhere holds no search"),
         (["swiss_roll", "--resume", "nowhere"], "give no preset"),
+        (["--seeds", "2", "--resume", "nowhere"], "give no preset"),
+        (
+            ["swiss_roll", "--search", "lr_steps", "--num-trials", "0"],
+            "--num-trials: must be at least 1",
+        ),
+        (
+            ["swiss_roll", "--search", "lr_steps", "--num-trials", "1", "--seeds", "0"],
+            "--seeds: must be at least 1, got 0",
+        ),
     ],
 )
 def test_wrong_input_is_refused_before_anything_starts(
