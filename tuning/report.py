@@ -159,6 +159,7 @@ def _tables(
 def _final_table(search: Search, final: list[Result], full_step: dict[str, Any]) -> str:
     own = {r.contender.num_steps: r for r in final if r.contender.is_own}
     metric, seeds, floor = search.metric, final_seeds(search), full_step["noise_floor"]
+    real = "too few to say" if floor is None else f"{floor:.4f}"
     lines = [
         "## On held-out data",
         "",
@@ -166,7 +167,7 @@ def _final_table(search: Search, final: list[Result], full_step: dict[str, Any])
         f"{seeds[-1]}: {metric} to held-out data, mean ± standard error over the seeds; of what "
         "no seed changes, the error of the measurement. Less is better. "
         f"Without cutting steps ({full_step['nfe']}): "
-        f"{full_step[metric]:.4f}; real data: {'too few to say' if floor is None else f'{floor:.4f}'}.",
+        f"{full_step[metric]:.4f}; real data: {real}.",
         "",
         "| steps | winner | the preset's own | not fine-tuned | verdict |",
         "|--:|--:|--:|--:|:--|",

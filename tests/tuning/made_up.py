@@ -9,7 +9,7 @@ from tuning.search import STEPS, Search
 from tuning.space import Values, parse_space
 
 RATE = "policy.learning_rate"
-SPACE = {STEPS: {"grid": [2, 4]}, RATE: {"loguniform": [1e-5, 1e-3]}}
+SPACE = {STEPS: {"grid": [2, 4]}, RATE: {"loguniform": [1e-5, 1e-2]}}
 
 
 def make(space: dict[str, Any] = SPACE, *settings: str, **options: Any) -> Search:

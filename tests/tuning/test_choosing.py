@@ -29,7 +29,7 @@ def report(scheduler: ASHAByStepCount, trial: Trial, percent: float, distance: f
 
 @pytest.fixture
 def steps_search() -> Search:
-    return make({STEPS: {"grid": [2, 4]}, RATE: {"loguniform": [1e-5, 1e-3]}})
+    return make({STEPS: {"grid": [2, 4]}, RATE: {"loguniform": [1e-5, 1e-2]}})
 
 
 def test_asha_stops_weak_trials_only_among_the_same_steps(tmp_path: Path, steps_search: Search):

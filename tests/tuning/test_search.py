@@ -13,7 +13,7 @@ from tuning.space import parse_space
 RATE, STEPS = "policy.learning_rate", "sampler.num_steps"
 TREE = {
     "settings": {"rollout.num_workers": 0, "value.width": 16},
-    "space": {STEPS: {"grid": [2, 4]}, RATE: {"loguniform": [1e-5, 1e-3]}},
+    "space": {STEPS: {"grid": [2, 4]}, RATE: {"loguniform": [1e-5, 1e-2]}},
 }
 
 

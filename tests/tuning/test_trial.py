@@ -21,7 +21,7 @@ from tuning.trial import full_step_model, share_pretrained
 
 
 def search_over(preset: str, settings: Sequence[str]) -> Search:
-    space = parse_space("rates", {"space": {"policy.learning_rate": {"loguniform": [1e-5, 1e-3]}}})
+    space = parse_space("rates", {"space": {"policy.learning_rate": {"loguniform": [1e-5, 1e-2]}}})
     return Search(preset, tuple(settings), space, num_trials=1, seed=0)
 
 

@@ -236,7 +236,11 @@ def test_a_population_exchanges_checkpoints(
 ):
     """Two trials side by side, one with a far larger rate, so one is behind at every exchange."""
     out, rates = tmp_path / "search", {"policy.learning_rate": {"uniform": [1e-4, 2e-2]}}
-    lengths = ("training.num_iterations=12", "training.eval_every=3")
+    lengths = (
+        "training.num_iterations=400",  # long beside what one starts later than the other
+        "training.eval_every=100",
+        "metrics.distance=sliced_wasserstein",  # of which 400 samples leave no ties
+    )
     lengths += (f"learner.num_cpus={os.cpu_count() / 2}",)
     sizes = ("--search", write_space(tmp_path, rates), "--num-trials", "2")
     tune("swiss_roll", *tiny_settings, *lengths, *sizes, "--scheduler", "pbt", "--out", str(out))
