@@ -41,7 +41,7 @@ def learn(config: ResolvedConfig, out: Path, team: Team) -> None:
     network, _ = full_step_network(config, data)
     fine_tune(
         network,
-        measured_full_step(config, network, evaluator),
+        lambda: measured_full_step(config, network, evaluator),
         store=RunFolder.create(out, config) if team.leads else RunFolder(out, config),
         evaluator=evaluator,
         clock=Clock(time.perf_counter(), Quiet()),

@@ -205,7 +205,7 @@ def policy_sha256(config: ResolvedConfig, num_workers: int, lag: int = 0) -> str
     with tempfile.TemporaryDirectory() as folder:
         summary = fine_tune(
             network,
-            measured_full_step(config, network, evaluator),
+            lambda: measured_full_step(config, network, evaluator),
             store=RunFolder.create(Path(folder) / "run", config),
             evaluator=evaluator,
             clock=Clock(time.perf_counter(), observer),
