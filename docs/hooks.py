@@ -87,7 +87,9 @@ class FormulasAndRoles(Extension):
         md.preprocessors.register(_Preprocessor(md), "formulas_and_roles", priority=29)
 
 
-FORMULA = re.compile(r"^```math\n(.*?)^```$|^\.\. math::\n((?:[ \t]*\n|[ ]+.*\n?)+)", re.M | re.S)
+FORMULA = re.compile(
+    r"^```math\n(.*?)^```$|^\.\. math::\n((?:[ \t]*\n|[ ]+[^\n]*\n?)+)", re.M | re.S
+)
 ROLE = re.compile(r":(?:class|func|meth|attr|mod):`~?([^`]*)`")
 CODE = re.compile(r"(^```.*?^```|``.*?``|`[^`]*`)", re.M | re.S)
 

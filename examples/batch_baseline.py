@@ -23,7 +23,8 @@ class BatchBaseline(Algorithm):
         return score_transitions(
             trajectories,
             networks,
-            PolicyGradientConfig(baseline="none", normalise_advantages="step"),
+            PolicyGradientConfig(baseline="none"),
+            normalise="step",
         )
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[Transitions]:

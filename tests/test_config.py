@@ -76,4 +76,4 @@ def test_a_preset_extends_another_with_its_blocks():
     assert moons.data.name == "two_moons"
     same = {"data": roll.data, "preset": roll.preset, "description": roll.description}
     assert moons.model_copy(update=same) == roll
-    assert roll.training.num_iterations == 800
+    assert roll.training.num_iterations == 650

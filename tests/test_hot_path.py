@@ -51,10 +51,10 @@ def test_forward_passes_of_an_iteration(tiny_config: TinyConfig):
     learner.update_policy(Trajectories.concatenate(batches), 0)
     assert calls == {
         "rollout policy": 4 * config.sampler.num_steps,
-        "policy": 1,
-        # Real and generated together, the penalty, the rewards; then the advantages.
-        "critic": 2 * 3 + 1,
-        "value": 2 + 1,
+        "policy": 1 + 1,  # the look ahead, the loss
+        # Real and generated together, the penalty, the rewards; then advantages, look ahead.
+        "critic": 2 * 3 + 1 + 1,
+        "value": 2,
     }
 
 

@@ -53,7 +53,9 @@ def in_training(learner: Learner) -> list[str]:
 def test_critic_and_value_are_in_training_mode_for_their_own_loss_only(
     tiny_config: Callable[..., ResolvedConfig],
 ):
-    learner, trajectories = learner_and_trajectories(tiny_config("training.max_offpolicy_steps=1"))
+    learner, trajectories = learner_and_trajectories(
+        tiny_config("training.max_offpolicy_steps=1", "sft_pg.baseline=value")
+    )
     modes: dict[str, list[bool]] = {"critic": [], "value": [], "policy": []}
     for name, seen in modes.items():
         network = getattr(learner.networks, name)

@@ -45,7 +45,11 @@ def normalised(advantages: Tensor, how: str) -> Tensor:
 
 @torch.no_grad()
 def score_transitions(
-    trajectories: Trajectories, networks: Networks, options: PolicyGradientConfig
+    trajectories: Trajectories,
+    networks: Networks,
+    options: PolicyGradientConfig,
+    *,
+    normalise: str,
 ) -> Transitions:
     """Turn trajectories into the (T, B) grid of transitions with detached advantages.
 
@@ -61,6 +65,6 @@ def score_transitions(
         actions=trajectories.latents[1:],
         step_index=steps,
         old_log_probs=trajectories.log_probs,
-        advantages=normalised(advantages, options.normalise_advantages),
+        advantages=normalised(advantages, normalise),
         labels=trajectories.labels,
     )

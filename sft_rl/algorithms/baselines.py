@@ -1,7 +1,7 @@
 r"""What is subtracted from the score of a chain: V(s_k), or a look ahead that nobody trains.
 
 .. math::
-    b(s_k) = m + \beta_k \bigl(f(\hat x(s_k)) - m_k\bigr)
+    b(s_k) = m + \beta_k \left(f(\hat{x}(s_k)) - m_k\right)
 
 where x_hat(s_k) is the final sample that the policy itself expects at s_k; m, m_k and beta_k are
 a regression of the scores on f(x_hat(s_k)) over the batch, step by step. Any function of the state

@@ -67,7 +67,7 @@ class Hybrid(Algorithm):
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         """Score the final samples; subtract the baseline."""
-        return score_transitions(trajectories, networks, self.options)
+        return score_transitions(trajectories, networks, self.options, normalise="none")
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[HybridBatch]:
         """Yield disjoint trajectories for each of the `n_generator` policy steps."""

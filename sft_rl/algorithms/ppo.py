@@ -40,7 +40,9 @@ class PPO(Algorithm):
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         """Score the final samples, estimate advantages, flatten to single transitions."""
-        return score_transitions(trajectories, networks, self.options).flatten()
+        return score_transitions(
+            trajectories, networks, self.options, normalise=self.options.normalise_advantages
+        ).flatten()
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[Transitions]:
         """Yield the minibatches of every epoch, shuffled anew for each."""

@@ -44,7 +44,9 @@ class SFTPG(Algorithm):
 
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Transitions:
         """Score the final samples with the current critic; subtract the baseline."""
-        return score_transitions(trajectories, networks, self.options)
+        return score_transitions(
+            trajectories, networks, self.options, normalise=self.options.normalise_advantages
+        )
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[Transitions]:
         """Yield one batch of transitions for each of the `n_generator` policy steps."""

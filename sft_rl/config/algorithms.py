@@ -16,13 +16,13 @@ class PolicyGradientConfig(Section):
     trained V(s_k), which is SFT-PG (B) of the paper; or nothing, SFT-PG."""
     gae_lambda: Probability = 1.0
     """Weight of longer returns in the advantages; 1 is the paper's f(x_T) - b(s_k)."""
-    normalise_advantages: Literal["none", "batch", "step"] = "batch"
-    """Divide advantages by their spread over the batch, or shift and scale them step by step."""
 
 
 class SFTPGConfig(PolicyGradientConfig):
     """Shortcut fine-tuning by policy gradient."""
 
+    normalise_advantages: Literal["none", "batch", "step"] = "batch"
+    """Divide advantages by their spread over the batch, or shift and scale them step by step."""
     transitions_per_update: Count | None = None
     """Transitions drawn for a policy step; none takes the whole share of the batch."""
 
@@ -59,9 +59,6 @@ class PathwiseConfig(Section):
 
 class HybridConfig(PolicyGradientConfig):
     """Policy gradient on the first steps, back-propagation through the last."""
-
-    normalise_advantages: Literal["none"] = "none"
-    """Its two terms are parts of one gradient: nothing to choose."""
 
     num_last_steps: Count = 1
     """How many of the last steps are back-propagated."""

@@ -210,7 +210,7 @@ def test_optuna_with_asha_workers_and_trials_that_go_wrong(
 ):
     out = tmp_path / "search"
     workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
-    rates = write_space(tmp_path, {"policy.learning_rate": {"choice": [1e-3, 1e39]}})
+    rates = write_space(tmp_path, {"policy.learning_rate": {"choice": [2e-3, 1e39]}})
     text = tune(
         "swiss_roll", *tiny_settings, *workers, f"learner.num_cpus={os.cpu_count() - 0.5}",
         "--search", rates, "--num-trials", "3", "--searcher", "optuna", "--scheduler", "asha",
