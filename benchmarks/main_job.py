@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="measure an empty cache, too")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 4, 2, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=RESULTS / "main_job.json")
     parser.add_argument("settings", nargs="*", help="further key=value settings")
     args = parser.parse_args()
     print(
@@ -90,16 +91,17 @@ def main() -> None:
     run_once(["training.num_iterations=1"], None)  # fills the cache
     for steps in args.steps:
         # One step has no states on the way that a policy gradient could tell apart.
-        own = ["algorithm=pathwise"] if steps == 1 else []
+        named = any(setting.startswith("algorithm=") for setting in args.settings)
+        own = ["algorithm=pathwise"] if steps == 1 and not named else []
         settings = [f"sampler.num_steps={steps}", *own, *args.settings]
         group = [run_once([*settings, f"seed={seed}"], None) for seed in args.seeds]
         print(row(" ".join(settings), group), flush=True)
         runs += group
     for name in ("full_step", "floors"):
         print(name, {column: round(runs[-1][name][column], 4) for column in COLUMNS})
-    RESULTS.mkdir(exist_ok=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine(), "runs": runs}
-    (RESULTS / "main_job.json").write_text(json.dumps(content, indent=1) + "\n")
+    args.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 r"""A distance with its error, and the difference of two distances with the error of the pair.
 
-A distance :math:`D` of two sets moves by :math:`\psi(x) / N` to first order if one more copy of
-sample x counts among its N. With these influences of mean zero
+A distance of two sets moves by psi(x) / N to first order if one more copy of sample x counts among
+its N. With these influences psi of mean zero
 
-.. math:: \mathrm{se}^2 = \mathrm{var}(\psi_\mathrm{real}) / M
-          + \mathrm{var}(\psi_\mathrm{generated}) / N,
+.. math::
+    \mathrm{se}^2 = \mathrm{var}(\psi_\mathrm{real}) / M + \mathrm{var}(\psi_\mathrm{generated}) / N
 
 which is what a bootstrap over both sets scatters by, without the resampling (the infinitesimal
 jackknife; Efron and Tibshirani, 1993, chapter 21). Of two samplers that are compared with the same

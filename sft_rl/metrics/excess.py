@@ -5,7 +5,8 @@ is smaller. Here both sides come in independent batches of n points. Let A_i be 
 projections of a generated batch, R_j those of a real one; their means over m and k batches
 estimate the same quantiles if the distributions are the same, and
 
-.. math:: |\bar A - \bar R|^2 - \mathrm{tr\,var}(A)/m - \mathrm{tr\,var}(R)/k
+.. math::
+    |\bar A - \bar R|^2 - \mathrm{tr\,var}(A)/m - \mathrm{tr\,var}(R)/k
 
 is unbiased for the squared distance between the *expected* sorted projections of n points. That
 is 0 for equal distributions, and for others the squared distance but for what n points blur.

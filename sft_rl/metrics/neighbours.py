@@ -35,7 +35,7 @@ def two_sample(real: Array, generated: Array) -> tuple[float, float]:
     (Lopez-Paz and Oquab, 2017). 0.5: nothing tells them apart; 1: everything does; towards 0:
     samples are copies of the real ones.
 
-    The standard error is :math:`\sqrt{a (1 - a) (1 + q) / 2N}`: two points that are each other's
+    The standard error is sqrt(a (1 - a) (1 + q) / 2N): two points that are each other's
     nearest, a share q of all, are right or wrong together.
 
     Raises:
