@@ -234,11 +234,11 @@ def test_optuna_with_asha_workers_and_trials_that_go_wrong(
 def test_a_population_exchanges_checkpoints(
     tmp_path: Path, tiny_settings: tuple[str, ...], tune: Tune
 ):
-    """Two trials side by side, one with a far larger rate, so one is behind at every exchange."""
-    out, rates = tmp_path / "search", {"policy.learning_rate": {"uniform": [1e-4, 2e-2]}}
+    """Two trials side by side, one with a far smaller rate, so it is behind at every exchange."""
+    out, rates = tmp_path / "search", {"policy.learning_rate": {"uniform": [1e-5, 1.2e-3]}}
     lengths = (
-        "training.num_iterations=400",  # long beside what one starts later than the other
-        "training.eval_every=100",
+        "training.num_iterations=240",  # long beside what one starts later than the other
+        "training.eval_every=40",
         "metrics.distance=sliced_wasserstein",  # of which 400 samples leave no ties
     )
     lengths += (f"learner.num_cpus={os.cpu_count() / 2}",)
