@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.other_points import mixture_on_a_curve
 from sft_rl.config import Config, MetricsConfig
 from sft_rl.data import Dataset, dataset_of, load_dataset
 from sft_rl.data.points import draw_points
@@ -162,3 +163,17 @@ def test_the_reference_of_a_synthetic_source_is_drawn_once(tmp_path: Path, monke
     other = MetricsConfig(num_excess=2000, num_samples=800, num_projections=30)
     Points("two_sample", other, data).excess(roll(2000, 5))
     assert len(list((tmp_path / "quantiles").iterdir())) == 2
+
+
+def test_the_mixture_on_a_curve_has_the_clusters_that_it_says():
+    points = mixture_on_a_curve(60_000, seed=3)
+    assert points.shape == (60_000, 8)
+    assert np.array_equal(points, mixture_on_a_curve(60_000, seed=3))
+    turns = np.arctan2(points[:, 1], points[:, 0]) / (2.0 * np.pi / 12.0)
+    cluster = np.round(turns).astype(int) % 12
+    shares = np.bincount(cluster, minlength=12) / len(points)
+    weights = np.linspace(1.0, 3.0, 12)
+    np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.006)
+    for number in range(12):
+        spread = points[cluster == number].std(axis=0)
+        np.testing.assert_allclose(spread, 0.02, rtol=0.1)

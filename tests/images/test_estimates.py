@@ -158,6 +158,7 @@ def test_the_numbers_are_those_of_torch_fidelity():
 
 
 def test_what_torch_fidelity_computes_is_passed_on():
+    """Where it is installed (extra `fid`); what it gives is held by the test before everywhere."""
     try:
         import torch_fidelity  # noqa: F401
     except (ImportError, RuntimeError) as error:  # torchvision of another torch raises the second
