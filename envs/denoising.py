@@ -15,6 +15,7 @@ from torch import Tensor
 
 from envs.process import DenoisingProcess, RewardFunction
 from envs.rendering import draw_latents
+from envs.starts import given_start
 from sft_rl.errors import NotFiniteError, UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
 
@@ -126,14 +127,25 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; the same seed gives the same starting noise."""
+        """Start an episode; the same seed gives the same starting noise.
+
+        Args:
+            seed: Of this episode and those that follow.
+            options: Where this episode starts instead: ``latent`` (*shape), ``label``, or both.
+
+        Raises:
+            UserError: If an option is unknown, or of another shape.
+        """
+        start = given_start(
+            options, lead=(), shape=self.process.shape, classes=self.process.num_classes
+        )
         super().reset(seed=seed)
         if seed is not None:
             self.process.seed(torch.tensor([seed]))
         elif not self._seeded:
             self.process.seed(torch.from_numpy(self.np_random.integers(2**62, size=1)))
         self._seeded = True
-        self.process.restart()
+        self.process.restart(*(None if x is None else x[None] for x in start))
         return self._observe(), {}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -237,14 +249,25 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start all episodes; row i starts as the scalar env with ``seed + i`` does."""
+        """Start all episodes; row i starts as the scalar env with ``seed + i`` does.
+
+        Args:
+            seed: Of these episodes and those that follow.
+            options: Where these episodes start instead, as of the scalar env: ``latent``
+                (B, *shape), ``label`` (B,), or both. Rows that share one make a group.
+
+        Raises:
+            UserError: If an option is unknown, or of another shape.
+        """
+        lead, process = (self.num_envs,), self.process
+        start = given_start(options, lead=lead, shape=process.shape, classes=process.num_classes)
         super().reset(seed=seed)
         if seed is not None:
             self.process.seed(torch.arange(self.num_envs) + seed)
         elif not self._seeded:
             self.process.seed(torch.from_numpy(self.np_random.integers(2**62, size=self.num_envs)))
         self._seeded = True
-        self.process.restart()
+        process.restart(*start)
         return self._observe(), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

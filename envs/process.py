@@ -79,12 +79,15 @@ class DenoisingProcess:
         self._keys = row_keys(seeds.to(self.latents.device))
         self._episode = -1
 
-    def restart(self) -> None:
-        """Start the next episode from fresh noise N(0, I)."""
+    def restart(self, latents: Tensor | None = None, labels: Tensor | None = None) -> None:
+        """Start the next episode, from fresh noise N(0, I) and labels, or from given ones."""
         self._episode += 1
         self.step_index = 0
-        self.latents = self._noise(0)
-        if self.num_classes:
+        device = self.latents.device
+        self.latents = self._noise(0) if latents is None else latents.to(device)
+        if labels is not None:
+            self.labels = labels.to(device)
+        elif self.num_classes:
             self.labels = label_rows(self._keys, self._episode, self.num_classes)
 
     def advance(self, actions: Tensor) -> bool:

@@ -220,6 +220,42 @@ def test_bad_input_is_named(policy: DenoisingPolicy):
         DenoisingVectorEnv(num_envs=1, num_steps=1, shape=(2,), device="cuda")
 
 
+@pytest.mark.parametrize("array", ["numpy", "torch"])
+def test_a_reset_starts_where_it_is_told_once(array: str):
+    options: dict[str, Any] = {"num_steps": 1, "shape": (2,), "num_classes": 3}
+    env = DenoisingVectorEnv(num_envs=4, array=array, **options)
+    fresh, _ = env.reset(seed=5)
+    start = np.repeat(np.float32([[1.0, -2.0], [0.5, 0.0]]), 2, axis=0)
+    seen, _ = env.reset(seed=5, options={"latent": start, "label": [2, 2, 0, 0]})
+    assert np.asarray(seen["latent"]).tolist() == start.tolist()
+    assert np.asarray(seen["label"]).tolist() == [2, 2, 0, 0]
+    following = env.step(start)[0]  # the next episode is the one that would have come anyhow
+    env.reset(seed=5)
+    assert np.array_equal(following["latent"], env.step(start)[0]["latent"])
+    part, _ = env.reset(seed=5, options={"label": np.array([1, 1, 1, 1])})
+    assert np.array_equal(part["latent"], fresh["latent"])
+    scalar, _ = DenoisingEnv(**options).reset(seed=5, options={"latent": start[0], "label": 1})
+    assert (scalar["latent"].tolist(), scalar["label"]) == (start[0].tolist(), 1)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "options", "message"),
+    [
+        (0, {"latents": 0}, "option 'latents' is unknown; did you mean 'latent'"),
+        (0, {"latent": [0.0, 0.0]}, r"'latent' has shape \(2,\), expected \(3, 2\)"),
+        (0, {"latent": np.full((3, 2), np.nan)}, "'latent' holds numbers that are not finite"),
+        (0, {"latent": "noise"}, "'latent' (holds no numbers|has shape)"),
+        (0, {"label": [0, 0, 0]}, "'label' is for a class-conditional model"),
+        (4, {"label": [0, 1, 4]}, "'label' must hold whole numbers 0 to 3"),
+        (4, {"label": [0.0, 1.0, 2.5]}, "'label' must hold whole numbers 0 to 3"),
+    ],
+)
+def test_wrong_starts_are_named(num_classes: int, options: dict[str, Any], message: str):
+    env = DenoisingVectorEnv(num_envs=3, num_steps=2, shape=(2,), num_classes=num_classes)
+    with pytest.raises(UserError, match=message):
+        env.reset(options=options)
+
+
 def test_noise_cannot_move_a_deterministic_sampler(make_options: dict[str, Any]):
     settings = (*make_options.pop("settings"), "sampler.eta=0", "sampler.final_std=0")
     with pytest.raises(UserError, match=r"sampler.eta.* or use 'next_latent'"):

@@ -1,0 +1,65 @@
+"""Where an episode starts, as `reset(options=…)` gives it: a latent, a label, or both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sft_rl.errors import UserError, did_you_mean
+
+OPTIONS = ("latent", "label")
+
+
+def given_start(
+    options: dict[str, Any] | None, *, lead: tuple[int, ...], shape: tuple[int, ...], classes: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Check the options of a reset.
+
+    Args:
+        options: ``latent`` of shape (*lead, *shape), in place of pure noise, ``label`` of shape
+            (*lead), in place of a random one, or neither.
+        lead: () of a single env, (B,) of a batched one.
+        shape: Shape of one sample.
+        classes: Number of classes; 0 for none.
+
+    Returns:
+        Latent, float32, and label, int64, each with its `lead`, or None.
+
+    Raises:
+        UserError: Naming the option, what was given and what is allowed.
+    """
+    options = options or {}
+    for name in options:
+        if name not in OPTIONS:
+            raise UserError(f"reset: option {name!r} is unknown; {did_you_mean(name, OPTIONS)}")
+    latent, label = options.get("latent"), options.get("label")
+    if latent is not None:
+        latent = _numbers("latent", latent, (*lead, *shape)).float()
+        if not torch.isfinite(latent).all():
+            raise UserError("reset: option 'latent' holds numbers that are not finite")
+    if label is not None:
+        if not classes:
+            raise UserError("reset: option 'label' is for a class-conditional model, this is none")
+        label = _numbers("label", label, lead)
+        if label.is_floating_point() or ((label < 0) | (label >= classes)).any():
+            raise UserError(f"reset: option 'label' must hold whole numbers 0 to {classes - 1}")
+        label = label.long()
+    return latent, label
+
+
+def _numbers(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
+    """Give an array, a tensor or a number as a tensor of its own memory, of that shape."""
+    try:
+        found = (
+            given.detach().clone() if isinstance(given, Tensor) else torch.tensor(np.asarray(given))
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"reset: option {name!r} holds no numbers: {given!r}") from error
+    if tuple(found.shape) != expected:
+        raise UserError(
+            f"reset: option {name!r} has shape {tuple(found.shape)}, expected {expected}"
+        )
+    return found
