@@ -24,6 +24,8 @@ from sft_rl.runs.resolve import resolve
 from sft_rl.seeding import num_threads
 from sft_rl.storage.cache import Key, arithmetic, cached, hash_of
 from sft_rl.storage.checkpoint import Checkpoint, state_sha256
+from sft_rl.storage.files import SaveError
+from sft_rl.storage.mapped import cached_pictures
 
 CPU = torch.device("cpu")
 
@@ -271,6 +273,49 @@ def test_an_entry_that_is_damaged_or_anothers_is_made_again(cache: Path):
         assert read(1.0, said) == (1.0, False)
     assert len(said) == 2 + 3
     assert made == [1.0, 2.0, 1.0, 2.0, 1.0, 1.0, 1.0]
+
+
+def test_pictures_are_made_once_and_mapped(cache: Path):
+    pictures, made = np.arange(48, dtype=np.uint8).reshape(4, 3, 2, 2), []
+
+    def fill(images: np.ndarray) -> dict[str, int]:
+        made.append(len(made))
+        images[:] = pictures
+        return {"grey": 3}
+
+    def read(warn: Warnings, name: str = "a") -> np.ndarray:
+        images, meta = cached_pictures({"name": name}, pictures.shape, fill, warn=warn)
+        assert isinstance(images, np.memmap)
+        assert meta == {"grey": 3}
+        np.testing.assert_array_equal(images, pictures)
+        return images
+
+    said = Warnings()
+    read(said)[:] = 0  # in this process only
+    read(said)
+    assert made == [0]
+    (entry,) = entries(cache, "pictures")
+    for name, damage in (
+        ("images.npy", lambda content: content[:-1] + b"?"),
+        ("images.npy", lambda content: content[:-1]),
+        ("meta.json", lambda content: content[:9]),
+        ("meta.json", lambda content: content.replace(b'"a"', b'"b"')),
+    ):
+        (entry / name).write_bytes(damage((entry / name).read_bytes()))
+        read(said)
+        read(said)
+    assert len(made) == 5
+    assert len(said) == 4
+    assert said[-1].endswith("is an entry of another key; it is computed again")
+    with pytest.raises(KeyboardInterrupt):
+        cached_pictures({"name": "c"}, (2, 1, 4, 4), interrupted)
+    with pytest.raises(SaveError, match="bytes needed"):
+        cached_pictures({"name": "d"}, (2**40, 1, 2**10, 2**10), fill)
+    assert [p for p in (cache / "pictures").iterdir()] == [entry], "nothing half-made is left"
+
+
+def interrupted(images: np.ndarray) -> dict[str, int]:
+    raise KeyboardInterrupt
 
 
 @pytest.fixture

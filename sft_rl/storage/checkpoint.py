@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sft_rl.errors import UserError
-from sft_rl.storage.files import saving, sync, write_synced
+from sft_rl.storage.files import replace_folder, saving, sync, write_synced
 
 MANIFEST = "manifest.json"
 META = "meta.json"
@@ -70,7 +70,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             for name, content in files.items():
                 write_synced(aside / name, content)
             sync(aside)
-            _replace_folder(aside, folder)
+            replace_folder(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -125,15 +125,3 @@ def _sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
         flat = tensor.detach().cpu().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)  # numpy has no bfloat16
     return digest.hexdigest()
-
-
-def _replace_folder(source: Path, target: Path) -> None:
-    """Rename a folder into its place; a folder that stands there makes way first."""
-    if target.exists():
-        old = target.with_name(f".{target.name}.{os.getpid()}.old")
-        target.rename(old)
-        source.rename(target)
-        shutil.rmtree(old)
-    else:
-        source.rename(target)
-    sync(target.parent)

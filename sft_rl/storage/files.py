@@ -53,6 +53,18 @@ def replace_file(file: Path, content: bytes) -> None:
             raise
 
 
+def replace_folder(source: Path, target: Path) -> None:
+    """Rename a folder into its place; a folder that stands there makes way first."""
+    if target.exists():
+        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        target.rename(old)
+        source.rename(target)
+        shutil.rmtree(old)
+    else:
+        source.rename(target)
+    sync(target.parent)
+
+
 def write_synced(file: Path, content: bytes) -> None:
     """Write a file and return when the disk has it."""
     with file.open("wb") as stream:
