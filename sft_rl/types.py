@@ -38,6 +38,9 @@ class Trajectories:
         policy_version: Number of the weights that drew them.
         labels: Class that each sample is to be of, int64, shape (B,); None if the model is
             unconditional.
+        group_size: K trajectories in a row share their start noise and label; 1 for no groups.
+        branch_step: Step at which those of a group part, int64, shape (B,): they share the latents
+            up to it, and their actions from it on are their own; None without groups.
     """
 
     latents: Tensor
@@ -45,6 +48,8 @@ class Trajectories:
     rewards: Tensor
     policy_version: int
     labels: Tensor | None = None
+    group_size: int = 1
+    branch_step: Tensor | None = None
 
     @property
     def num_steps(self) -> int:
@@ -67,12 +72,15 @@ class Trajectories:
         if len(parts) == 1:
             return parts[0]
         labels = [part.labels for part in parts if part.labels is not None]
+        branches = [part.branch_step for part in parts if part.branch_step is not None]
         return Trajectories(
             latents=torch.cat([part.latents for part in parts], dim=1),
             log_probs=torch.cat([part.log_probs for part in parts], dim=1),
             rewards=torch.cat([part.rewards for part in parts]),
             policy_version=parts[0].policy_version,
             labels=torch.cat(labels) if labels else None,
+            group_size=parts[0].group_size,
+            branch_step=torch.cat(branches) if branches else None,
         )
 
     def to(self, device: torch.device) -> Trajectories:
@@ -83,6 +91,7 @@ class Trajectories:
             log_probs=_moved(self.log_probs, device),
             rewards=_moved(self.rewards, device),
             labels=None if self.labels is None else _moved(self.labels, device),
+            branch_step=None if self.branch_step is None else _moved(self.branch_step, device),
         )
 
     def to_numpy(self) -> dict[str, np.ndarray | int]:
@@ -98,9 +107,11 @@ class Trajectories:
             "log_probs": self.log_probs.cpu().numpy(),
             "rewards": self.rewards.cpu().numpy(),
             "policy_version": self.policy_version,
+            "group_size": self.group_size,
         }
-        if self.labels is not None:
-            arrays["labels"] = self.labels.cpu().numpy()
+        for name, tensor in (("labels", self.labels), ("branch_step", self.branch_step)):
+            if tensor is not None:
+                arrays[name] = tensor.cpu().numpy()
         return arrays
 
     @staticmethod
@@ -109,7 +120,8 @@ class Trajectories:
         tensors = {k: torch.tensor(v) for k, v in arrays.items() if isinstance(v, np.ndarray)}
         if tensors["latents"].dtype == torch.uint16:
             tensors["latents"] = tensors["latents"].view(torch.bfloat16)
-        return Trajectories(**tensors, policy_version=int(arrays["policy_version"]))
+        numbers = {k: v for k, v in arrays.items() if isinstance(v, int)}
+        return Trajectories(**tensors, **numbers)  # type: ignore[arg-type]
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from sft_rl.algorithms import Algorithm, Networks
-from sft_rl.algorithms.baselines import baseline_values, leave_one_out
+from sft_rl.algorithms.baselines import baseline_values, leave_one_out, means_of_others
 from sft_rl.config import Config
 from sft_rl.critics import Critic
 from sft_rl.diffusion.schedule import StepSchedule, from_levels
@@ -88,6 +88,8 @@ def estimates(
     values: list[nn.Module | str],
     *,
     batch_size: int = BATCH_SIZE,
+    group_size: int = 1,
+    branch: int = 0,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Estimate grad E[f] on the same chains: pathwise, and as a policy gradient per baseline.
 
@@ -96,6 +98,8 @@ def estimates(
         critic: f.
         values: Baselines: a network, or the name of one that needs none.
         batch_size: Chains of a batch.
+        group_size: Chains in a row that start alike.
+        branch: Step at which they part.
 
     Returns:
         The pathwise gradients, shape (NUM_BATCHES, p), and as much for each of `values`.
@@ -103,13 +107,21 @@ def estimates(
     generator = torch.Generator().manual_seed(1)
     pathwise, by_policy = [], [[] for _ in values]
     for _ in range(NUM_BATCHES):
-        start = torch.randn(batch_size, *policy.shape, generator=generator, dtype=torch.float64)
-        path = [start, *policy.denoise(start, generator)]
+        shape = (policy.num_steps + 1, batch_size, *policy.shape)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        shared = noise[: branch + 1, ::group_size]
+        noise[: branch + 1] = shared.repeat_interleave(group_size, dim=1)
+        path = [noise[0]]
+        for k, z in enumerate(noise[1:]):
+            path.append(
+                policy.mean(path[-1], torch.tensor(k)) + policy.step_std(torch.tensor(k)) * z
+            )
         pathwise.append(flat_grad(critic(path[-1]).mean(), policy))
         latents = torch.stack(path).detach()
         steps = torch.arange(policy.num_steps)[:, None]
         log_probs = policy.log_prob(latents[:-1], latents[1:], steps).detach()
-        trajectories = Trajectories(latents, log_probs, torch.zeros(batch_size), 0)
+        unpaid, parted = torch.zeros(batch_size), torch.full((batch_size,), branch)
+        trajectories = Trajectories(latents, log_probs, unpaid, 0, None, group_size, parted)
         for value, found in zip(values, by_policy, strict=True):
             named = isinstance(value, str)
             algorithm = sft_pg(value if named else "value")
@@ -178,6 +190,22 @@ def test_the_look_ahead_changes_the_variance_and_not_the_mean(dim: int, squash: 
     pathwise, (plain, ahead) = estimates(policy, Bump(), ["none", "look_ahead"])
     assert largest_z(ahead - pathwise) < quantile(pathwise.shape[1])
     assert ahead.var(axis=0).sum() < 0.5 * plain.var(axis=0).sum()
+
+
+@pytest.mark.parametrize("branch", [0, 1])
+def test_the_others_of_a_group_change_the_variance_and_not_the_mean(branch: int):
+    policy, names = two_step_policy(2, squash=True), ["none", "group"]
+    pathwise, (plain, group) = estimates(
+        policy, Bump(), names, batch_size=12, group_size=4, branch=branch
+    )
+    assert largest_z(group - pathwise) < quantile(pathwise.shape[1])
+    assert group.var(axis=0).sum() < 0.8 * plain.var(axis=0).sum()
+
+
+def test_others_are_counted_by_hand():
+    inside, outside = means_of_others(torch.tensor([1.0, 3.0, 5.0, 10.0, 20.0, 60.0]), 3)
+    assert inside.tolist() == [4.0, 3.0, 2.0, 40.0, 35.0, 15.0]
+    assert outside.tolist() == [30.0] * 3 + [3.0] * 3
 
 
 def test_each_row_is_predicted_from_the_others():

@@ -1,4 +1,6 @@
-r"""What is subtracted from the score of a chain: V(s_k), or a look ahead that nobody trains.
+r"""What is subtracted from the score of a chain: V(s_k), a look ahead, or the scores of others.
+
+The look ahead, which nobody trains:
 
 .. math::
     b(s_k) = m + \beta_k \left(f(\hat{x}(s_k)) - m_k\right)
@@ -7,6 +9,10 @@ where x_hat(s_k) is the final sample that the policy itself expects at s_k; m, m
 a regression of the scores on f(x_hat(s_k)) over the batch, step by step. Any function of the state
 leaves the policy gradient's expectation as it is, and so does a regression that leaves out the
 trajectory whose baseline it gives.
+
+Of a group, the mean score of its *other* members is a baseline from the step at which they part:
+given the state there, they are independent. Before it they share their actions, so there it is the
+mean of the other groups.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ def baseline_values(
     """b(s_k) at every state of some trajectories, shape (T, B).
 
     Args:
-        name: ``look_ahead``, ``value`` or ``none``, which is 0.
+        name: ``look_ahead``, ``group``, ``value`` or ``none``, which is 0.
         trajectories: T steps of B trajectories.
         scores: Final scores f, shape (B,).
         networks: Policy, critic and V.
@@ -37,6 +43,11 @@ def baseline_values(
         return leave_one_out(
             _expected_scores(latents, steps, trajectories.labels, networks), scores
         )
+    if name == "group":
+        inside, outside = means_of_others(scores, trajectories.group_size)
+        assert trajectories.branch_step is not None, "no groups were drawn"
+        parted = steps >= trajectories.branch_step
+        return torch.where(parted, inside, outside)
     if name == "value":
         values = networks.value(latents, steps, *given(trajectories.labels))
         return values.squeeze(-1)  # type: ignore[no-any-return]
@@ -68,6 +79,21 @@ def leave_one_out(features: Tensor, scores: Tensor) -> Tensor:
     left = 1.0 - leverage
     residual = (f - slope * c) / left
     return torch.where(left > 1e-6, scores - residual, 0.0)
+
+
+def means_of_others(scores: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """Mean score of the others in each one's group, and of all other groups; shapes (B,).
+
+    Args:
+        scores: Shape (B,), the members of a group in a row.
+        group_size: K, above 1.
+    """
+    groups = scores.reshape(-1, group_size)
+    sums = groups.sum(dim=1, keepdim=True)
+    inside = (sums - groups) / (group_size - 1)
+    num_outside = len(scores) - group_size
+    outside = (sums.sum() - sums) / max(num_outside, 1)  # a single group has none: 0
+    return inside.reshape(-1), outside.expand_as(groups).reshape(-1)
 
 
 def _expected_scores(

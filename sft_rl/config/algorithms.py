@@ -10,10 +10,11 @@ from sft_rl.config.base import Count, NonNegative, Positive, Probability, Sectio
 class PolicyGradientConfig(Section):
     """What the algorithms that take log-probs share: how good an action was."""
 
-    baseline: Literal["look_ahead", "value", "none"] = "look_ahead"
+    baseline: Literal["look_ahead", "group", "value", "none"] = "look_ahead"
     """What is subtracted from the score f(x_T): `look_ahead`, the critic's score of the final
-    sample that the policy expects at the state, scaled by regression over the batch; `value`, a
-    trained V(s_k), which is SFT-PG (B) of the paper; or nothing, SFT-PG."""
+    sample that the policy expects at the state, scaled by regression over the batch; `group`, the
+    mean score of the others of its group (`rollout.group_size`), before its branch that of other
+    groups; `value`, a trained V(s_k), which is SFT-PG (B) of the paper; or nothing, SFT-PG."""
     gae_lambda: Probability = 1.0
     """Weight of longer returns in the advantages; 1 is the paper's f(x_T) - b(s_k)."""
 

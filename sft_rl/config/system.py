@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sft_rl.config.base import Count, NonNegative, NonNegativeInt, Positive, Section
 from sft_rl.config.model import LABELLED, DataConfig
@@ -44,6 +44,12 @@ class TrainingConfig(Section):
     """How many of the newest checkpoints are kept, besides the best."""
 
 
+def _branch(value: Any) -> Any:
+    if value != "cycle" and (not isinstance(value, int) or value < 0):
+        raise ValueError("must be a step, 0 or above, or 'cycle'")
+    return value
+
+
 class RolloutConfig(Section):
     """Who draws trajectories."""
 
@@ -57,6 +63,12 @@ class RolloutConfig(Section):
     """`spread`: workers on as many nodes as there are; `pack`: on few, the learner's first."""
     shards_per_batch: Count = 1
     """Parts into which the trajectories of a critic step are cut; the unit a worker draws."""
+    group_size: Count = 1
+    """Trajectories in a row that share their start noise, and their label if there are classes; it
+    divides a shard. 1 draws no groups."""
+    branch_step: Annotated[int | Literal["cycle"], BeforeValidator(_branch)] = 0
+    """Step at which the trajectories of a group part: they share the latents up to it. 0 shares the
+    start alone; `cycle` takes the steps in turn, from shard to shard and iteration to iteration."""
     latent_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What latents are rounded to as they are drawn: the narrow ones travel and are kept in half
     the bytes. The rounded latent is the action, so log-probs are those of what arrives. Near 1 it

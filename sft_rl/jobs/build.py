@@ -60,6 +60,8 @@ def build_runner(config: ResolvedConfig, own: nn.Module | None = None) -> Rollou
         seed=config.seed,
         latent_dtype=getattr(torch, config.rollout.latent_dtype),
         cuda_graphs=config.rollout.cuda_graphs,
+        group_size=config.rollout.group_size,
+        branch_step=config.rollout.branch_step,
     )
 
 

@@ -136,7 +136,7 @@ def baseline_quality(
         for name, weighted in (("policy_grad_snr", transitions), ("policy_grad_snr_raw", raw)):
             first, second = (
                 _policy_gradient(weighted.part(half), networks, team, rows=rows)
-                for half in _halves(len(trajectories))
+                for half in _halves(len(trajectories), trajectories.group_size)
             )
             metrics[name] = signal_to_noise(first, second)
     return metrics
@@ -168,9 +168,10 @@ def signal_to_noise(first: Tensor, second: Tensor) -> float:
     return (first.dot(second) / noise).item() if noise > 0 else 0.0
 
 
-def _halves(num: int) -> tuple[slice, slice]:
-    """Two halves of as many rows; an odd one is left out."""
-    return slice(num // 2), slice(num // 2, num // 2 * 2)
+def _halves(num: int, group_size: int) -> tuple[slice, slice]:
+    """Two halves of as many rows, that share no group; an odd group is left out."""
+    half = num // group_size // 2 * group_size
+    return slice(half), slice(half, 2 * half)
 
 
 def _policy_gradient(

@@ -61,6 +61,8 @@ class RolloutRunner:
         seed: The run's seed.
         latent_dtype: What latents are rounded to and kept in.
         cuda_graphs: Draw all steps of a shard at one go, by a CUDA graph.
+        group_size: Rows of the env that share their start noise and label; it divides them.
+        branch_step: Step at which the rows of a group part, or ``"cycle"``: all in turn.
     """
 
     def __init__(
@@ -71,12 +73,16 @@ class RolloutRunner:
         seed: int,
         latent_dtype: torch.dtype = torch.float32,
         cuda_graphs: bool = False,
+        group_size: int = 1,
+        branch_step: int | str = 0,
     ) -> None:
         self.env = env
         self.policy = policy
         self.seed = seed
         self.latent_dtype = latent_dtype
         self.cuda_graphs = cuda_graphs
+        self.group_size = group_size
+        self.branch_step = branch_step
         self._chain: GraphedChain | None = None
         self.version = -1
 
@@ -88,12 +94,44 @@ class RolloutRunner:
 
     def collect(self, iteration: int, shard: int) -> Trajectories:
         """Draw one shard with the loaded weights."""
-        policy, num_steps = self.policy, self.policy.num_steps
-        observation, _ = self.env.reset(seed=derive_seed(self.seed, "start", iteration, shard))
-        source = generator(self.seed, "actions", iteration, shard, device=policy.device)
+        seed, options = derive_seed(self.seed, "start", iteration, shard), None
+        observation, _ = self.env.reset(seed=seed)
+        if self.group_size > 1:
+            shared = observation.keys() & {"latent", "label"}
+            options = {
+                name: self._for_all(observation[name][:: self.group_size]) for name in shared
+            }
+            observation, _ = self.env.reset(seed=seed, options=options)
+        source = generator(self.seed, "actions", iteration, shard, device=self.policy.device)
         start, labels = observation["latent"], observation.get("label")
-        if self.cuda_graphs:
-            return self._collect_at_once(start, source, labels)
+        branch = self._branch_step(iteration + shard)
+        draw = self._drawn_at_once if self.cuda_graphs else self._drawn
+        latents, log_probs, rewards = draw(start, source, labels, branch)
+        grouped = self.group_size > 1
+        return Trajectories(
+            latents,
+            log_probs,
+            rewards,
+            self.version,
+            labels,
+            self.group_size,
+            torch.full_like(rewards, branch, dtype=torch.int64) if grouped else None,
+        )
+
+    def _branch_step(self, turn: int) -> int:
+        """Step at which the groups of a shard part."""
+        cycles = self.branch_step == "cycle"
+        return turn % self.policy.num_steps if cycles else int(self.branch_step)
+
+    def _for_all(self, heads: Tensor) -> Tensor:
+        """What belongs to the first row of every group, for all its rows."""
+        return heads.repeat_interleave(self.group_size, dim=0)
+
+    def _drawn(
+        self, start: Tensor, source: torch.Generator, labels: Tensor | None, branch: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw latents, log-probs and rewards, step by step."""
+        policy, num_steps = self.policy, self.policy.num_steps
         # Made outside inference mode: the learner differentiates through functions of them.
         latents = start.new_empty(num_steps + 1, *start.shape, dtype=self.latent_dtype)
         log_probs = start.new_empty(num_steps, len(start))
@@ -103,19 +141,27 @@ class RolloutRunner:
             latents[0] = start
             for k in range(num_steps):
                 noise.normal_(generator=source)
-                step_index = observation["step_index"][0]
-                wide = latents[k].to(start.dtype)
-                action, log_probs[k] = policy.act(
-                    wide, step_index, noise, labels, rounded_to=self.latent_dtype
+                index, wide = torch.tensor(k, device=start.device), latents[k].to(start.dtype)
+                together = k < branch  # a group's first row stands for all
+                rows = slice(None, None, self.group_size if together else None)
+                action, log_prob = policy.act(
+                    wide[rows],
+                    index,
+                    noise[rows],
+                    None if labels is None else labels[rows],
+                    rounded_to=self.latent_dtype,
                 )
+                if together:
+                    action, log_prob = self._for_all(action), self._for_all(log_prob)
+                log_probs[k] = log_prob
                 latents[k + 1] = action
-                observation, paid, *_ = self.env.step(action)
+                _, paid, *_ = self.env.step(action)
             rewards.copy_(paid)
-        return Trajectories(latents, log_probs, rewards, self.version, labels)
+        return latents, log_probs, rewards
 
-    def _collect_at_once(
-        self, start: Tensor, source: torch.Generator, labels: Tensor | None
-    ) -> Trajectories:
+    def _drawn_at_once(
+        self, start: Tensor, source: torch.Generator, labels: Tensor | None, branch: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw all steps, then take them in the env, which checks them and pays at the end."""
         self._chain = self._chain or GraphedChain(
             self.policy, len(start), latent_dtype=self.latent_dtype
@@ -123,7 +169,7 @@ class RolloutRunner:
         latents, log_probs = self._chain(start, source, labels)
         for action in latents[1:]:
             _, rewards, *_ = self.env.step(action.to(start.dtype))
-        return Trajectories(latents, log_probs, rewards, self.version, labels)
+        return latents, log_probs, rewards
 
 
 class LocalCollector:

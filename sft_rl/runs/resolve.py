@@ -156,6 +156,11 @@ def check_settings(config: Config, *, trains: bool = True) -> None:
 
 def _check_algorithm(config: Config, schedule: StepSchedule) -> None:
     algorithm, training, name = algorithm_of(config), config.training, config.algorithm
+    if algorithm.baseline == "group" and config.rollout.group_size == 1:
+        raise UserError(
+            f"rollout.group_size: the baseline 'group' of algorithm {name!r} needs groups; "
+            "set it above 1"
+        )
     num_density_steps = algorithm.num_density_steps(len(schedule))
     std = schedule.std[:num_density_steps]
     if (std <= 0).any():
@@ -191,6 +196,7 @@ def _check_system(config: Config) -> None:
         raise UserError(
             f"rollout.shards_per_batch: must divide training.batch_size {batch}, got {parts}"
         )
+    _check_groups(config)
     if config.learner.num_workers > 1 and config.learner.launcher == "local":
         raise UserError(
             f"learner.num_workers: {config.learner.num_workers} learners need "
@@ -204,6 +210,33 @@ def _check_system(config: Config) -> None:
     if config.model.compile and config.learner.num_workers > 1:
         raise UserError(
             "model.compile: goes with one learner, not with learner.num_workers above 1"
+        )
+
+
+def _check_groups(config: Config) -> None:
+    rollout, num_steps = config.rollout, config.sampler.num_steps
+    size, branch = rollout.group_size, rollout.branch_step
+    shard = config.training.batch_size // rollout.shards_per_batch
+    if shard % size:
+        raise UserError(
+            f"rollout.group_size: must divide a shard of {shard} trajectories "
+            f"(training.batch_size / rollout.shards_per_batch), got {size}"
+        )
+    if branch == 0:
+        return
+    if size == 1:
+        raise UserError(
+            f"rollout.branch_step: {branch!r} parts groups; set rollout.group_size above 1"
+        )
+    if branch != "cycle" and branch >= num_steps:
+        raise UserError(
+            f"rollout.branch_step: must be 0 to {num_steps - 1}, the last of "
+            f"sampler.num_steps={num_steps}, or 'cycle', got {branch}"
+        )
+    if rollout.cuda_graphs:
+        raise UserError(
+            "rollout.branch_step: rollout.cuda_graphs draws all steps at one go, so groups part at "
+            f"the start, 0, got {branch!r}"
         )
 
 
