@@ -86,7 +86,7 @@ def bare_episode(policy: DenoisingPolicy, num: int, action: str) -> Callable[[],
         for k in steps:
             noise.normal_()
             if action == "next_latent":
-                x, _ = policy.act(x, k, noise)
+                x, *_ = policy.act(x, k, noise)
             else:
                 x = policy.mean(x, k) + policy.step_std(k) * noise
         return x
@@ -106,7 +106,7 @@ def env_episode(env: DenoisingVectorEnv, policy: DenoisingPolicy, action: str) -
             noise.normal_()
             a: Any = noise if env.array == "torch" else numpy_noise
             if action == "next_latent":
-                a, _ = policy.act(torch.as_tensor(state["latent"]), k, noise)
+                a, *_ = policy.act(torch.as_tensor(state["latent"]), k, noise)
                 a = a if env.array == "torch" else a.numpy()
             state["latent"] = env.step(a)[0]["latent"]
         return state["latent"]

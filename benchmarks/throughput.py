@@ -49,7 +49,7 @@ def bare_loop(policy: DenoisingPolicy, batch: int) -> None:
         latents[0].normal_(generator=source)
         for k, step in enumerate(torch.arange(policy.num_steps)):
             noise.normal_(generator=source)
-            latents[k + 1], log_probs[k] = policy.act(latents[k], step, noise)
+            latents[k + 1], log_probs[k], _ = policy.act(latents[k], step, noise)
 
 
 class Order:

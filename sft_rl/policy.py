@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,17 @@ from sft_rl.seeding import random_labels
 from sft_rl.types import given
 
 POINTS_A_CHUNK, IMAGES_A_CHUNK = 2500, 250
+
+
+class Drawn(NamedTuple):
+    """Actions that a policy drew, and what it knew of them."""
+
+    action: Tensor
+    """The next latents, shape (..., *shape)."""
+    log_prob: Tensor
+    """Their log-densities, nats, shape (...)."""
+    expected: Tensor
+    """The final samples that the network expected before it drew them, shape (..., *shape)."""
 
 
 class DenoisingPolicy(nn.Module):
@@ -109,14 +121,11 @@ class DenoisingPolicy(nn.Module):
         coef_eps = expand(self.coef_eps[step_index], self.event_ndim)
         return reverse_mean(latents, eps, coef_x, coef_eps)
 
-    def expected_final(
-        self, latents: Tensor, step_index: Tensor, labels: Tensor | None = None
-    ) -> Tensor:
+    def expected_from_eps(self, latents: Tensor, eps: Tensor, step_index: Tensor) -> Tensor:
         """The final sample that the network expects at a state, shapes as in :meth:`mean`.
 
         At the last step it is the mean of the final sample.
         """
-        eps = self.network(latents, self.timesteps[step_index], *given(labels))
         return expected_x_0(latents, eps, expand(self.alpha_bar[step_index], self.event_ndim))
 
     def step_std(self, step_index: Tensor) -> Tensor:
@@ -136,16 +145,21 @@ class DenoisingPolicy(nn.Module):
         labels: Tensor | None = None,
         *,
         rounded_to: torch.dtype | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Turn standard normal noise into actions; return them and their log-probs (...).
+    ) -> Drawn:
+        """Turn standard normal noise into actions.
 
         With `rounded_to`, actions are numbers of that type, in the type of the latents.
         """
-        mean, std = self.mean(latents, step_index, labels), self.step_std(step_index)
+        eps = self.network(latents, self.timesteps[step_index], *given(labels))
+        mean, std = self.mean_from_eps(latents, eps, step_index), self.step_std(step_index)
         action = mean + std * noise
         if rounded_to is not None:
             action = action.to(rounded_to).to(mean.dtype)
-        return action, self._log_prob(action, mean, std)
+        return Drawn(
+            action,
+            self._log_prob(action, mean, std),
+            self.expected_from_eps(latents, eps, step_index),
+        )
 
     def log_prob(
         self, latents: Tensor, actions: Tensor, step_index: Tensor, labels: Tensor | None = None

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+ALONG_B = {"rewards": 0, "labels": 0, "branch_step": 0}
+"""The dimension that counts trajectories, where it is not 1."""
 
 Metrics = dict[str, float]
 """Numbers worth watching, by name; ``docs/metrics.md`` explains each."""
@@ -41,6 +45,8 @@ class Trajectories:
         group_size: K trajectories in a row share their start noise and label; 1 for no groups.
         branch_step: Step at which those of a group part, int64, shape (B,): they share the latents
             up to it, and their actions from it on are their own; None without groups.
+        expected: The final sample that the policy expected at each state, shape (T, B, *shape),
+            in the latents' type; None unless an algorithm looks ahead.
     """
 
     latents: Tensor
@@ -50,6 +56,7 @@ class Trajectories:
     labels: Tensor | None = None
     group_size: int = 1
     branch_step: Tensor | None = None
+    expected: Tensor | None = None
 
     @property
     def num_steps(self) -> int:
@@ -71,57 +78,49 @@ class Trajectories:
         assert len(versions) == 1, f"trajectories of different policies: versions {versions}"
         if len(parts) == 1:
             return parts[0]
-        labels = [part.labels for part in parts if part.labels is not None]
-        branches = [part.branch_step for part in parts if part.branch_step is not None]
-        return Trajectories(
-            latents=torch.cat([part.latents for part in parts], dim=1),
-            log_probs=torch.cat([part.log_probs for part in parts], dim=1),
-            rewards=torch.cat([part.rewards for part in parts]),
-            policy_version=parts[0].policy_version,
-            labels=torch.cat(labels) if labels else None,
-            group_size=parts[0].group_size,
-            branch_step=torch.cat(branches) if branches else None,
-        )
+        columns = [part._tensors() for part in parts]
+        joined = {
+            name: torch.cat([column[name] for column in columns], dim=ALONG_B.get(name, 1))
+            for name in columns[0]
+        }
+        return parts[0]._with(joined)
 
     def to(self, device: torch.device) -> Trajectories:
-        """Move the tensors to a device; latents become float32 there, after they travelled."""
-        return replace(
-            self,
-            latents=_moved(self.latents, device).float(),
-            log_probs=_moved(self.log_probs, device),
-            rewards=_moved(self.rewards, device),
-            labels=None if self.labels is None else _moved(self.labels, device),
-            branch_step=None if self.branch_step is None else _moved(self.branch_step, device),
-        )
+        """Move the tensors to a device; floats become float32 there, after they travelled."""
+        moved = {name: _moved(tensor, device) for name, tensor in self._tensors().items()}
+        return self._with({k: v.float() if v.is_floating_point() else v for k, v in moved.items()})
 
     def to_numpy(self) -> dict[str, np.ndarray | int]:
         """Return plain arrays, which Ray's object store passes on without a copy.
 
-        numpy has no bfloat16: such latents go as the same bits in uint16.
+        numpy has no bfloat16: such numbers go as the same bits in uint16.
         """
-        latents = self.latents.cpu()
-        if latents.dtype == torch.bfloat16:
-            latents = latents.view(torch.uint16)
         arrays: dict[str, np.ndarray | int] = {
-            "latents": latents.numpy(),
-            "log_probs": self.log_probs.cpu().numpy(),
-            "rewards": self.rewards.cpu().numpy(),
             "policy_version": self.policy_version,
             "group_size": self.group_size,
         }
-        for name, tensor in (("labels", self.labels), ("branch_step", self.branch_step)):
-            if tensor is not None:
-                arrays[name] = tensor.cpu().numpy()
+        for name, tensor in self._tensors().items():
+            bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+            arrays[name] = bits.cpu().numpy()
         return arrays
 
     @staticmethod
     def from_numpy(arrays: dict[str, np.ndarray | int]) -> Trajectories:
         """Undo :meth:`to_numpy`."""
-        tensors = {k: torch.tensor(v) for k, v in arrays.items() if isinstance(v, np.ndarray)}
-        if tensors["latents"].dtype == torch.uint16:
-            tensors["latents"] = tensors["latents"].view(torch.bfloat16)
-        numbers = {k: v for k, v in arrays.items() if isinstance(v, int)}
-        return Trajectories(**tensors, **numbers)  # type: ignore[arg-type]
+        values: dict[str, Any] = {}
+        for name, array in arrays.items():
+            values[name] = array
+            if isinstance(array, np.ndarray):
+                bits = torch.tensor(array)
+                values[name] = bits.view(torch.bfloat16) if bits.dtype == torch.uint16 else bits
+        return Trajectories(**values)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def _with(self, tensors: dict[str, Any]) -> Trajectories:
+        return replace(self, **tensors)
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:

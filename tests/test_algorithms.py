@@ -79,7 +79,7 @@ def test_the_walk_is_the_chain_and_checkpointing_changes_nothing(
     noise = torch.randn(num_last, 8, 2, generator=generator)
     x = start
     for i in range(num_last):
-        x, _ = policy.act(x, torch.tensor(policy.num_steps - num_last + i), noise[i])
+        x, *_ = policy.act(x, torch.tensor(policy.num_steps - num_last + i), noise[i])
     grads = []
     for checkpointed in (False, True):
         policy.zero_grad()

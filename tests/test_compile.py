@@ -19,7 +19,7 @@ def gradients(networks: Networks) -> list[Tensor]:
     x, noise = torch.randn(2, 16, 2, generator=source)
     k = torch.tensor(1)
     with torch.inference_mode():
-        action, log_prob = networks.policy.act(x, k, noise)
+        action, log_prob, _ = networks.policy.act(x, k, noise)
     action = action.clone()
     networks.critic.loss(x, action, source).value.backward()
     rescored = networks.policy.log_prob(x, action, k)

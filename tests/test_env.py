@@ -110,7 +110,7 @@ def test_the_pretrained_sampler_is_the_standard_normal_policy(policy: DenoisingP
     noise = torch.randn(4, 5, 2)
     x = seen["latent"]
     for k in range(4):
-        x, _ = policy.act(x, torch.tensor(k), noise[k])
+        x, *_ = policy.act(x, torch.tensor(k), noise[k])
         seen, *_, infos = env.step(noise[k])
     torch.testing.assert_close(infos["final_obs"]["latent"], x)
 

@@ -99,7 +99,7 @@ def test_a_runs_sampler_and_its_frozen_critic(tmp_path: Path, tiny_settings: tup
     critic.load_state_dict(tensors["critic"])
     x = torch.from_numpy(env.reset(seed=0)[0]["latent"])
     for k, noise in enumerate(torch.randn(4, 7, 2)):
-        x, _ = policy.act(x, torch.tensor(k), noise)
+        x, *_ = policy.act(x, torch.tensor(k), noise)
         _, rewards, *_, infos = env.step(noise.numpy())
     np.testing.assert_allclose(infos["final_obs"]["latent"], x.numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(rewards, critic(x).detach().numpy(), rtol=1e-4, atol=1e-6)

@@ -5,6 +5,8 @@ z-score of the mean of their paired difference; with p parameters and confidence
 largest |z| must stay below the normal quantile at 1 - ALPHA / (2 p) (Bonferroni).
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -120,8 +122,11 @@ def estimates(
         latents = torch.stack(path).detach()
         steps = torch.arange(policy.num_steps)[:, None]
         log_probs = policy.log_prob(latents[:-1], latents[1:], steps).detach()
-        unpaid, parted = torch.zeros(batch_size), torch.full((batch_size,), branch)
-        trajectories = Trajectories(latents, log_probs, unpaid, 0, None, group_size, parted)
+        trajectories = replace(
+            drawn_by(policy, latents, log_probs),
+            group_size=group_size,
+            branch_step=torch.full((batch_size,), branch),
+        )
         for value, found in zip(values, by_policy, strict=True):
             named = isinstance(value, str)
             algorithm = sft_pg(value if named else "value")
@@ -131,6 +136,19 @@ def estimates(
             loss = algorithm.loss(batch, networks).value * -policy.num_steps
             found.append(flat_grad(loss, policy))
     return np.array(pathwise), [np.array(found) for found in by_policy]
+
+
+@torch.no_grad()
+def drawn_by(
+    policy: DenoisingPolicy, latents: Tensor, log_probs: Tensor, *labels: Tensor
+) -> Trajectories:
+    """Trajectories with what the policy expected at each state."""
+    steps = torch.arange(policy.num_steps)[:, None]
+    lead = latents[:-1].shape[:2]
+    eps = policy.network(latents[:-1], policy.timesteps[steps], *(y.expand(lead) for y in labels))
+    expected = policy.expected_from_eps(latents[:-1], eps, steps)
+    rewards = torch.zeros(latents.shape[1])
+    return Trajectories(latents, log_probs, rewards, 0, *labels, expected=expected)
 
 
 def largest_z(differences: np.ndarray) -> float:
@@ -234,7 +252,8 @@ def test_the_look_ahead_at_the_last_step_is_the_score_of_the_mean():
     policy = DenoisingPolicy(policy.network, schedule, shape=(2,)).double()
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     last = torch.tensor(1)
-    torch.testing.assert_close(policy.expected_final(x, last), policy.mean(x, last))
+    drawn = policy.act(x, last, torch.zeros_like(x))
+    torch.testing.assert_close(drawn.expected, policy.mean(x, last))
 
 
 class Digital(Critic):
@@ -262,7 +281,7 @@ def test_a_look_ahead_takes_images_labels_and_rewards_without_a_gradient():
     labels = torch.arange(600) % 4
     with torch.no_grad():
         latents = torch.stack([start, *policy.denoise(start, generator, labels)])
-    drawn = Trajectories(latents, torch.zeros(2, 600), torch.zeros(600), 0, labels)
+    drawn = drawn_by(policy, latents, torch.zeros(2, 600), labels)
     networks = Networks(policy, Digital(), NoValue(), pretrained=policy)
     scores = networks.critic(drawn.final, labels)
     values = baseline_values("look_ahead", drawn, scores, networks)

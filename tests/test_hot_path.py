@@ -51,7 +51,7 @@ def test_forward_passes_of_an_iteration(tiny_config: TinyConfig):
     learner.update_policy(Trajectories.concatenate(batches), 0)
     assert calls == {
         "rollout policy": 4 * config.sampler.num_steps,
-        "policy": 1 + 1,  # the look ahead, the loss
+        "policy": 1,  # the loss; the look ahead has what the rollouts kept
         # Real and generated together, the penalty, the rewards; then advantages, look ahead.
         "critic": 2 * 3 + 1 + 1,
         "value": 2,

@@ -105,7 +105,7 @@ def fine_tune(config: ResolvedConfig, folder: Path) -> Learner:
     env = DenoisingVectorEnv(
         num_envs=config.training.batch_size, num_steps=policy.num_steps, shape=(1,), array="torch"
     )
-    runner = RolloutRunner(env, standard_normal_policy(), seed=config.seed)
+    runner = RolloutRunner(env, standard_normal_policy(), seed=config.seed, keep_expected=True)
     trainer = Trainer(
         learner,
         LocalCollector(runner, num_threads=1),

@@ -66,6 +66,11 @@ class Algorithm(ABC):
         """Whether V(s_k) is to be trained."""
         return self.baseline == "value"
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether rollouts are to keep the final samples that the policy expects."""
+        return self.baseline == "look_ahead"
+
     def num_density_steps(self, num_steps: int) -> int:
         """How many of the first steps need noise, for their log-prob: all, unless overridden."""
         return num_steps

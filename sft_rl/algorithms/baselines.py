@@ -5,10 +5,10 @@ The look ahead, which nobody trains:
 .. math::
     b(s_k) = m + \beta_k \left(f(\hat{x}(s_k)) - m_k\right)
 
-where x_hat(s_k) is the final sample that the policy itself expects at s_k; m, m_k and beta_k are
-a regression of the scores on f(x_hat(s_k)) over the batch, step by step. Any function of the state
-leaves the policy gradient's expectation as it is, and so does a regression that leaves out the
-trajectory whose baseline it gives.
+where x_hat(s_k) is the final sample that the policy itself expected at s_k when it drew the action;
+m, m_k and beta_k are a regression of the scores on f(x_hat(s_k)) over the batch, step by step. Any
+function of the state leaves the policy gradient's expectation as it is, and so does a regression
+that leaves out the trajectory whose baseline it gives.
 
 Of a group, the mean score of its *other* members is a baseline from the step at which they part:
 given the state there, they are independent. Before it they share their actions, so there it is the
@@ -37,12 +37,10 @@ def baseline_values(
         scores: Final scores f, shape (B,).
         networks: Policy, critic and V.
     """
+    if name == "look_ahead":
+        return leave_one_out(_expected_scores(trajectories, networks), scores)
     latents = trajectories.latents[:-1]
     steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
-    if name == "look_ahead":
-        return leave_one_out(
-            _expected_scores(latents, steps, trajectories.labels, networks), scores
-        )
     if name == "group":
         inside, outside = means_of_others(scores, trajectories.group_size)
         assert trajectories.branch_step is not None, "no groups were drawn"
@@ -96,17 +94,16 @@ def means_of_others(scores: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     return inside.reshape(-1), outside.expand_as(groups).reshape(-1)
 
 
-def _expected_scores(
-    latents: Tensor, steps: Tensor, labels: Tensor | None, networks: Networks
-) -> Tensor:
-    """f(x_hat(s_k)) of a grid of states (T, B, *shape), shape (T, B)."""
-    lead, policy = latents.shape[:2], networks.policy
-    grids = [steps.expand(lead), *(y.expand(lead) for y in given(labels))]
-    rows = [grid.reshape(-1) for grid in grids]
-    flat = latents.flatten(0, 1)
-    size = POINTS_A_CHUNK if policy.event_ndim == 1 else IMAGES_A_CHUNK
-    parts = []
-    for start in range(0, len(flat), size):
-        some, step, *y = (values[start : start + size] for values in (flat, *rows))
-        parts.append(networks.critic(policy.expected_final(some, step, *y), *y))
+def _expected_scores(trajectories: Trajectories, networks: Networks) -> Tensor:
+    """f(x_hat(s_k)) at every state, shape (T, B); whoever drew the trajectories kept x_hat."""
+    expected, labels = trajectories.expected, trajectories.labels
+    assert expected is not None, "a look ahead needs what the policy expected"
+    lead = expected.shape[:2]
+    flat = expected.flatten(0, 1)
+    rows = [y.expand(lead).reshape(-1) for y in given(labels)]
+    size = POINTS_A_CHUNK if networks.policy.event_ndim == 1 else IMAGES_A_CHUNK
+    parts = [
+        networks.critic(*(values[start : start + size] for values in (flat, *rows)))
+        for start in range(0, len(flat), size)
+    ]
     return torch.cat(parts).reshape(lead)

@@ -18,7 +18,7 @@ from envs import DenoisingVectorEnv
 from sft_rl.config import ResolvedConfig
 from sft_rl.jobs.memory import keep_freed_memory
 from sft_rl.rollout.runner import Collector, LocalCollector, RolloutRunner
-from sft_rl.runs.parts import network_of, policy_of
+from sft_rl.runs.parts import algorithm_of, network_of, policy_of
 from sft_rl.runs.resolve import rollout_device
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def build_runner(config: ResolvedConfig, own: nn.Module | None = None) -> Rollou
         policy,
         seed=config.seed,
         latent_dtype=getattr(torch, config.rollout.latent_dtype),
+        keep_expected=algorithm_of(config).looks_ahead,
         cuda_graphs=config.rollout.cuda_graphs,
         group_size=config.rollout.group_size,
         branch_step=config.rollout.branch_step,

@@ -50,7 +50,8 @@ def requirements(
     weights = FLOAT * (copies * counts["policy"] + counts["critic"] + counts["value"])
     trained = sum(counts[name] for name in counts if name != "value" or algorithm.uses_value)
     optimizers = FLOAT * ADAM * trained
-    a_batch = FLOAT * (num_steps + 1) * training.batch_size * math.prod(shape)
+    kept = num_steps + 1 + algorithm.looks_ahead * num_steps  # latents, and what was expected
+    a_batch = FLOAT * kept * training.batch_size * math.prod(shape)
     stored = training.n_critic * a_batch
     # Several batches are joined for the policy step; one of a warm-up replaces that before it.
     drawn = 2 * stored if training.n_critic > 1 else stored + a_batch

@@ -22,6 +22,7 @@ class GraphedChain:
         policy: The sampler; its weights may change in place.
         batch_size: Number of chains B.
         latent_dtype: What latents are rounded to and kept in.
+        keep_expected: Keep the final samples that the policy expects, too.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class GraphedChain:
         batch_size: int,
         *,
         latent_dtype: torch.dtype = torch.float32,
+        keep_expected: bool = False,
     ) -> None:
         self.policy = policy
         num_steps, shape, device = policy.num_steps, (batch_size, *policy.shape), policy.device
         self._noise = torch.zeros(num_steps, *shape, device=device)
         self._latents = torch.zeros(num_steps + 1, *shape, device=device, dtype=latent_dtype)
         self._log_probs = torch.zeros(num_steps, batch_size, device=device)
+        self._expected = torch.zeros_like(self._latents[1:]) if keep_expected else None
         self._labels: Tensor | None = None
         if policy.num_classes:
             self._labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
@@ -43,7 +46,7 @@ class GraphedChain:
 
     def __call__(
         self, start: Tensor, generator: torch.Generator, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Walk all steps with fresh noise.
 
         Args:
@@ -52,7 +55,8 @@ class GraphedChain:
             labels: Classes, int64, shape (B,); None if the model is unconditional.
 
         Returns:
-            All latents, shape (T+1, B, *shape), and the log-probs of the actions, shape (T, B).
+            All latents, shape (T+1, B, *shape), the log-probs of the actions, shape (T, B), and
+            the expected final samples, shape (T, B, *shape), if they are kept.
         """
         self._latents[0] = start
         if self._labels is not None:
@@ -65,7 +69,8 @@ class GraphedChain:
         else:
             self._graph = self._graph or self._recorded()
             self._graph.replay()
-        return self._latents.clone(), self._log_probs.clone()
+        expected = None if self._expected is None else self._expected.clone()
+        return self._latents.clone(), self._log_probs.clone(), expected
 
     @torch.inference_mode()
     def _walk(self) -> None:
@@ -73,10 +78,10 @@ class GraphedChain:
         for k, noise in enumerate(self._noise):
             # The index stays on the CPU: to read one from the GPU would stop the recording.
             step_index, latents = torch.tensor(k), self._latents[k].to(noise.dtype)
-            action, self._log_probs[k] = self.policy.act(
-                latents, step_index, noise, self._labels, rounded_to=dtype
-            )
-            self._latents[k + 1] = action
+            drawn = self.policy.act(latents, step_index, noise, self._labels, rounded_to=dtype)
+            self._latents[k + 1], self._log_probs[k] = drawn.action, drawn.log_prob
+            if self._expected is not None:
+                self._expected[k] = drawn.expected
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
         here = torch.cuda.current_stream()

@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from sft_rl.policy import DenoisingPolicy, load_arrays
+from sft_rl.policy import DenoisingPolicy, Drawn, load_arrays
 from sft_rl.rollout.cuda_graphs import GraphedChain
 from sft_rl.seeding import derive_seed, generator, num_threads
 from sft_rl.types import Trajectories
@@ -60,6 +60,7 @@ class RolloutRunner:
         policy: Its weights are replaced by those of each request.
         seed: The run's seed.
         latent_dtype: What latents are rounded to and kept in.
+        keep_expected: Keep the final samples that the policy expects, for a look ahead.
         cuda_graphs: Draw all steps of a shard at one go, by a CUDA graph.
         group_size: Rows of the env that share their start noise and label; it divides them.
         branch_step: Step at which the rows of a group part, or ``"cycle"``: all in turn.
@@ -72,6 +73,7 @@ class RolloutRunner:
         *,
         seed: int,
         latent_dtype: torch.dtype = torch.float32,
+        keep_expected: bool = False,
         cuda_graphs: bool = False,
         group_size: int = 1,
         branch_step: int | str = 0,
@@ -80,6 +82,7 @@ class RolloutRunner:
         self.policy = policy
         self.seed = seed
         self.latent_dtype = latent_dtype
+        self.keep_expected = keep_expected
         self.cuda_graphs = cuda_graphs
         self.group_size = group_size
         self.branch_step = branch_step
@@ -106,7 +109,7 @@ class RolloutRunner:
         start, labels = observation["latent"], observation.get("label")
         branch = self._branch_step(iteration + shard)
         draw = self._drawn_at_once if self.cuda_graphs else self._drawn
-        latents, log_probs, rewards = draw(start, source, labels, branch)
+        latents, log_probs, rewards, expected = draw(start, source, labels, branch)
         grouped = self.group_size > 1
         return Trajectories(
             latents,
@@ -116,6 +119,7 @@ class RolloutRunner:
             labels,
             self.group_size,
             torch.full_like(rewards, branch, dtype=torch.int64) if grouped else None,
+            expected,
         )
 
     def _branch_step(self, turn: int) -> int:
@@ -129,12 +133,13 @@ class RolloutRunner:
 
     def _drawn(
         self, start: Tensor, source: torch.Generator, labels: Tensor | None, branch: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw latents, log-probs and rewards, step by step."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Draw latents, log-probs, rewards and, if kept, expectations, step by step."""
         policy, num_steps = self.policy, self.policy.num_steps
         # Made outside inference mode: the learner differentiates through functions of them.
         latents = start.new_empty(num_steps + 1, *start.shape, dtype=self.latent_dtype)
         log_probs = start.new_empty(num_steps, len(start))
+        expected = torch.empty_like(latents[1:]) if self.keep_expected else None
         rewards = start.new_empty(len(start))
         noise = torch.empty_like(start)
         with torch.inference_mode():
@@ -144,7 +149,7 @@ class RolloutRunner:
                 index, wide = torch.tensor(k, device=start.device), latents[k].to(start.dtype)
                 together = k < branch  # a group's first row stands for all
                 rows = slice(None, None, self.group_size if together else None)
-                action, log_prob = policy.act(
+                drawn = policy.act(
                     wide[rows],
                     index,
                     noise[rows],
@@ -152,24 +157,28 @@ class RolloutRunner:
                     rounded_to=self.latent_dtype,
                 )
                 if together:
-                    action, log_prob = self._for_all(action), self._for_all(log_prob)
-                log_probs[k] = log_prob
-                latents[k + 1] = action
-                _, paid, *_ = self.env.step(action)
+                    drawn = Drawn(*(self._for_all(values) for values in drawn))
+                latents[k + 1], log_probs[k] = drawn.action, drawn.log_prob
+                if expected is not None:
+                    expected[k] = drawn.expected
+                _, paid, *_ = self.env.step(drawn.action)
             rewards.copy_(paid)
-        return latents, log_probs, rewards
+        return latents, log_probs, rewards, expected
 
     def _drawn_at_once(
         self, start: Tensor, source: torch.Generator, labels: Tensor | None, branch: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Draw all steps, then take them in the env, which checks them and pays at the end."""
         self._chain = self._chain or GraphedChain(
-            self.policy, len(start), latent_dtype=self.latent_dtype
+            self.policy,
+            len(start),
+            latent_dtype=self.latent_dtype,
+            keep_expected=self.keep_expected,
         )
-        latents, log_probs = self._chain(start, source, labels)
+        latents, log_probs, expected = self._chain(start, source, labels)
         for action in latents[1:]:
             _, rewards, *_ = self.env.step(action.to(start.dtype))
-        return latents, log_probs, rewards
+        return latents, log_probs, rewards, expected
 
 
 class LocalCollector:
