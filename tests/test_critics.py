@@ -29,6 +29,18 @@ def test_gradient_penalty_of_a_linear_critic(target: float, expected: float):
     assert norm.item() == pytest.approx(5.0, rel=1e-5)
 
 
+def test_a_lazy_penalty_weighs_as_much_over_its_steps(tiny_config: Callable[..., ResolvedConfig]):
+    """In every third step three times; the steps are counted in what a checkpoint holds."""
+    critic = critic_of(tiny_config("critic.penalty_every=3", "critic.drift_weight=0"))
+    for step in range(4):
+        metrics = critic.loss(REAL, FAKE, torch.Generator().manual_seed(0)).metrics
+        penalty = metrics["critic_loss"] + metrics["critic_gap"]
+        expected = 3.0 * metrics["critic_penalty"] if step in (0, 3) else torch.tensor(0.0)
+        torch.testing.assert_close(penalty, expected)
+        critic.after_step()
+    assert critic.state_dict()["num_steps"] == 4
+
+
 def test_weight_clipping_bounds_every_weight(tiny_config: Callable[..., ResolvedConfig]):
     critic = critic_of(tiny_config("critic.regulariser=weight_clip"))
     critic.after_step()

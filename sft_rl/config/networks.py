@@ -104,6 +104,8 @@ class CriticConfig(Section):
     3x3 one by up to 3."""
     penalty_weight: NonNegative = 1.0
     """Weight of the gradient penalty or of R1."""
+    penalty_every: Count = 1
+    """Critic steps for one penalty, which then weighs as much more: lazy regularisation."""
     penalty_target: NonNegative = 1.0
     """Norm up to which gradients are free; 0 is the zero-centred penalty."""
     drift_weight: NonNegative = 1e-3

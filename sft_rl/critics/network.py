@@ -75,10 +75,13 @@ def _gradient(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 class NetworkCritic(Critic):
     """f is a network; see :class:`sft_rl.config.CriticConfig` for objective and regulariser."""
 
+    num_steps: Tensor
+
     def __init__(self, network: nn.Module, config: CriticConfig) -> None:
         super().__init__()
         self.network = network
         self.config = config
+        self.register_buffer("num_steps", torch.tensor(0))
 
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,)."""
@@ -93,9 +96,11 @@ class NetworkCritic(Critic):
         value = self._objective(real_scores, generated_scores)
         value = value + self.config.drift_weight * scores.square().mean()
         metrics = {"critic_gap": (real_scores.mean() - generated_scores.mean()).detach()}
-        if self.config.regulariser in ("gradient_penalty", "r1"):
+        every = self.config.penalty_every  # StyleGAN2's lazy regularisation (Karras et al., 2020)
+        is_due = int(self.num_steps) % every == 0
+        if self.config.regulariser in ("gradient_penalty", "r1") and is_due:
             penalty, norm = self._penalty(real, generated, generator, *labels)
-            value = value + self.config.penalty_weight * penalty
+            value = value + every * self.config.penalty_weight * penalty
             metrics |= {"critic_penalty": penalty.detach(), "critic_input_grad_norm": norm}
         return Loss(value, {"critic_loss": value.detach(), **metrics})
 
@@ -121,7 +126,8 @@ class NetworkCritic(Critic):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Clip the weights, if that is the regulariser."""
+        """Count the step; clip the weights, if that is the regulariser."""
+        self.num_steps += 1
         if self.config.regulariser == "weight_clip":
             for parameter in self.parameters():
                 parameter.clamp_(-self.config.clip_value, self.config.clip_value)
