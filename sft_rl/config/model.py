@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sft_rl.config.base import (
     Count,
@@ -16,37 +16,46 @@ from sft_rl.config.base import (
     Seed,
 )
 
-IMAGES = ("digits", "cifar10", "images")
-LABELLED = ("digits", "cifar10")
+IMAGES = ("digits", "glyphs", "cifar10", "images")
+LABELLED = ("digits", "glyphs", "cifar10")
 WITH_PATH = ("file", "cifar10", "images")
+
+
+def _characters(values: str) -> str:
+    if not values or not (values.isascii() and values.isalnum()) or len(set(values)) < len(values):
+        raise ValueError(f"needs different digits and letters of a-z and A-Z, got {values!r}")
+    return values
 
 
 class DataConfig(Section):
     """The data to generate."""
 
-    name: Literal["swiss_roll", "two_moons", "file", "digits", "cifar10", "images", "memory"] = (
-        "swiss_roll"
-    )
+    name: Literal[
+        "swiss_roll", "two_moons", "file", "digits", "glyphs", "cifar10", "images", "memory"
+    ] = "swiss_roll"
     """Points: `swiss_roll`, `two_moons`, or a `file`, which a `path` selects. Images: the 8x8
-    `digits` in scikit-learn, `cifar10` in its binary format, or a user's `images`. `memory` is
-    what Python hands over."""
+    `digits` in scikit-learn, `glyphs`, coloured characters that are drawn here, `cifar10` in its
+    binary format, or a user's `images`. `memory` is what Python hands over."""
     path: str | None = None
     """A user's own points, one a row: .npy, .csv or .parquet; for `cifar10` the folder with
     data_batch_1.bin; for `images` a folder of pictures, or .parquet or .arrow files of them."""
     num_points: Annotated[int, Field(ge=2)] = 200_000
-    """Training points to draw from a synthetic source."""
+    """Training points to draw from a synthetic source, or `glyphs`."""
     noise: NonNegative = 0.05
     """Noise of the synthetic sources, in scikit-learn's units."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of a file's rows, or of the images, that is held out as the reference of the
-    metrics, of labelled images the same of each class; CIFAR-10 brings its own."""
+    metrics, of labelled images the same of each class; CIFAR-10 brings its own, and `glyphs` are
+    drawn beside the training images."""
     standardise: bool = True
     """Shift points to mean 0 and scale to std 1 for the model; undone on output. Pixels go to
     -1..1 always."""
     image_size: Annotated[int, Field(ge=4)] = 32
-    """Height and width to which `images` are scaled."""
+    """Height and width of `glyphs`, and to which `images` are scaled."""
     channels: Literal[1, 3] = 3
-    """Colours of `images`: 3, or 1 for grey."""
+    """Colours of `glyphs` and `images`: 3, or 1 for grey."""
+    characters: Annotated[str, AfterValidator(_characters)] = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZ"
+    """What `glyphs` show, and their classes in this order: digits and letters of English."""
     crop: tuple[int, int, int, int] | None = None
     """Box cut out of every one of `images` first: left, top, right, bottom, pixels."""
     flip: bool = False

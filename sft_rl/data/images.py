@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sft_rl.config import DataConfig, Samples
 from sft_rl.data.dataset import Dataset
+from sft_rl.data.glyphs import cached_glyphs
 from sft_rl.data.image_files import LabelledImages, read_cifar10, read_images
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError
@@ -85,6 +86,9 @@ def load_images(config: DataConfig) -> ImageDataset:
     if config.name == "cifar10":
         assert config.path is not None, "build.check asks for it"
         train, held_out = read_cifar10(config.path)
+        return _dataset(train, held_out, config, pixel_max=PIXEL_MAX)
+    if config.name == "glyphs":
+        train, held_out = cached_glyphs(config)
         return _dataset(train, held_out, config, pixel_max=PIXEL_MAX)
     if config.name == "digits":
         everything, pixel_max = _digits(), DIGITS_MAX
