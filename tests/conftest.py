@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import users_ray
 from real_cluster import RealCluster, real_cluster
 
 from sft_rl.config import ResolvedConfig
@@ -101,6 +102,13 @@ def ray_cluster() -> Iterator[RealCluster]:
     """A real Ray cluster of three nodes, started for the first test that asks for it."""
     with real_cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def in_users_ray() -> Iterator[users_ray.UsersRay]:
+    """Runs `sft-rl`, or a script, in a Python where a Ray runs already."""
+    with users_ray.running() as python:
+        yield python
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from processes import session_processes
+from real_cluster import wait_for
 from torch import Tensor, nn
+from users_ray import UsersRay
 
 import sft_rl
 from sft_rl.cli import main
@@ -173,33 +176,47 @@ def test_an_interrupt_leaves_a_checkpoint_and_nothing_else_changed(tmp_path: Pat
 
 
 SETTING_UP = """
-import json, os, sys
+import json, os, signal, sys
 import sft_rl
 
-config = sft_rl.load_config("swiss_roll", json.loads(sys.argv[1]))
+os.chdir(sys.argv[1])
+config = sft_rl.load_config("swiss_roll", json.loads(sys.argv[2]))
 rollout = config.rollout.model_copy(update={"num_workers": 1, "num_cpus_per_worker": 0.5})
 with_worker = config.model_copy(update={"rollout": rollout})
 
-def policy_sha256(config, out):
-    return sft_rl.fine_tune(config, out=out, observer=None).metrics["policy_sha256"]
+def policy_sha256(config, out, **options):
+    result = sft_rl.fine_tune(config, out=out, **{"observer": None, **options})
+    return result.metrics["policy_sha256"]
+
+def report(*hashes):
+    with open("hashes.json", "w") as file:
+        json.dump(hashes, file)
 """
 
 RAYS_OF_ITS_OWN = """
+def interrupt(done, total, metrics):
+    if done == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+
 rays = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
-hashes = [policy_sha256(with_worker, "a")]  # imports libraries, some of which set names of theirs
+first = policy_sha256(with_worker, "a")  # imports libraries, some of which set names of theirs
 environment = dict(os.environ)
 assert {n: v for n, v in environment.items() if n.startswith("RAY_")} == rays
-hashes.append(policy_sha256(with_worker, "b"))
 import ray
 assert not ray.is_initialized()
+try:
+    policy_sha256(with_worker, "b", observer=interrupt)
+except KeyboardInterrupt as error:
+    assert "a checkpoint is saved" in str(error), error
+assert not ray.is_initialized()
 assert dict(os.environ) == environment
+report(first, policy_sha256(config, "b", resume=True))
 """
 
 IN_A_USERS_RAY = """
 import ray
 from ray import tune
 
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 kept = ray.put("mine")
 hashes = [policy_sha256(with_worker, "a")]
 task = ray.remote(num_cpus=1)(policy_sha256)
@@ -219,16 +236,54 @@ refused = str(in_trial(with_worker, "d", [{"CPU": 1}]).error)
 assert "no room for 1 workers with 0.5 CPUs each" in refused, refused
 assert ray.is_initialized()
 assert ray.get(kept) == "mine"
+report(*hashes)
 """
 
 
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a script that leaves its policies' hashes in ``hashes.json``."""
+
+    def write(body: str) -> Path:
+        (tmp_path / "script.py").write_text(SETTING_UP + body)
+        return tmp_path / "script.py"
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def without_workers(tmp_path_factory: pytest.TempPathFactory, load: Load) -> str:
+    """The policy's hash."""
+    out = tmp_path_factory.mktemp("without") / "run"
+    return sft_rl.fine_tune(load(), out=out, observer=None).metrics["policy_sha256"]
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize("body", [RAYS_OF_ITS_OWN, IN_A_USERS_RAY], ids=["own", "a user's"])
-def test_rays(tmp_path: Path, tiny_settings: tuple[str, ...], body: str):
-    """One that is made for a run leaves nothing behind; one that runs is used and goes on."""
-    script = tmp_path / "script.py"
-    script.write_text(f"{SETTING_UP}{body}\nprint(len(hashes), len(set(hashes)))\n")
-    command = [sys.executable, str(script), json.dumps(tiny_settings)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-2:] == (["2", "1"] if body is RAYS_OF_ITS_OWN else ["3", "1"])
+def test_rays_of_its_own_leave_nothing_behind(
+    tmp_path: Path,
+    tiny_settings: tuple[str, ...],
+    script: Callable[[str], Path],
+    without_workers: str,
+):
+    process = subprocess.Popen(
+        [sys.executable, script(RAYS_OF_ITS_OWN), tmp_path, json.dumps(tiny_settings)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors[-3000:]
+    wait_for(lambda: session_processes(process.pid) == [])
+    assert json.loads((tmp_path / "hashes.json").read_text()) == [without_workers] * 2
+
+
+@pytest.mark.ray
+def test_a_ray_that_runs_is_used_and_goes_on(
+    tmp_path: Path,
+    tiny_settings: tuple[str, ...],
+    script: Callable[[str], Path],
+    without_workers: str,
+    in_users_ray: UsersRay,
+):
+    in_users_ray(script(IN_A_USERS_RAY), str(tmp_path), json.dumps(tiny_settings))
+    assert json.loads((tmp_path / "hashes.json").read_text()) == [without_workers] * 3

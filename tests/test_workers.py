@@ -1,48 +1,47 @@
 """Rollout workers that are late, die, hang, fail or lie: see worker_scenarios.py."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from users_ray import UsersRay
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
 def scenarios(
-    tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...]
+    tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...], in_users_ray: UsersRay
 ) -> dict[str, Any]:
     script = Path(__file__).with_name("worker_scenarios.py")
     out = tmp_path_factory.mktemp("workers") / "results.json"
-    command = [sys.executable, str(script), str(out), *tiny_settings, "rollout.shards_per_batch=4"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    in_users_ray(script, str(out), *tiny_settings, "rollout.shards_per_batch=4")
     results: dict[str, Any] = json.loads(out.read_text())
     return results
 
 
 def test_any_number_of_workers_gives_the_same_policy(scenarios: dict[str, Any]):
-    on_policy = {scenarios[f"sha256 {num}"] for num in (0, 3)}
+    on_policy = {scenarios[f"sha256 {num}"] for num in (0, 2)}
     overlapped = {scenarios[f"sha256 {num}, overlapped"] for num in (0, 1)}
     assert len(on_policy) == len(overlapped) == 1
     assert on_policy != overlapped
 
 
+def test_shards_in_any_order_are_the_same(scenarios: dict[str, Any]):
+    assert scenarios["undisturbed"]["same"] == [True] * 8
+
+
 @pytest.mark.parametrize(
     ("scenario", "word"), [("killed", "died"), ("hung", "has not answered for 6 s")]
 )
-def test_a_lost_worker_is_replaced_and_shards_in_any_order_are_the_same(
+def test_a_lost_worker_is_replaced_and_its_shards_are_the_same(
     scenarios: dict[str, Any], scenario: str, word: str
 ):
     result = scenarios[scenario]
-    assert result["error"] is None
-    assert result["same"] == [True] * 16
+    assert result["same"] == [True] * 8
     assert result["replaced"] == 1
     assert word in result["warnings"][0]
-    assert result["left"] == []
 
 
 @pytest.mark.parametrize(
@@ -58,11 +57,10 @@ def test_what_another_worker_would_not_cure_stops_the_run(
     scenarios: dict[str, Any], scenario: str, words: str, replaced: int
 ):
     result = scenarios[scenario]
-    assert words in result["error"]["text"]
-    assert len(result["error"]["text"].splitlines()) == 1
-    assert result["error"]["exit_code"] == 1
+    assert words in result["text"]
+    assert len(result["text"].splitlines()) == 1
+    assert result["exit_code"] == 1
     assert result["replaced"] >= replaced
-    assert result["left"] == []
 
 
 def test_one_put_a_version_one_answer_a_shard_and_little_more_than_the_trajectories(

@@ -1,4 +1,4 @@
-"""What rollout workers can suffer, on one Ray; run by test_workers.py in a process of its own.
+"""What rollout workers can suffer; run by test_workers.py where a Ray runs.
 
 Writes a JSON object: the scenario's name and what came of it.
 """
@@ -16,12 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
+from ray._private.worker import global_worker
+from real_cluster import wait_for
+from users_ray import NUM_CPUS
 
-from sft_rl.config import RayConfig, ResolvedConfig, RolloutConfig
+from sft_rl.config import ResolvedConfig, RolloutConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
-from sft_rl.distributed.session import RaySession
+from sft_rl.distributed.collector import RayCollector
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_runner
 from sft_rl.jobs.clock import Clock
@@ -35,7 +39,6 @@ from sft_rl.runs.parts import full_step_network, measured_full_step
 from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 
-SHAPE = (2,)
 NUM_SHARDS = 8
 
 
@@ -83,81 +86,110 @@ def request(config: ResolvedConfig, iteration: int) -> Request:
 
 def pids(collector: Any) -> list[int]:
     """Processes of a collector's workers; returns when all have started."""
-    import ray
-
     calls = [slot.actor.__ray_call__.remote(lambda _: os.getpid()) for slot in collector._slots]
     return list(ray.get(calls))
 
 
-def collect(
-    config: ResolvedConfig,
-    make_runner: Callable[[], RolloutRunner],
-    *,
-    signal_number: int | None = None,
-    **rollout: object,
-) -> dict[str, object]:
-    """Draw two iterations and compare them with those of no worker at all; disturb the second."""
-    from sft_rl.distributed.collector import RayCollector  # Ray reads the environment then
+class Disturbed:
+    """A collector whose shards are compared with those of no worker at all, iteration by iteration.
 
-    alone = LocalCollector(build_runner(config), num_threads=1)
-    warnings: list[str] = []
-    options = RolloutConfig(**{"num_cpus_per_worker": 0.5, **rollout})
-    collector = RayCollector(make_runner, options, warn=warnings.append)
-    hit = []
-    same, error = [], None
+    Args:
+        config: What the trajectories are drawn with.
+        make_runner: What the workers run.
+        rollout: Their settings.
+    """
+
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        make_runner: Callable[[], RolloutRunner],
+        **rollout: object,
+    ) -> None:
+        self.config = config
+        self.alone = LocalCollector(build_runner(config), num_threads=1)
+        self.warnings: list[str] = []
+        options = RolloutConfig(**{"num_cpus_per_worker": 0.5, **rollout})
+        self.collector = RayCollector(make_runner, options, warn=self.warnings.append)
+        self.iteration = 0
+
+    def draw(self) -> list[bool]:
+        """Draw an iteration; tell of each shard whether it is the same."""
+        order = request(self.config, self.iteration)
+        self.iteration += 1
+        self.collector.submit(order)
+        self.alone.submit(order)
+        return [
+            torch.equal(ours.latents, theirs.latents)
+            and torch.equal(ours.log_probs, theirs.log_probs)
+            for ours, theirs in zip(self.collector.results(), self.alone.results(), strict=True)
+        ]
+
+    def lose(self, number: signal.Signals) -> dict[str, object]:
+        """Draw while a worker gets a signal; tell what came of it."""
+        known = self.collector.num_replaced, len(self.warnings)
+        hit = pids(self.collector)[0]
+        os.kill(hit, number)
+        same = self.draw()
+        wait_for(lambda: not Path(f"/proc/{hit}").exists())
+        return {
+            "same": same,
+            "replaced": self.collector.num_replaced - known[0],
+            "warnings": self.warnings[known[1] :],
+        }
+
+
+def losses(config: ResolvedConfig) -> dict[str, object]:
+    """Draw with workers in disorder; then one is killed, then one hangs."""
+    training = config.training.model_copy(update={"batch_size": 2048})  # for the traffic
+    config = config.model_copy(update={"training": training})
+    pool = Disturbed(
+        config,
+        partial(make, Unpunctual, config),
+        num_workers=2,
+        num_cpus_per_worker=NUM_CPUS / 2,  # nothing is free beside the hung one
+        timeout_s=6.0,
+    )
     try:
-        for iteration in range(2):
-            order = request(config, iteration)
-            if iteration and signal_number:
-                hit = pids(collector)[:1]
-                os.kill(hit[0], signal_number)
-            collector.submit(order)
-            alone.submit(order)
-            for ours, theirs in zip(collector.results(), alone.results(), strict=True):
-                same.append(
-                    torch.equal(ours.latents, theirs.latents)
-                    and torch.equal(ours.log_probs, theirs.log_probs)
-                )
-    except UserError as refused:
-        error = {"text": str(refused), "exit_code": refused.exit_code}
+        return {
+            "undisturbed": {"same": pool.draw()},
+            "killed": pool.lose(signal.SIGKILL),
+            "hung": pool.lose(signal.SIGSTOP),
+            "traffic": traffic(pool),
+            "ahead": ahead(pool),
+        }
     finally:
-        collector.close()
-    deadline = time.monotonic() + 300.0
-    while (left := [p for p in hit if Path(f"/proc/{p}").exists()]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return {
-        "same": same,
-        "error": error,
-        "replaced": collector.num_replaced,
-        "warnings": warnings,
-        "left": left,
-    }
+        pool.collector.close()
 
 
-def ahead(config: ResolvedConfig) -> dict[str, int]:
+def refused(config: ResolvedConfig, make_runner: Callable[[], RolloutRunner]) -> dict[str, object]:
+    """Draw with a worker that cannot; tell how that ends."""
+    pool = Disturbed(config, make_runner, num_workers=1)
+    try:
+        pool.draw()
+    except UserError as error:
+        return {
+            "text": str(error),
+            "exit_code": error.exit_code,
+            "replaced": pool.collector.num_replaced,
+        }
+    finally:
+        pool.collector.close()
+    raise AssertionError("it was not refused")
+
+
+def ahead(pool: Disturbed) -> dict[str, int]:
     """Order an iteration and the next one; count who has the next one's shards after the first."""
-    from sft_rl.distributed.collector import RayCollector
-
-    options = RolloutConfig(num_workers=1, num_cpus_per_worker=0.5)
-    collector = RayCollector(partial(build_runner, config), options)
-    try:
-        for iteration in range(2):
-            collector.submit(request(config, iteration))
-        for _ in collector.results():
-            pass
-        calls = sum(len(slot.calls) for slot in collector._slots)
-        return {"handed out": calls + len(collector._done), "kept": len(collector._waiting)}
-    finally:
-        collector.close()
+    collector = pool.collector
+    for iteration in range(2):
+        collector.submit(request(pool.config, iteration))
+    for _ in collector.results():
+        pass
+    calls = sum(len(slot.calls) for slot in collector._slots)
+    return {"handed out": calls + len(collector._done), "kept": len(collector._waiting)}
 
 
-def traffic(config: ResolvedConfig) -> dict[str, int]:
+def traffic(pool: Disturbed) -> dict[str, int]:
     """Count what three iterations cost, the last two drawn with the same weights."""
-    import ray
-    from ray._private.worker import global_worker
-
-    from sft_rl.distributed.collector import RayCollector
-
     serializer = global_worker.get_serialization_context()
     counts = {"puts": 0, "answers": 0, "bytes": 0, "own_bytes": 0}
     put, get = ray.put, ray.get
@@ -172,21 +204,16 @@ def traffic(config: ResolvedConfig) -> dict[str, int]:
         counts["bytes"] += serializer.serialize(answer).total_bytes
         return answer
 
-    training = config.training.model_copy(update={"batch_size": 2048})
-    config = config.model_copy(update={"training": training})
-    options = RolloutConfig(num_workers=2, num_cpus_per_worker=0.5)
-    collector = RayCollector(partial(build_runner, config), options)
     ray.put, ray.get = counted_put, counted_get
     try:
         for iteration in range(3):
-            order = replace(request(config, iteration), version=min(iteration, 1))
-            collector.submit(order)
-            for shard in collector.results():
+            order = replace(request(pool.config, iteration), version=min(iteration, 1))
+            pool.collector.submit(order)
+            for shard in pool.collector.results():
                 tensors = (shard.latents, shard.log_probs, shard.rewards)
                 counts["own_bytes"] += sum(tensor.nbytes for tensor in tensors)
     finally:
         ray.put, ray.get = put, get
-        collector.close()
     return counts
 
 
@@ -215,35 +242,21 @@ def policy_sha256(config: ResolvedConfig, num_workers: int, lag: int = 0) -> str
 
 def main(out: str, settings: list[str]) -> None:
     config, _ = resolve(load_config("swiss_roll", settings))
-    usual = partial(build_runner, config)
     results: dict[str, object] = {}
-    with RaySession(RayConfig(), RolloutConfig()) as session:
-        session.wait()
-        rounded = [*settings, "rollout.latent_dtype=bfloat16"]
-        narrow, _ = resolve(load_config("swiss_roll", rounded))
-        for num in (0, 3):
-            results[f"sha256 {num}"] = policy_sha256(narrow, num)
-        for num in (0, 1):
-            results[f"sha256 {num}, overlapped"] = policy_sha256(config, num, lag=1)
-        unpunctual = partial(make, Unpunctual, config)
-        results["killed"] = collect(config, unpunctual, num_workers=2, signal_number=signal.SIGKILL)
-        results["hung"] = collect(
-            config,
-            usual,
-            num_workers=2,
-            num_cpus_per_worker=1.0,  # nothing is free beside the hung one
-            timeout_s=6.0,
-            signal_number=signal.SIGSTOP,
-        )
-        results["traffic"] = traffic(config)
-        results["ahead"] = ahead(config)
-        for name, make_runner in (
-            ("faulty", partial(make, Faulty, config)),
-            ("faulty start", faulty_start),
-            ("stillborn", stillborn),
-            ("forgetful", partial(make, Forgetful, config)),
-        ):
-            results[name] = collect(config, make_runner, num_workers=1)
+    rounded = [*settings, "rollout.latent_dtype=bfloat16"]
+    narrow, _ = resolve(load_config("swiss_roll", rounded))
+    for num in (0, 2):
+        results[f"sha256 {num}"] = policy_sha256(narrow, num)
+    for num in (0, 1):
+        results[f"sha256 {num}, overlapped"] = policy_sha256(config, num, lag=1)
+    results |= losses(config)
+    for name, make_runner in (
+        ("faulty", partial(make, Faulty, config)),
+        ("faulty start", faulty_start),
+        ("stillborn", stillborn),
+        ("forgetful", partial(make, Forgetful, config)),
+    ):
+        results[name] = refused(config, make_runner)
     Path(out).write_text(json.dumps(results))
 
 

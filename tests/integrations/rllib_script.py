@@ -1,14 +1,17 @@
-"""Train RLlib's PPO on the env with several modules; run by test_rllib.py in its own process."""
+"""Train RLlib's PPO on the env with several modules; run by test_rllib.py where a Ray runs."""
 
 import math
 import sys
 from typing import Any
 
 import torch
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.registry import register_env
 
-from sft_rl.config import RayConfig, RolloutConfig
 from sft_rl.config.files import load_config
-from sft_rl.distributed.session import RaySession
+from sft_rl.distributed.rllib import NoiseModule, SamplerModule, make_env
 from sft_rl.runs.parts import full_step_network, policy_of
 from sft_rl.runs.resolve import resolve
 
@@ -17,8 +20,6 @@ NUM_ENVS, NUM_STEPS = 8, 4
 
 
 def build(action: str, observation: str, spec: Any, *, batched: bool) -> Any:
-    from ray.rllib.algorithms.ppo import PPOConfig
-
     config = PPOConfig().environment(
         "denoising",
         env_config={
@@ -60,12 +61,6 @@ def train(name: str, algorithm: Any, first: str) -> None:
 
 
 def main() -> None:
-    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-    from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-    from ray.tune.registry import register_env
-
-    from sft_rl.distributed.rllib import NoiseModule, SamplerModule, make_env
-
     register_env("denoising", make_env)
     default = RLModuleSpec(model_config=DefaultModelConfig(fcnet_hiddens=[16]))
     train("default", build("noise", "flat", default, batched=True), "pi")
@@ -94,7 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with RaySession(RayConfig(), RolloutConfig()) as session:
-        session.wait()
-        main()
+    main()

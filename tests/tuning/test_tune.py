@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from processes import session_processes
 from real_cluster import RealCluster, wait_for
+from users_ray import NUM_CPUS, UsersRay, without_ray
 
 from sft_rl.cli import main
 from tuning.records import Records
@@ -25,64 +25,18 @@ ALONE = f"learner.num_cpus={os.cpu_count()}"
 """One trial at a time: one process that has to import what a trial needs."""
 LONGER = ("training.num_iterations=20", "training.eval_every=5", "training.checkpoint_every=5")
 RATES = {"policy.learning_rate": {"loguniform": [1e-4, 1e-2]}}
-IN_ONE_RAY = """
-import contextlib, io, json, sys
-
-from sft_rl.cli import main
-from sft_rl.config import RayConfig, RolloutConfig
-from sft_rl.distributed.session import RaySession, set_local_environment
-
-set_local_environment()
-with RaySession(RayConfig(), RolloutConfig(num_workers=0)) as session:
-    session.wait()
-    for line in sys.stdin:
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            code = main(json.loads(line))
-        print(json.dumps([code, said.getvalue()]), flush=True)
-"""
-"""Runs commands of its input one after another, as in a user's own Ray."""
-Tune = Callable[..., str]
-
-
-def command_of(*program: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start Python; a token that an earlier search left in this process is not its own."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.Popen(
-        [sys.executable, *program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean | environment,
-        start_new_session=True,
-    )
 
 
 def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     """Start a search in a Ray of its own, or on a cluster that the environment gives."""
-    return command_of("-m", "sft_rl", "tune", *arguments, **environment)
-
-
-@pytest.fixture(scope="module")
-def tune() -> Iterator[Tune]:
-    """Run searches in a Ray that they share; return what one said."""
-    process = command_of("-c", IN_ONE_RAY)
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def run(*arguments: str) -> str:
-        process.stdin.write(json.dumps(["tune", *arguments]) + "\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-        assert answer, process.communicate()[1]
-        code, said = json.loads(answer)
-        assert code == 0, said
-        return str(said)
-
-    yield run
-    process.communicate()
-    wait_for(lambda: session_processes(process.pid) == [])
+    return subprocess.Popen(
+        [sys.executable, "-m", "sft_rl", "tune", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=without_ray() | environment,
+        start_new_session=True,
+    )
 
 
 def output(process: "subprocess.Popen[str]", code: int = 0) -> str:
@@ -123,7 +77,7 @@ def search(tmp_path: Path, tiny_settings: tuple[str, ...]) -> list[str]:
 
 @pytest.mark.ray
 def test_a_killed_search_moves_goes_on_and_trains_its_winners_again(
-    tmp_path: Path, search: list[str], tune: Tune, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, search: list[str], in_users_ray: UsersRay, capsys: pytest.CaptureFixture[str]
 ):
     broken, moved = tmp_path / "broken", tmp_path / "moved"
     process = start(*search, str(broken))
@@ -136,7 +90,7 @@ def test_a_killed_search_moves_goes_on_and_trains_its_winners_again(
     # A trial outlives its driver for a moment: this one got further than the driver has heard.
     unheard(records_of(moved)[0], 0, evaluations=3)
 
-    said = tune("--resume", str(moved))
+    said = in_users_ray("sft-rl", "tune", "--resume", str(moved))
     trials, finals = records_of(moved)
     assert states(trials) == states(finals) == ["done"] * 2
     assert [record.seed for record in (*trials.all(), *finals.all())] == [0, 1, 2, 3]
@@ -206,15 +160,16 @@ def test_a_search_on_a_cluster_survives_an_interruption_and_the_death_of_a_trial
 
 @pytest.mark.ray
 def test_optuna_with_asha_workers_and_trials_that_go_wrong(
-    tmp_path: Path, tiny_settings: tuple[str, ...], tune: Tune
+    tmp_path: Path, tiny_settings: tuple[str, ...], in_users_ray: UsersRay
 ):
     out = tmp_path / "search"
     workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
     rates = write_space(tmp_path, {"policy.learning_rate": {"choice": [2e-3, 1e39]}})
-    text = tune(
-        "swiss_roll", *tiny_settings, *workers, f"learner.num_cpus={os.cpu_count() - 0.5}",
-        "--search", rates, "--num-trials", "3", "--searcher", "optuna", "--scheduler", "asha",
-        "--final-seeds", "0", "--seed", "4", "--out", str(out),
+    text = in_users_ray(
+        "sft-rl", "tune", "swiss_roll", *tiny_settings, *workers,
+        f"learner.num_cpus={NUM_CPUS - 0.5}", "--search", rates, "--num-trials", "3",
+        "--searcher", "optuna", "--scheduler", "asha", "--final-seeds", "0", "--seed", "4",
+        "--out", str(out),
     )  # fmt: skip
     results = pd.read_csv(out / "results.csv")
     assert len(results) == 3
@@ -232,7 +187,7 @@ def test_optuna_with_asha_workers_and_trials_that_go_wrong(
 
 @pytest.mark.ray
 def test_a_population_exchanges_checkpoints(
-    tmp_path: Path, tiny_settings: tuple[str, ...], tune: Tune
+    tmp_path: Path, tiny_settings: tuple[str, ...], in_users_ray: UsersRay
 ):
     """Two trials side by side, one with a far smaller rate, so it is behind at every exchange."""
     out, rates = tmp_path / "search", {"policy.learning_rate": {"uniform": [1e-5, 1.2e-3]}}
@@ -241,9 +196,10 @@ def test_a_population_exchanges_checkpoints(
         "training.eval_every=40",
         "metrics.distance=sliced_wasserstein",  # of which 400 samples leave no ties
     )
-    lengths += (f"learner.num_cpus={os.cpu_count() / 2}",)
+    lengths += (f"learner.num_cpus={NUM_CPUS / 2}",)
     sizes = ("--search", write_space(tmp_path, rates), "--num-trials", "2")
-    tune("swiss_roll", *tiny_settings, *lengths, *sizes, "--scheduler", "pbt", "--out", str(out))
+    command = ("swiss_roll", *tiny_settings, *lengths, *sizes, "--scheduler", "pbt")
+    in_users_ray("sft-rl", "tune", *command, "--out", str(out))
     results = pd.read_csv(out / "results.csv")
     assert list(results["state"]) == ["done"] * 2
     assert "holds the last ones" in (out / "report.md").read_text()
@@ -254,7 +210,7 @@ def test_a_population_exchanges_checkpoints(
     records, _ = records_of(out)
     before = records.all()
     unheard(records, json.loads(exchanges[-1])[5]["trial"]["index"], evaluations=1)
-    tune("--resume", str(out))
+    in_users_ray("sft-rl", "tune", "--resume", str(out))
     assert records_of(out)[0].all() == before
     again = pd.read_csv(out / "results.csv")
     assert list(again["policy_sha256"]) == list(results["policy_sha256"])
