@@ -25,10 +25,10 @@ PROCESSES = pytest.mark.xdist_group("processes")
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "ot.sliced",
+        "scipy.optimize",
+        "scipy.spatial",
         "sft_rl.jobs.commands",
         "sft_rl.jobs.plots",
-        "sklearn.datasets",
         "torch._dynamo",
     ]
 )

@@ -202,6 +202,7 @@ rays = {name: value for name, value in os.environ.items() if name.startswith("RA
 first = policy_sha256(with_worker, "a")  # imports libraries, some of which set names of theirs
 environment = dict(os.environ)
 assert {n: v for n, v in environment.items() if n.startswith("RAY_")} == rays
+assert {"ot", "sklearn"}.isdisjoint(sys.modules)  # which cost seconds
 import ray
 assert not ray.is_initialized()
 try:

@@ -31,13 +31,15 @@ def test_the_same_points_in_another_order_are_at_zero():
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
-def test_the_sliced_distance_is_pots_number(dim: int):
+def test_the_sliced_and_the_exact_distance_are_pots_numbers(dim: int):
     real, generated = np.random.default_rng(dim).normal(size=(2, 300, dim)).astype(np.float32)
-    expected = ot.sliced_wasserstein_distance(
-        real.astype(float), generated.astype(float), n_projections=40, p=2, seed=3
-    )
+    wide = real.astype(float), generated.astype(float)
+    expected = ot.sliced_wasserstein_distance(*wide, n_projections=40, p=2, seed=3)
     found = sliced_wasserstein(real, generated, num_projections=40, seed=3)
     assert found == pytest.approx(expected, rel=1e-9)
+    exact = ot.emd2([], [], ot.dist(*wide, metric="euclidean"))
+    assert earth_movers(*wide) == pytest.approx(exact, rel=1e-9)
+    assert earth_movers(wide[0][:200], wide[1]) == earth_movers(wide[0][:200], wide[1][:200])
 
 
 def test_mmd_is_unbiased_around_zero_and_grows_with_the_distance():

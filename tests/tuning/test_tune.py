@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -82,9 +83,11 @@ def test_a_killed_search_moves_goes_on_and_trains_its_winners_again(
     broken, moved = tmp_path / "broken", tmp_path / "moved"
     process = start(*search, str(broken))
     read_until(process, " done ")
-    os.killpg(process.pid, signal.SIGKILL)  # with its Ray, as a machine that goes down
+    while running := session_processes(process.pid):  # as a machine that goes down
+        for pid in running:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     process.communicate()
-    wait_for(lambda: session_processes(process.pid) == [])
     shutil.move(broken, moved)
     assert 1 <= states(records_of(moved)[0]).count("done") < 2
     # A trial outlives its driver for a moment: this one got further than the driver has heard.
