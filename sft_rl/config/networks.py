@@ -86,8 +86,8 @@ class CriticConfig(Section):
     """The integral probability metric that gives the reward."""
 
     objective: str = "wasserstein"
-    """`wasserstein`, `hinge` or `n2ce` (a network); `mmd` or `sliced_wasserstein` (none); or a
-    user's `module:Class`, a subclass of Critic."""
+    """`wasserstein`, `hinge`, `n2ce` or `relativistic`, in pairs (a network); `mmd` or
+    `sliced_wasserstein` (none); or a user's `module:Class`, a subclass of Critic."""
     noise_ratio: Positive = 50.0
     """M of `n2ce`: how many generated samples it counts for each real one."""
     num_projections: Count = 64
@@ -95,15 +95,16 @@ class CriticConfig(Section):
     kind: Literal["mlp", "conv", "paper_conv"] = "mlp"
     """Network: `mlp` for points; for images `conv`, residual and down to 4x4 pixels or less, or
     `paper_conv`, the four 4x4 convolutions of the paper's code, from 32x32 pixels."""
-    regulariser: Literal["gradient_penalty", "r1", "spectral_norm", "weight_clip", "none"] = (
-        "gradient_penalty"
-    )
-    """Lipschitz control; the penalty is one-sided. `r1` is zero-centred, at real samples.
+    regulariser: Literal[
+        "gradient_penalty", "r1", "r1_r2", "spectral_norm", "weight_clip", "none"
+    ] = "gradient_penalty"
+    """Lipschitz control; the penalty is one-sided. `r1` is zero-centred, at real samples, `r1_r2`
+    at generated ones, too.
     `spectral_norm` divides each layer's weights by their largest singular value, of a convolution
     that of its kernel as a matrix: the convolution itself may stretch an image by more than 1, a
     3x3 one by up to 3."""
     penalty_weight: NonNegative = 1.0
-    """Weight of the gradient penalty or of R1."""
+    """Weight of the gradient penalty, of R1 or of R1 and R2."""
     penalty_every: Count = 1
     """Critic steps for one penalty, which then weighs as much more: lazy regularisation."""
     penalty_target: NonNegative = 1.0

@@ -33,7 +33,12 @@ def n2ce_loss(real_scores: Tensor, generated_scores: Tensor, *, noise_ratio: flo
     return real + noise_ratio * F.softplus(generated_scores - log_m).mean()
 
 
-OBJECTIVES = ("wasserstein", "hinge", "n2ce")
+def relativistic_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
+    """Logistic loss of pairs, a real sample and a generated one (Jolicoeur-Martineau, 2019)."""
+    return F.softplus(generated_scores - real_scores).mean()
+
+
+OBJECTIVES = ("wasserstein", "hinge", "n2ce", "relativistic")
 
 
 def one_sided_gradient_penalty(
@@ -98,7 +103,7 @@ class NetworkCritic(Critic):
         metrics = {"critic_gap": (real_scores.mean() - generated_scores.mean()).detach()}
         every = self.config.penalty_every  # StyleGAN2's lazy regularisation (Karras et al., 2020)
         is_due = int(self.num_steps) % every == 0
-        if self.config.regulariser in ("gradient_penalty", "r1") and is_due:
+        if self.config.regulariser in ("gradient_penalty", "r1", "r1_r2") and is_due:
             penalty, norm = self._penalty(real, generated, generator, *labels)
             value = value + every * self.config.penalty_weight * penalty
             metrics |= {"critic_penalty": penalty.detach(), "critic_input_grad_norm": norm}
@@ -113,6 +118,9 @@ class NetworkCritic(Critic):
 
         if self.config.regulariser == "r1":
             return r1_penalty(score, real)
+        if self.config.regulariser == "r1_r2":  # R3GAN (Huang et al., 2024)
+            at_real, at_generated = r1_penalty(score, real), r1_penalty(score, generated)
+            return at_real[0] + at_generated[0], 0.5 * (at_real[1] + at_generated[1])
         return one_sided_gradient_penalty(
             score, real, generated, target=self.config.penalty_target, generator=generator
         )
@@ -120,6 +128,8 @@ class NetworkCritic(Critic):
     def _objective(self, real_scores: Tensor, generated_scores: Tensor) -> Tensor:
         if self.config.objective == "hinge":
             return hinge_loss(real_scores, generated_scores)
+        if self.config.objective == "relativistic":
+            return relativistic_loss(real_scores, generated_scores)
         if self.config.objective == "n2ce":
             return n2ce_loss(real_scores, generated_scores, noise_ratio=self.config.noise_ratio)
         return wasserstein_loss(real_scores, generated_scores)
