@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sft_rl.errors import UserError
+from sft_rl.errors import home_expanded
 
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
@@ -42,19 +42,18 @@ def run_render(args: argparse.Namespace, started: float) -> int:
     """Render a file as `cluster render` was told.
 
     Raises:
-        UserError: the settings are wrong or the file cannot be written.
+        UserError: the settings are wrong, or the file is there already or cannot be written.
     """
     from cluster.config import load_settings
     from cluster.render import render
+    from sft_rl.storage.files import new_file
 
     text = render(load_settings(args.settings), args.target)
     if args.out == "-":
         sys.stdout.write(text)
         return 0
-    try:
-        Path(args.out).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {args.out}: cannot be written: {error.strerror}") from None
+    with new_file(home_expanded(args.out)) as file:
+        file.write(text.encode())
     return 0
 
 

@@ -25,7 +25,7 @@ from sft_rl.config.files import load_config as load_preset
 from sft_rl.config.files import load_config_file, named_overrides
 from sft_rl.critics import Reward
 from sft_rl.data import dataset_of
-from sft_rl.errors import UserError
+from sft_rl.errors import UserError, home_expanded
 from sft_rl.export.sampler import Sampler, load_sampler, sampler_of
 from sft_rl.jobs.commands import train
 from sft_rl.jobs.console import CallbackObserver, ConsoleObserver
@@ -128,7 +128,7 @@ def fine_tune(
     with watching if isinstance(watching, ConsoleObserver) else nullcontext():
         run = train(
             config,
-            out if out is None or "://" in str(out) else Path(out),
+            out if out is None or "://" in str(out) else home_expanded(out, "out"),
             observer=watching,
             resume="always" if resume else "never",
             network=network,

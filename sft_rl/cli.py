@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_rl import __version__
-from sft_rl.errors import UserError, check_neighbours
+from sft_rl.errors import UserError, check_neighbours, home_expanded
 
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
@@ -47,13 +47,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse a command line; settings may stand anywhere behind the preset."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    parser, words = _parser(), sys.argv[1:] if argv is None else argv
+    for word in words:
+        if not word or (word.startswith("--") and word.endswith("=")):
+            parser.error(f"argument {word!r} is empty; is a variable of the shell unset?")
+    args, rest = parser.parse_known_args(words)
     # argparse ends a list of positional arguments at the first option behind it.
     if rest and (not hasattr(args, "settings") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.settings += rest
+    for name, value in vars(args).items():
+        if isinstance(value, Path):
+            setattr(args, name, home_expanded(value))
     return args
 
 

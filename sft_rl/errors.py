@@ -43,9 +43,26 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return f"choose from: {', '.join(names)}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the beginning of an error's text, and its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def last_line(error: BaseException) -> str:
     """Return the end of an error's text, where Ray's long ones say what it was."""
     return (str(error).strip().splitlines() or [""])[-1]
+
+
+def home_expanded(path: str | Path, field: str = "path") -> Path:
+    """Put a home folder for a leading ``~``, which a shell leaves behind a ``=``.
+
+    Raises:
+        UserError: If nobody has the name after the ``~``.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{field}: {path}: nobody has such a home folder") from error
 
 
 def check_neighbours() -> None:

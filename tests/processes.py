@@ -50,6 +50,15 @@ class Mortal(SFTPG):
 MORTAL = f"algorithm={Mortal.__module__}:{Mortal.__name__}"
 
 
+def say_to(file: Path, arguments: Sequence[str], **environment: str) -> None:
+    """Be `sft-rl` with some arguments; what it says goes to a file."""
+    os.environ.update(environment)  # the server's is that of its first test
+    with file.open("w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.exit(main(list(arguments)))
+
+
 def _mortal(arguments: Sequence[str], said: Path, iteration: int, number: signal.Signals) -> None:
     for stream, name in ((1, "out"), (2, "err")):
         with (said / name).open("w") as file:

@@ -108,6 +108,16 @@ def test_no_permission_for_the_run(
     assert contents(run) == before
 
 
+def test_no_room_for_samples(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("points.npy", "points.csv"):
+        out = tmp_path / name
+        with small_files():
+            assert main(["sample", str(run), "--num", "5000", "--out", str(out)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"cannot save {out}: " in line
+        assert not out.exists()
+
+
 def test_no_room_for_the_metrics():
     full = Path("/dev/full")  # every write to it finds no space
     with pytest.raises(SaveError, match=r"cannot save /dev/full: No space left on device \(\d+ "):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_rl.errors import UserError
+from sft_rl.storage.files import check_unused
 
 if TYPE_CHECKING:
     from sft_rl.distributed.placement import Needs
@@ -141,7 +143,7 @@ def conclude(search: Search, folder: Path, records: Records, finals: Records) ->
     if unfinished := num_unfinished(search, records, finals):
         sys.stderr.write(
             f"sft-rl: interrupted, {unfinished} trials are not finished; "
-            f"go on with: sft-rl tune --resume {folder}\n"
+            f"go on with: sft-rl tune --resume {shlex.quote(str(folder))}\n"
         )
         return 130
     for trials in (records.all(), finals.all()):
@@ -167,8 +169,9 @@ def _new(args: argparse.Namespace) -> Search:
     if (args.out / "search.yaml").exists():
         raise UserError(
             f"--out: {args.out} already holds a search; go on with it: "
-            f"sft-rl tune --resume {args.out}"
+            f"sft-rl tune --resume {shlex.quote(str(args.out))}"
         )
+    check_unused(args.out)
     from sft_rl.config.files import load_config, lookup
     from sft_rl.runs.resolve import PATHS, with_absolute_paths
     from tuning.search import Search

@@ -168,6 +168,8 @@ class ResolvedConfig(Config):
 
     samples: Samples
     """What samples of the data are."""
+    run_id: str = ""
+    """What tells this run from every other; given when its folder is made."""
 
     @property
     def _is_images(self) -> bool:

@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sft_rl.config import Config, ResolvedConfig
-from sft_rl.errors import UserError, did_you_mean
+from sft_rl.errors import UserError, did_you_mean, first_line
 
 Tree = dict[str, Any]
 
@@ -90,7 +90,8 @@ def load_config_file(path: str, overrides: Iterable[str] = ()) -> Config:
     What the run looked up in its data is left out: it will be looked up again.
     """
     tree = _read_file(path)
-    tree.pop("samples", None)
+    for name in ResolvedConfig.model_fields.keys() - Config.model_fields.keys():
+        tree.pop(name, None)
     return _build(_merged(tree, parse_overrides(overrides)))
 
 
@@ -110,7 +111,7 @@ def _read_file(path: str) -> Tree:
         with open(path, encoding="utf-8") as file:
             tree = yaml.safe_load(file)
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"config: cannot read {path}: {_first_line(error)}") from error
+        raise UserError(f"config: cannot read {path}: {first_line(error)}") from error
     if not isinstance(tree, dict):
         raise UserError(f"config: {path} holds no settings, expected a mapping of keys")
     return tree
@@ -132,7 +133,7 @@ def parse_overrides(overrides: Iterable[str]) -> Tree:
         try:
             pairs.append((key, plain_number(yaml.safe_load(value))))
         except yaml.YAMLError as error:
-            raise UserError(f"{key}: cannot read {value!r}: {_first_line(error)}") from error
+            raise UserError(f"{key}: cannot read {value!r}: {first_line(error)}") from error
     return _nested(pairs)
 
 
@@ -259,7 +260,3 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "value_error" and ":" in message.split(" ")[0]:
         return message
     return f"{key}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

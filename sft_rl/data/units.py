@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,6 +14,7 @@ from torch import Tensor
 from sft_rl.config import Samples
 from sft_rl.data.pictures import tile, to_rgb
 from sft_rl.errors import UserError
+from sft_rl.storage.files import new_file
 
 Array = np.ndarray
 
@@ -91,19 +89,3 @@ class Units:
                 pictures = to_rgb(values, 0, self.samples.pixel_max)
                 picture = tile(pictures, columns=math.ceil(math.sqrt(len(values))))
                 Image.fromarray(picture).save(stream, format="png")
-
-
-@contextmanager
-def new_file(file: Path) -> Iterator[BinaryIO]:
-    """Open a file of samples for writing, refusing to overwrite.
-
-    Raises:
-        UserError: If the file is there or cannot be written.
-    """
-    try:
-        with file.open("xb") as stream:
-            yield stream
-    except FileExistsError as error:
-        raise UserError(f"--out: {file} exists already, choose another name") from error
-    except OSError as error:
-        raise UserError(f"--out: cannot write {file}: {error.strerror}") from error

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from sft_rl.config import DISTANCES
 from sft_rl.types import Metrics
@@ -95,7 +96,7 @@ class ConsoleObserver:
 
     def warn(self, text: str) -> None:
         """Print a warning above the live line."""
-        self.console.print(f"warning: {text}")
+        self.console.print(f"warning: {text}", markup=False, soft_wrap=True)
 
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
         """Show how far the phase is; in a pipe at most one line in five seconds."""
@@ -130,11 +131,12 @@ class ConsoleObserver:
 
     def table(self, title: str, rows: dict[str, str] | dict[str, list[str]]) -> None:
         """Print a short table: of names and a value each, or several; "" names the columns."""
-        table = Table(title=title, title_justify="left", show_header="" in rows)
+        self.console.print(title, style="italic", markup=False, soft_wrap=True)
+        table = Table(show_header="" in rows)
         for name, cells in rows.items():
-            values = [cells] if isinstance(cells, str) else cells
+            values = [Text(cell) for cell in ([cells] if isinstance(cells, str) else cells)]
             if name:
-                table.add_row(name, *values)
+                table.add_row(Text(name), *values)
                 continue
             table.add_column("", no_wrap=True)
             for column in values:

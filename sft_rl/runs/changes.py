@@ -23,23 +23,33 @@ FREE_TO_CHANGE = (
     "rollout.num_gpus_per_worker",
     "rollout.placement",
     "rollout.timeout_s",
+    "run_id",
     "training.checkpoint_every",
     "training.keep_checkpoints",
 )
 """Settings that a resumed run may have others of: they change no result beyond its rounding."""
 
 
-def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    """List the settings in which a resumed run differs and must not."""
+def changes(
+    before: dict[str, Any], after: dict[str, Any], prefix: str = "", *, fewer: bool = False
+) -> list[str]:
+    """List the settings in which a resumed run differs and must not.
+
+    Args:
+        before: Settings of the run.
+        after: Settings that it would go on with.
+        prefix: Of their names.
+        fewer: Whether there may be fewer iterations, too, not only more.
+    """
     changed: list[str] = []
     for name, old in before.items():
         key, new = prefix + name, after[name]
         if key == "samples":
             changed += [] if old == new else ["the data are others"]
         elif isinstance(old, dict) and prefix == "" and isinstance(new, dict):
-            changed += changes(old, new, f"{key}.")
+            changed += changes(old, new, f"{key}.", fewer=fewer)
         elif old != new and not key.startswith(FREE_TO_CHANGE):
-            more = key == "training.num_iterations" and new > old
+            more = key == "training.num_iterations" and (fewer or new > old)
             if not more:
                 changed.append(f"{key} was {old!r}, now {new!r}")
     return changed

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
+import shlex
 import shutil
-import socket
-import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 from torch import nn
 
 import sft_rl
 from sft_rl.config import ResolvedConfig
-from sft_rl.config.files import dump_config, load_resolved
-from sft_rl.errors import UserError
+from sft_rl.config.files import dump_config, explain, load_resolved
+from sft_rl.errors import UserError, first_line
 from sft_rl.learning.learner import Learner
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.changes import changes
@@ -29,7 +28,8 @@ from sft_rl.runs.parts import algorithm_of, network_of, policy_of
 from sft_rl.storage import checkpoint
 from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, TensorGroups
 from sft_rl.storage.events import EventLog
-from sft_rl.storage.files import replace_file, saving
+from sft_rl.storage.files import check_unused, replace_file, saving
+from sft_rl.storage.locks import Locked, lock
 from sft_rl.storage.metrics_log import MetricsLog
 from sft_rl.types import Metrics
 
@@ -81,6 +81,7 @@ class RunFolder:
     def begin(self) -> None:
         """Make the folder of a new run; see :meth:`create`."""
         self._refuse_a_run()
+        self._refuse_others_files()
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
             (self.path / "plots").mkdir(exist_ok=True)
@@ -88,13 +89,18 @@ class RunFolder:
             raise UserError(f"--out: cannot write to {self.place}: {error.strerror}") from error
         with self.lock():
             self._refuse_a_run()  # another process may have been faster
+            self.config = self.config.model_copy(update={"run_id": uuid.uuid4().hex})
             self._write_config()
+
+    def _refuse_others_files(self) -> None:
+        check_unused(self.path, leftovers=(".lock",))
 
     def _refuse_a_run(self) -> None:
         if self.holds_run(self.path):
             raise UserError(
                 f"--out: {self.place} already holds a run; add --resume to go on with it, choose "
-                f"another folder, or remove it first (rm -r {self.place}) to replace it"
+                f"another folder, or remove it first (rm -r {shlex.quote(self.place)}) to replace "
+                "it"
             )
 
     def _write_config(self) -> None:
@@ -122,24 +128,15 @@ class RunFolder:
         Raises:
             UserError: Naming the process that works on the run.
         """
-        try:
-            stream = (self.lock_folder / name).open("a+")
-        except OSError as error:
-            raise UserError(f"--out: cannot write to {self.place}: {error.strerror}") from error
-        with stream:
-            deadline = time.monotonic() + patience_s
-            while not _locked(stream):
-                if time.monotonic() >= deadline:
-                    stream.seek(0)
-                    raise UserError(f"--out: {self.place} is in use by {stream.read().strip()}")
-                time.sleep(0.1)  # flock itself waits for ever or not at all
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            stream.flush()
+        with ExitStack() as stack:
             try:
-                yield
-            finally:  # closing alone would leave it to a process that is being forked right now
-                fcntl.flock(stream, fcntl.LOCK_UN)
+                file = self.lock_folder / name
+                stack.enter_context(lock(file, patience_s=patience_s, warn=self.warn))
+            except OSError as error:
+                raise UserError(f"--out: cannot write to {self.place}: {error.strerror}") from error
+            except Locked as error:
+                raise UserError(f"--out: {self.place} is in use by {error}") from error
+            yield
 
     def log(self, row: Metrics) -> None:
         """Append one iteration's numbers to metrics.csv, and at evaluations to the events."""
@@ -206,11 +203,15 @@ class RunFolder:
                 f"--resume: {self.place} was made by sft-rl {newest.meta['sft_rl']}, this is "
                 f"{sft_rl.__version__}, which may compute differently; use that version"
             )
-        self.config = config
+        self.config = config.model_copy(update={"run_id": self.config.run_id})
         (self.path / "summary.json").unlink(missing_ok=True)  # of fewer iterations
         self._write_config()
         done = newest.meta["iteration"] if newest else 0
-        self._metrics.cut(done)
+        if lost := self._metrics.cut(done):
+            self.warn(
+                f"{self.place}/metrics.csv has lost the rows of {len(lost)} iterations, the first "
+                f"is {lost[0]}; the run goes on without them"
+            )
         self._events.resume(done)
         for torn in (self.path / "checkpoints").glob(".*"):  # by a process killed while saving
             shutil.rmtree(torn)
@@ -230,43 +231,69 @@ class RunFolder:
 
     def is_finished(self, config: ResolvedConfig) -> bool:
         """Whether the run has come to its end, and `config` asks for no more iterations."""
-        more = config.training.num_iterations > self.config.training.num_iterations
-        return (self.path / "summary.json").exists() and not more
+        if config.training.num_iterations > self.config.training.num_iterations:
+            return False
+        try:
+            self.read_summary()
+        except UserError:
+            return False
+        return True
 
     def _checkpoints(self) -> list[Path]:
-        return sorted(p for p in (self.path / "checkpoints").glob("*") if p.name.isdigit())
+        """Folders of the checkpoints, the newest last."""
+        found = (p for p in (self.path / "checkpoints").glob("*") if p.name.isdecimal())
+        return sorted(found, key=lambda p: int(p.name))
 
-    def latest(self) -> Checkpoint:
-        """Load the newest whole checkpoint, going back over damaged ones.
+    def latest(self, use: Callable[[Checkpoint], None] = lambda loaded: None) -> Checkpoint:
+        """Load the newest whole checkpoint of this run, going back over others.
+
+        Args:
+            use: Takes what was loaded; raises `KeyError` or `RuntimeError` if it does not fit.
 
         Raises:
             UserError: If there is none.
         """
-        checkpoints = self._checkpoints()
         damages = []
-        for folder in reversed(checkpoints):
+        for folder in reversed(self._checkpoints()):
             try:
                 loaded = checkpoint.load(folder)
+                self._check_own(loaded, folder)
+                use(loaded)
             except DamagedCheckpoint as damage:
                 damages.append(str(damage))
                 continue
+            except (KeyError, RuntimeError) as error:
+                damages.append(f"checkpoint: {folder} does not fit the run: {first_line(error)}")
+                continue
             for damage_text in damages:
                 self.warn(f"{damage_text}; going back to {folder.name}")
-            self._check_same_model(loaded, folder)
             return loaded
         if damages:
             raise DamagedCheckpoint(f"run: no whole checkpoint is left: {damages[0]}")
         raise UserError(f"run: {self.place} has no checkpoint yet")
 
-    def _check_same_model(self, loaded: Checkpoint, folder: Path) -> None:
-        theirs = ResolvedConfig.model_validate(loaded.meta["config"])  # fills in newer settings
-        for section in ("samples", "noise", "model", "sampler"):
-            their_own, ours = getattr(theirs, section), getattr(self.config, section)
-            if their_own != ours:
-                raise UserError(
-                    f"checkpoint: {folder} is of another configuration: "
-                    f"{section} is {their_own}, the run's is {ours}"
-                )
+    def _check_own(self, loaded: Checkpoint, folder: Path) -> None:
+        """Refuse a checkpoint of another run, or of other settings.
+
+        Raises:
+            DamagedCheckpoint: Saying in what it differs.
+        """
+        meta = loaded.meta
+        try:
+            theirs = ResolvedConfig.model_validate(meta["config"])  # fills in newer settings
+            iteration = meta["iteration"]
+        except (KeyError, ValidationError) as error:
+            why = explain(error) if isinstance(error, ValidationError) else f"it has no {error}"
+            raise DamagedCheckpoint(f"checkpoint: {folder} is of another version: {why}") from error
+        changed = changes(theirs.model_dump(), self.config.model_dump(), fewer=True)
+        if changed:
+            raise DamagedCheckpoint(
+                f"checkpoint: {folder} is of another configuration: {'; '.join(changed)}"
+            )
+        if theirs.run_id != self.config.run_id or iteration != int(folder.name):
+            raise DamagedCheckpoint(
+                f"checkpoint: {folder} is of another run, or of iteration {iteration}"
+            )
 
     def result(self, own: nn.Module | None = None) -> tuple[DenoisingPolicy, TensorGroups]:
         """Load the policy a run gave, frozen, and all tensors of the checkpoint it is in.
@@ -276,12 +303,13 @@ class RunFolder:
         Args:
             own: The network, of a run that had one from Python; only its kind counts.
         """
-        tensors, config = self.latest().tensors, self.config
+        config = self.config
         policy = policy_of(config, network_of(config, own))
         averaged = "average" if config.policy.ema_decay > 0 else "policy"
         best = config.training.select_best or not self.is_finished(config)
-        policy.load_state_dict(tensors["best" if best else averaged])
-        return policy.requires_grad_(False), tensors
+        group = "best" if best else averaged
+        loaded = self.latest(lambda found: policy.load_state_dict(found.tensors[group]) and None)
+        return policy.requires_grad_(False), loaded.tensors
 
     def read_summary(self) -> dict[str, Any]:
         """Read summary.json back.
@@ -290,9 +318,14 @@ class RunFolder:
             UserError: If the run has not come to its end.
         """
         try:
-            return dict(json.loads((self.path / "summary.json").read_text()))
+            return dict(json.loads((self.path / "summary.json").read_bytes()))
         except FileNotFoundError as error:
             raise UserError(f"run: {self.place} has not come to its end, go on with it") from error
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"run: {self.place}/summary.json is damaged: {first_line(error)}; --resume writes "
+                "it again"
+            ) from error
 
     def read_metrics(self) -> pd.DataFrame:
         """Read metrics.csv: one row an iteration."""
@@ -303,14 +336,6 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which scripts read."""
         replace_file(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-
-
-def _locked(stream: IO[str]) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def free_run_path(preset: str, num_steps: int, seed: int) -> Path:

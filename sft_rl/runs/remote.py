@@ -88,6 +88,13 @@ class StoredRun(RunFolder):
         """See :attr:`RunFolder.absolute_place`."""
         return self.remote.url
 
+    def _refuse_others_files(self) -> None:
+        if not self.remote.is_empty():
+            raise UserError(
+                f"--out: {self.place} is not empty; choose a new folder, nothing there is "
+                "overwritten"
+            )
+
     def _write_config(self) -> None:
         super()._write_config()
         self.remote.upload(self.path, "config.yaml")
@@ -104,7 +111,7 @@ class StoredRun(RunFolder):
         super().save(learner, iteration=iteration)
         self.remote.upload(self.path, "metrics.csv")
         kept = {folder.name for folder in self._checkpoints()}
-        newest = self.path / "checkpoints" / max(kept)
+        newest = self._checkpoints()[-1]
         names = [file.name for file in newest.iterdir() if file.name != checkpoint.MANIFEST]
         for name in [*sorted(names), checkpoint.MANIFEST]:
             self.remote.upload(self.path, f"checkpoints/{newest.name}/{name}")

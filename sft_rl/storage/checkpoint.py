@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,12 +19,23 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from sft_rl.errors import UserError
-from sft_rl.storage.files import replace_folder, saving, sync, write_synced
+from sft_rl.errors import UserError, first_line
+from sft_rl.storage.files import aside_of, replace_folder, saving, sync, write_synced
 
 MANIFEST = "manifest.json"
 META = "meta.json"
 FORMAT = "sft-rl checkpoint 1"
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    SafetensorError,
+)
+"""What reading files raises that were not written here."""
 
 TensorGroups = dict[str, dict[str, Tensor]]
 
@@ -62,8 +72,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     files[META] = json.dumps(checkpoint.meta, indent=1).encode()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[MANIFEST] = json.dumps({"format": FORMAT, "sha256": digests}, indent=1).encode()
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = aside_of(folder)
     with saving(folder, sum(len(content) for content in files.values())):
         try:
             aside.mkdir(parents=True)
@@ -82,14 +91,20 @@ def load(folder: Path) -> Checkpoint:
         DamagedCheckpoint: If a file is missing, foreign, truncated or changed.
     """
     try:
+        present = {file.name: file.is_file() for file in folder.iterdir()}
+        if not present.get(MANIFEST):  # a pipe of that name would be read for ever
+            raise DamagedCheckpoint(f"checkpoint: {folder} is not whole: no {MANIFEST}")
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise DamagedCheckpoint(f"checkpoint: {folder} is not a {FORMAT!r}")
         digests: dict[str, str] = manifest["sha256"]
-        present = {file.name for file in folder.iterdir()}
-        if present != {MANIFEST, *digests}:
-            odd = ", ".join(sorted(present ^ {MANIFEST, *digests}))
-            raise DamagedCheckpoint(f"checkpoint: {folder} has missing or foreign files: {odd}")
+        wanted = {MANIFEST, *digests}
+        odd = present.keys() ^ wanted | {name for name in wanted if not present.get(name)}
+        if odd:
+            odd_names = ", ".join(sorted(odd))
+            raise DamagedCheckpoint(
+                f"checkpoint: {folder} has missing or foreign files: {odd_names}"
+            )
         files = {name: (folder / name).read_bytes() for name in digests}
         for name, content in files.items():
             if hashlib.sha256(content).hexdigest() != digests[name]:
@@ -99,12 +114,12 @@ def load(folder: Path) -> Checkpoint:
             for name, content in files.items()
             if name.endswith(".safetensors")
         }
-        return Checkpoint(tensors, json.loads(files[META]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        if isinstance(error, DamagedCheckpoint):
-            raise
+        return Checkpoint(tensors, dict(json.loads(files[META])))
+    except DamagedCheckpoint:
+        raise
+    except UNREADABLE as error:
         raise DamagedCheckpoint(
-            f"checkpoint: {folder} is not whole: {type(error).__name__} {error}"
+            f"checkpoint: {folder} is not whole: {type(error).__name__} {first_line(error)}"
         ) from error
 
 

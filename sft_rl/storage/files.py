@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from sft_rl.errors import RunFailed
+from sft_rl.errors import RunFailed, UserError
+
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems say whose folders cannot be synced."""
 
 
 class SaveError(RunFailed):
@@ -42,7 +49,7 @@ def replace_file(file: Path, content: bytes) -> None:
     Raises:
         SaveError: If that fails; what stood there is then untouched.
     """
-    aside = file.with_name(f".{file.name}.tmp")
+    aside = aside_of(file)
     with saving(file, len(content)):
         try:
             write_synced(aside, content)
@@ -56,13 +63,59 @@ def replace_file(file: Path, content: bytes) -> None:
 def replace_folder(source: Path, target: Path) -> None:
     """Rename a folder into its place; a folder that stands there makes way first."""
     if target.exists():
-        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        old = aside_of(target)
         target.rename(old)
         source.rename(target)
         shutil.rmtree(old)
     else:
         source.rename(target)
     sync(target.parent)
+
+
+def aside_of(path: Path) -> Path:
+    """A name beside a path that no other process, and no other thread, takes."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[BinaryIO]:
+    """Open a file that people asked for, refusing to overwrite; it is whole or not there.
+
+    Raises:
+        UserError: If the file is there or cannot be made.
+        SaveError: If it cannot be written to its end.
+    """
+    try:
+        stream = file.open("xb")
+    except FileExistsError as error:
+        raise UserError(f"--out: {file} exists already, choose another name") from error
+    except OSError as error:
+        raise UserError(f"--out: cannot write {file}: {error.strerror}") from error
+    try:
+        with saving(file), stream:
+            yield stream
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+
+
+def check_unused(folder: Path, *, leftovers: tuple[str, ...] = ()) -> None:
+    """Refuse a folder that holds anybody's files.
+
+    Args:
+        folder: Where something new is to be written; it need not be there.
+        leftovers: Files that do not count: a process that died early has left them.
+
+    Raises:
+        UserError: Naming a file.
+    """
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    other = next((path for path in files if path.name not in leftovers), None)
+    if other is not None:
+        raise UserError(
+            f"--out: {folder} is not empty, it holds {other.relative_to(folder)}; choose a new "
+            "folder, nothing there is overwritten"
+        )
 
 
 def write_synced(file: Path, content: bytes) -> None:
@@ -74,10 +127,21 @@ def write_synced(file: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return when the disk has a file, or the names in a folder."""
+    """Return when the disk has a file, or the names in a folder.
+
+    Some file systems cannot say when they have a folder's names; that is warned of.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC or not path.is_dir():
+            raise
+        warnings.warn(
+            f"the file system of {path} does not sync folders ({error.strerror}): files may be "
+            "lost if the machine fails",
+            stacklevel=2,
+        )
     finally:
         os.close(descriptor)
 

@@ -45,20 +45,34 @@ class MetricsLog:
                 sync(self.file)
                 sync(self.file.parent)
 
-    def cut(self, iteration: int) -> None:
+    def cut(self, iteration: int) -> list[int]:
         """Keep the rows up to an iteration: the later ones will be written again.
 
         A row that was being written when the run died is torn; it is always a later one.
+
+        Returns:
+            Iterations whose rows are lost: somebody has edited or emptied the file.
         """
-        if iteration == 0 or not self.file.exists():
+        rows: dict[int, list[str]] = {}
+        if iteration > 0 and self.file.exists():
+            rows = self._rows()
+        kept = [number for number in sorted(rows) if number <= iteration]
+        if kept:
+            text = io.StringIO()
+            csv.writer(text).writerows([self._columns, *(rows[number] for number in kept)])
+            replace_file(self.file, text.getvalue().encode())
+        else:
+            self._columns = []
             self.file.unlink(missing_ok=True)
-            return
-        with self.file.open(newline="") as stream:
-            self._columns, *rows = csv.reader(stream)
-        column = self._columns.index("iteration")
+        return sorted({*range(1, iteration + 1)} - {*kept})
+
+    def _rows(self) -> dict[int, list[str]]:
+        """Whole rows by iteration; their columns are kept."""
+        with self.file.open(newline="", encoding="utf-8", errors="replace") as stream:
+            try:
+                self._columns, *rows = csv.reader(stream)
+                column = self._columns.index("iteration")
+            except (ValueError, csv.Error):  # no header, or none of ours
+                return {}
         whole = [row for row in rows if len(row) == len(self._columns)]
-        text = io.StringIO()
-        csv.writer(text).writerows(
-            [self._columns, *(row for row in whole if int(row[column]) <= iteration)]
-        )
-        replace_file(self.file, text.getvalue().encode())
+        return {int(row[column]): row for row in whole if row[column].isdecimal()}

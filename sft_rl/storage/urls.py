@@ -66,6 +66,12 @@ class Remote:
         """Whether there is a file or folder of a name."""
         return bool(self._type(name) != arrow_fs.FileType.NotFound)
 
+    def is_empty(self) -> bool:
+        """Whether nothing is here."""
+        selector = arrow_fs.FileSelector(self._root, allow_not_found=True)
+        with self._reaching():
+            return not self._fs.get_file_info(selector)
+
     def names(self, folder: str) -> list[str]:
         """Names of the folders in a folder."""
         selector = arrow_fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True)
