@@ -6,9 +6,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sft_rl.config.plain_yaml import read_file
 from sft_rl.errors import UserError, did_you_mean
 
 
@@ -246,7 +246,7 @@ def load_settings(path: str | Path) -> ClusterSettings:
     Raises:
         UserError: the file cannot be read, or one line that says which field is wrong and why.
     """
-    raw = read_mapping(path)
+    raw = read_mapping(path, ClusterSettings)
     try:
         check_strings(raw)
         return ClusterSettings.model_validate(raw)
@@ -256,21 +256,13 @@ def load_settings(path: str | Path) -> ClusterSettings:
         raise UserError(f"{path}: {error}") from None
 
 
-def read_mapping(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file of keys and values.
+def read_mapping(path: str | Path, kind: Any = Any) -> dict[str, Any]:
+    """Read a YAML file of keys and values, by the type of what it holds.
 
     Raises:
         UserError: it cannot be read, or holds something else.
     """
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"{path}: cannot be read: {reason}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}: not valid YAML{where}") from None
+    raw = read_file(path, kind)
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected keys and values, got {type(raw).__name__}")
     return raw

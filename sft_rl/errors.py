@@ -7,6 +7,8 @@ from pathlib import Path
 
 MOST_NAMES = 24
 """How many names a hint lists."""
+MOST_SHOWN = 200
+"""How many characters of what was given an error shows."""
 NEIGHBOURS = ("envs", "tuning", "cluster")
 """Our packages beside this one, whose names others may use, too."""
 
@@ -41,6 +43,12 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     if len(names) > MOST_NAMES:  # keys of a configuration: its sections are enough
         names = sorted({name.partition(".")[0] for name in names})
     return f"choose from: {', '.join(names)}"
+
+
+def shortened(given: object) -> str:
+    """Return what was given as an error shows it: quoted, on one line, its middle left out."""
+    text = repr(given)
+    return text if len(text) <= MOST_SHOWN else f"{text[:60]}… ({len(text)} characters)"
 
 
 def first_line(error: BaseException) -> str:

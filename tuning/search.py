@@ -14,6 +14,7 @@ import yaml
 from sft_rl.config import Config, RayConfig
 from sft_rl.config.extensions import with_typed_options
 from sft_rl.config.files import load_config, lookup
+from sft_rl.config.plain_yaml import read_file
 from sft_rl.distributed import placement
 from sft_rl.distributed.session import check_ray
 from sft_rl.errors import UserError
@@ -282,9 +283,9 @@ class Search:
         """
         file = folder / FILE
         try:
-            tree: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"--resume: {folder} holds no search (no readable {FILE})") from error
+            tree = read_file(file)
+        except UserError as error:
+            raise UserError(f"--resume: {folder} holds no search ({error})") from error
         if not isinstance(tree, dict) or tree.get("format") != FORMAT:
             raise UserError(f"--resume: {file} is not a {FORMAT!r}")
         try:

@@ -19,13 +19,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import yaml
 
-from sft_rl.config.files import check_key, plain_number
+from sft_rl.config.files import check_key
+from sft_rl.config.plain_yaml import read_file
 from sft_rl.errors import UserError, did_you_mean
 
 Values = dict[str, Any]
@@ -140,20 +139,14 @@ def load_space(name: str) -> Space:
         UserError: If there is none, or it is wrong.
     """
     if name in space_names():
-        text = resources.files("tuning.spaces").joinpath(f"{name}.yaml").read_text()
-    elif name.endswith((".yaml", ".yml")):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--search: cannot read {name}: {error}") from error
-    else:
+        return parse_space(name, read_file(str(resources.files("tuning.spaces") / f"{name}.yaml")))
+    if not name.endswith((".yaml", ".yml")):
         hint = did_you_mean(name, space_names())
         raise UserError(f"--search: {name!r} is unknown; {hint}; or give a .yaml file")
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise UserError(f"--search {name}: not a YAML file: {where}") from error
+        tree = read_file(name)
+    except UserError as error:
+        raise UserError(f"--search: {error}") from error
     return parse_space(name, tree)
 
 
@@ -206,7 +199,6 @@ def parse_distribution(where: str, given: Any) -> Distribution:
     if not isinstance(values, list) or not values:
         raise UserError(f"{where}: {kind} needs a list with at least one value, got {values!r}")
     if kind in ("grid", "choice"):
-        values = [plain_number(value) for value in values]
         if any(value in values[:i] for i, value in enumerate(values)):
             raise UserError(f"{where}: {kind} lists a value twice: {values}")
         return Distribution(kind, tuple(values))
@@ -214,7 +206,7 @@ def parse_distribution(where: str, given: Any) -> Distribution:
 
 
 def _bounds(where: str, kind: str, values: list[Any]) -> tuple[Any, ...]:
-    bounds = [plain_number(value) for value in values]
+    bounds = values
     whole = kind == "randint"
     wanted = "whole numbers" if whole else "numbers"
     if len(bounds) != 2 or any(isinstance(b, bool) or not _is_number(b, whole) for b in bounds):

@@ -31,6 +31,10 @@ def load_object(field: str, reference: str) -> Any:
         UserError: If there is no such module or object.
     """
     module_name, _, name = reference.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), name]):
+        raise UserError(
+            f"{field}: got {reference!r}; allowed: module:name, as in my_package.mine:Mine"
+        )
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

@@ -22,7 +22,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sft_rl.config import Config, ResolvedConfig
-from sft_rl.errors import UserError, did_you_mean, first_line
+from sft_rl.config.plain_yaml import read_file, read_text, read_value
+from sft_rl.errors import UserError, did_you_mean, shortened
 
 Tree = dict[str, Any]
 
@@ -57,7 +58,7 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
 def _read(preset: str) -> tuple[Tree, list[Tree]]:
     """Read a preset's settings and its blocks, those of what it extends before its own."""
     text = PRESETS.joinpath(f"{preset}.yaml").read_text()
-    tree: Tree = yaml.safe_load(text) or {}
+    tree: Tree = read_text(text, Config) or {}
     blocks = tree.pop("when", [])
     base = tree.pop("extends", None)
     if base is None:
@@ -89,7 +90,7 @@ def load_config_file(path: str, overrides: Iterable[str] = ()) -> Config:
 
     What the run looked up in its data is left out: it will be looked up again.
     """
-    tree = _read_file(path)
+    tree = _read_settings(path)
     for name in ResolvedConfig.model_fields.keys() - Config.model_fields.keys():
         tree.pop(name, None)
     return _build(_merged(tree, parse_overrides(overrides)))
@@ -97,7 +98,7 @@ def load_config_file(path: str, overrides: Iterable[str] = ()) -> Config:
 
 def load_resolved(path: str) -> ResolvedConfig:
     """Read the ``config.yaml`` that a run has written."""
-    tree = _read_file(path)
+    tree = _read_settings(path)
     if "samples" not in tree:
         raise UserError(
             f"run: {path} does not say what samples are; it was made by an older version, or is "
@@ -106,12 +107,11 @@ def load_resolved(path: str) -> ResolvedConfig:
     return _build(tree, ResolvedConfig)
 
 
-def _read_file(path: str) -> Tree:
+def _read_settings(path: str) -> Tree:
     try:
-        with open(path, encoding="utf-8") as file:
-            tree = yaml.safe_load(file)
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"config: cannot read {path}: {first_line(error)}") from error
+        tree = read_file(path, Config)
+    except UserError as error:
+        raise UserError(f"config: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"config: {path} holds no settings, expected a mapping of keys")
     return tree
@@ -123,7 +123,7 @@ def dump_config(config: Config) -> str:
 
 
 def parse_overrides(overrides: Iterable[str]) -> Tree:
-    """Turn ``["sampler.num_steps=4"]`` into a nested dictionary; values are read as YAML."""
+    """Turn ``["sampler.num_steps=4"]`` into a nested dictionary; values are read by their field."""
     pairs = []
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -131,9 +131,9 @@ def parse_overrides(overrides: Iterable[str]) -> Tree:
             raise UserError(f"{text!r}: a setting is written key=value, as in seed=1")
         check_key(key)
         try:
-            pairs.append((key, plain_number(yaml.safe_load(value))))
-        except yaml.YAMLError as error:
-            raise UserError(f"{key}: cannot read {value!r}: {first_line(error)}") from error
+            pairs.append((key, read_value(value, _kind_of(key))))
+        except UserError as error:
+            raise UserError(f"{key}: cannot read {shortened(value)}: {error}") from error
     return _nested(pairs)
 
 
@@ -189,14 +189,14 @@ def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, str
     return keys
 
 
-def plain_number(value: Any) -> Any:
-    """Read ``1e-3`` as a number, which YAML 1.1 takes for text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _kind_of(key: str) -> Any:
+    """Type of a setting; anything goes inside a dictionary."""
+    node: Any = Config
+    for part in key.split("."):
+        if not (isinstance(node, type) and issubclass(node, BaseModel)):
+            return Any
+        node = node.model_fields[part].annotation
+    return node
 
 
 def check_key(key: str) -> None:
@@ -206,8 +206,8 @@ def check_key(key: str) -> None:
         UserError: With the nearest one.
     """
     known = all_keys()
-    parent = key.rpartition(".")[0]
-    if key in known or (parent in known and isinstance(lookup(Config(), parent), dict)):
+    parent, _, name = key.rpartition(".")
+    if key in known or (name and parent in known and isinstance(lookup(Config(), parent), dict)):
         return
     sections = {k.split(".")[0] for k in known if "." in k}
     if key in sections:
@@ -223,8 +223,11 @@ def _nested(pairs: Iterable[tuple[str, Any]]) -> Tree:
     for key, value in pairs:
         *sections, name = key.split(".")
         node = tree
-        for section in sections:
+        for depth, section in enumerate(sections, start=1):
             node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                whole = ".".join(sections[:depth])
+                raise UserError(f"{key}: {whole} is set to {shortened(node)}, too; give one")
         node[name] = value
     return tree
 
@@ -259,4 +262,4 @@ def explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error" and ":" in message.split(" ")[0]:
         return message
-    return f"{key}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+    return f"{key}: {message[0].lower()}{message[1:]}, got {shortened(first['input'])}"

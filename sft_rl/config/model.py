@@ -39,7 +39,7 @@ class DataConfig(Section):
     path: str | None = None
     """A user's own points, one a row: .npy, .csv or .parquet; for `cifar10` the folder with
     data_batch_1.bin; for `images` a folder of pictures, or .parquet or .arrow files of them."""
-    num_points: Annotated[int, Field(ge=2)] = 200_000
+    num_points: Annotated[int, Field(ge=2, le=10**9)] = 200_000
     """Training points to draw from a synthetic source, or `glyphs`."""
     noise: NonNegative = 0.05
     """Noise of the synthetic sources, in scikit-learn's units."""
@@ -50,7 +50,7 @@ class DataConfig(Section):
     standardise: bool = True
     """Shift points to mean 0 and scale to std 1 for the model; undone on output. Pixels go to
     -1..1 always."""
-    image_size: Annotated[int, Field(ge=4)] = 32
+    image_size: Annotated[int, Field(ge=4, le=10**9)] = 32
     """Height and width of `glyphs`, and to which `images` are scaled."""
     channels: Literal[1, 3] = 3
     """Colours of `glyphs` and `images`: 3, or 1 for grey."""
@@ -165,7 +165,7 @@ class PretrainingConfig(Section):
 
     num_iterations: Count = 2000
     """Optimiser steps."""
-    batch_size: Annotated[int, Field(ge=2)] = 2048
+    batch_size: Annotated[int, Field(ge=2, le=10**9)] = 2048
     """Points a step."""
     num_times: Count = 128
     """Different timesteps a step; each is shared by batch_size / num_times points."""

@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sft_rl.config.base import Count, NonNegative, NonNegativeInt, Positive, Probability, Section
+from sft_rl.config.base import (
+    Beta,
+    Count,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    Probability,
+    Section,
+)
 
 
 def _decreasing(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -69,7 +77,7 @@ class PolicyConfig(Section):
     """Peak learning rate of the learned standard deviations."""
     final_lr_factor: Probability = 0.0
     """Share of the learning rate that is left at the end, under `training.lr_decay`."""
-    adam_betas: tuple[Probability, Probability] = (0.9, 0.99)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.99)
     """Adam's betas."""
     max_grad_norm: Positive = 1.0
     """Gradient clip."""
@@ -125,7 +133,7 @@ class CriticConfig(Section):
     """Peak learning rate."""
     final_lr_factor: Probability = 1.0
     """Share of the learning rate that is left at the end, under `training.lr_decay`."""
-    adam_betas: tuple[Probability, Probability] = (0.5, 0.9)
+    adam_betas: tuple[Beta, Beta] = (0.5, 0.9)
     """Adam's betas."""
     num_warmup_steps: NonNegativeInt = 50
     """Critic steps before the first policy step, on top of `n_critic`."""
@@ -149,5 +157,5 @@ class ValueConfig(Section):
     """Peak learning rate."""
     final_lr_factor: Probability = 0.0
     """Share of the learning rate that is left at the end, under `training.lr_decay`."""
-    adam_betas: tuple[Probability, Probability] = (0.9, 0.99)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.99)
     """Adam's betas."""

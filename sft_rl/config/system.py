@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from sft_rl.config.base import Count, NonNegative, NonNegativeInt, Positive, Section
+from sft_rl.config.base import Count, NonNegative, NonNegativeInt, Positive, Section, Threads
 from sft_rl.config.model import LABELLED, DataConfig
 
 
@@ -15,7 +15,7 @@ class TrainingConfig(Section):
 
     num_iterations: Count = 300
     """Iterations: one rollout, `n_critic` critic steps and `n_generator` policy steps each."""
-    batch_size: Annotated[int, Field(ge=2)] = 512
+    batch_size: Annotated[int, Field(ge=2, le=10**9)] = 512
     """Trajectories for one critic step."""
     n_critic: Count = 2
     """Critic (and value) steps an iteration; each on trajectories of its own."""
@@ -53,7 +53,7 @@ def _branch(value: Any) -> Any:
 class RolloutConfig(Section):
     """Who draws trajectories."""
 
-    num_workers: Annotated[int, Field(ge=0)] = 2
+    num_workers: Annotated[int, Field(ge=0, le=10**9)] = 2
     """Ray rollout actors; 0 draws in the learner's process, without Ray."""
     num_cpus_per_worker: NonNegative = 1.0
     """Logical CPUs of a worker, may be fractional."""
@@ -75,7 +75,7 @@ class RolloutConfig(Section):
     is off by up to 0.004 (bfloat16) or 0.0005 (float16), which the noise of a step must exceed."""
     cuda_graphs: bool = False
     """Draw all steps of a shard at one go by a CUDA graph; needs rollouts on a GPU."""
-    num_threads: Count = 1
+    num_threads: Threads = 1
     """CPU threads a worker computes with; a result depends on it in the last bits."""
     timeout_s: Positive = 300.0
     """Seconds without an answer after which a busy worker counts as hung and is replaced."""
@@ -99,7 +99,7 @@ class LearnerConfig(Section):
     the last bits."""
     max_failures: NonNegativeInt = 8
     """How often Ray Train restarts the learners."""
-    num_threads: Count = 1
+    num_threads: Threads = 1
     """CPU threads the learner computes with; a result depends on it in the last bits."""
     num_cpus: NonNegative = 1.0
     """Logical CPUs of the learner where Ray places it, as in `sft-rl tune`; may be fractional."""
@@ -148,13 +148,13 @@ class MetricsConfig(Section):
     reference_stats: str | None = None
     """Local .npz with `mu` and `sigma` of Inception's features, as others publish them, for the
     FID; KID, precision and recall keep the images of `reference`."""
-    num_samples: Annotated[int, Field(ge=10)] = 10_000
+    num_samples: Annotated[int, Field(ge=10, le=10**9)] = 10_000
     """Samples to measure, and real images for the floor; of points as many real ones."""
-    num_excess: Annotated[int, Field(ge=10)] = 65_536
+    num_excess: Annotated[int, Field(ge=10, le=10**9)] = 65_536
     """Points of a few-step sampler for the excess distance; the full steps' has `num_samples`."""
     num_projections: Count = 100
     """Random directions of the sliced Wasserstein distance."""
-    num_exact: Annotated[int, Field(ge=10)] = 2_000
+    num_exact: Annotated[int, Field(ge=10, le=10**9)] = 2_000
     """Samples on each side of the exact distance and the MMD."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of directions, reference draw and sampling noise."""

@@ -50,6 +50,8 @@ def reward_function(name: str, own: dict[str, object] | None = None) -> Reward |
         hint = "hand it over in Python as reward=…" if name == "own" else "use 'critic'"
         raise UserError(f"reward: {name!r} is unknown; {hint} or your own 'module:function'")
     loaded = load_object("reward", name)
+    if not callable(loaded):
+        raise UserError(f"reward: {name!r} is no function, but {type(loaded).__name__}")
     if isinstance(loaded, type):
         return loaded(own_options(loaded, own or {}))  # type: ignore[no-any-return]
     if hasattr(loaded, "Options"):

@@ -89,7 +89,7 @@ def train(
     started = time.perf_counter() if started is None else started
     if resume != "never" and out is None:
         raise UserError("--resume: say which run, with --out FOLDER")
-    config, data = resolve(config, network=network, data=data, reward=reward)
+    config, data = resolve(config, network=network, data=data, reward=reward, warn=observer.warn)
     if config.uses_ray:
         from sft_rl.distributed.session import check_ray
 
@@ -202,7 +202,7 @@ def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     """Train and cache the full-step model; return the rows of a table about it."""
-    resolved, data = resolve(config, trains=False)
+    resolved, data = resolve(config, trains=False, warn=observer.warn)
     prepare_process(deterministic=resolved.training.deterministic)
     begun = time.perf_counter()
     observer.phase("pretraining")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from sft_rl.critics import Reward, check_objective
 from sft_rl.data import Dataset, check_labels, load_dataset
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.diffusion.schedule import StepSchedule, step_schedule
-from sft_rl.errors import UserError
+from sft_rl.errors import UserError, home_expanded
 from sft_rl.metrics.measures import build_measure
 from sft_rl.runs.parts import algorithm_of, critic_of, network_of, resolve_device, value_of
 from sft_rl.storage.checkpoint import state_sha256
@@ -43,6 +45,7 @@ def resolve(
     pretrained: Sections | None = None,
     fetch: bool = True,
     trains: bool = True,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> tuple[ResolvedConfig, Dataset]:
     """Look up and check all that a configuration names.
 
@@ -58,6 +61,7 @@ def resolve(
         pretrained: What was read of `pretrained.path` before.
         fetch: Fetch a model from the hub, if it is there.
         trains: Check what the algorithm needs, too; an env or a pretraining runs none.
+        warn: Is told before a model is asked for on the hub.
 
     Returns:
         The resolved configuration, and the data.
@@ -71,7 +75,7 @@ def resolve(
         known = PretrainedConfig(sha256=state_sha256(network))
         config = config.model_copy(update={"model": model, "pretrained": known})
     elif config.pretrained.path is not None:
-        config = _with_pretrained(config, pretrained, fetch=fetch)
+        config = _with_pretrained(config, pretrained, fetch=fetch, warn=warn)
     if reward is not None:
         config = config.model_copy(update={"reward": "own"})
     config = with_typed_options(config)
@@ -90,21 +94,50 @@ def with_absolute_paths(config: Config) -> Config:
         given = getattr(section, field)
         if given is None:
             continue
-        path = Path(given).expanduser()
-        if name == "pretrained" and not path.exists() and not given.startswith("~"):
-            continue  # maybe a name on the hub
+        if name == "pretrained" and (hub_name := _hub_name(given)) is not None:
+            updates[name] = section.model_copy(update={field: hub_name})
+            continue
+        path = home_expanded(given, f"{name}.{field}")
         updates[name] = section.model_copy(update={field: str(path.absolute())})
     return config.model_copy(update=updates)
 
 
-def _with_pretrained(config: Config, sections: Sections | None, *, fetch: bool) -> Config:
+def _hub_name(given: str) -> str | None:
+    """The name of a model on the hub that a path is, or None if it is one on this machine.
+
+    ``hub:owner/name`` says so; ``owner/name`` does if there is no such folder, nor one called
+    ``owner``, in which ``name`` may be missing.
+
+    Raises:
+        UserError: If it can only be the hub's, and is no name there.
+    """
+    name = given.removeprefix("hub:")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII):
+        if name != given:
+            raise UserError(f"pretrained.path: got {given!r}; allowed: hub:owner/name")
+        return None
+    if name == given and Path(name).parent.exists():
+        return None
+    if Path(name).exists():
+        raise UserError(
+            f"pretrained.path: {name} is on this machine, too; take that, or call this command "
+            f"where it is not for the hub's"
+        )
+    return name
+
+
+def _with_pretrained(
+    config: Config, sections: Sections | None, *, fetch: bool, warn: Callable[[str], None]
+) -> Config:
     """Fill in what a pretrained model says of itself."""
     own, where = config.pretrained, (sections or {}).get("pretrained")
     if where is None or (own.path, own.variant) != (where["path"], where["variant"]):
         from sft_rl.pretrained.loading import is_on_hub, read_pretrained  # diffusers is slow
 
-        if is_on_hub(str(own.path)) and not fetch:
-            return config
+        if is_on_hub(str(own.path)):
+            if not fetch:
+                return config
+            warn(f"pretrained.path: {own.path} is not here; asking the Hugging Face hub for it")
         sections = read_pretrained(own, num_classes=config.model.num_classes)
     assert sections is not None
     tree = config.model_dump()

@@ -101,7 +101,7 @@ def test_an_image_may_be_pinned_by_digest(tmp_path):
         ("a: [1", "not valid YAML at line 1"),
         ("[1, 2]", "expected keys and values, got list"),
         ("", "expected keys and values, got NoneType"),
-        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("!!python/object/apply:os.system ['true']", "tags .* are not allowed"),
     ],
 )
 def test_what_is_not_a_settings_file_is_refused(tmp_path, text, said):
@@ -112,9 +112,9 @@ def test_what_is_not_a_settings_file_is_refused(tmp_path, text, said):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*no\.yaml: No such file"):
         load_settings(tmp_path / "no.yaml")
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
         load_settings(tmp_path)
 
 

@@ -93,5 +93,5 @@ def test_unknown_names_and_files_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="cannot read"):
         load_space(str(tmp_path / "none.yaml"))
     (tmp_path / "bad.yaml").write_text("space: [")
-    with pytest.raises(UserError, match="not a YAML file"):
+    with pytest.raises(UserError, match="not valid YAML"):
         load_space(str(tmp_path / "bad.yaml"))
