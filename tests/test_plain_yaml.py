@@ -129,13 +129,13 @@ def test_a_missing_path_asks_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert path_of("~/x") == f"{tmp_path}/x"
     assert path_of("~/x/y") == f"{tmp_path}/x/y"
     assert path_of("./owner/name") == f"{tmp_path}/owner/name"
-    for given, message in (
+    for path, message in (
         ("hub:name", "allowed: hub:owner/name"),
         ("hub:~/x", "allowed: hub:owner/name"),
         ("~nobody-of-that-name/x", "nobody has such a home"),
     ):
         with pytest.raises(UserError, match=message):
-            path_of(given)
+            path_of(path)
     (tmp_path / "models" / "x").mkdir()
     with pytest.raises(UserError, match="is on this machine, too"):
         path_of("hub:models/x")

@@ -127,16 +127,16 @@ def _documents(events: Iterator[yaml.Event]) -> Iterator[Any]:
 
 def _node(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
     where = f"line {event.start_mark.line + 1}"
-    if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+    if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
         raise _Wrong(f"{where}: anchors and aliases (& and *) are not allowed; quote the text")
-    if event.tag is not None:
-        raise _Wrong(f"{where}: tags (!{event.tag.rpartition(':')[2]}) are not allowed; quote it")
+    if (tag := getattr(event, "tag", None)) is not None:
+        raise _Wrong(f"{where}: tags (!{tag.rpartition(':')[2]}) are not allowed; quote the text")
     if depth > MAX_DEPTH:
         raise _Wrong(f"{where}: nested deeper than {MAX_DEPTH}")
     if isinstance(event, yaml.ScalarEvent):
         # Escapes of JSON come in pairs for characters beyond 16 bits.
-        text = event.value.encode("utf-16-le", "surrogatepass")
-        text = text.decode("utf-16-le", "surrogatepass")
+        pairs: bytes = event.value.encode("utf-16-le", "surrogatepass")
+        text = pairs.decode("utf-16-le", "surrogatepass")
         return text if event.style else _Plain(text)
     if isinstance(event, yaml.SequenceStartEvent):
         return list(_items(events, yaml.SequenceEndEvent, depth))
