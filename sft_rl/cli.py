@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sft_rl import __version__
-from sft_rl.errors import UserError, check_neighbours, home_expanded
+from sft_rl.errors import UserError, check_neighbours, first_line, home_expanded
+from sft_rl.streams import imports_left_at_once, lasting_streams
 
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
 
+OUT_OF_MEMORY = re.compile("out of memory|not enough memory|allocate memory", re.IGNORECASE)
+"""What torch's errors say then, which have no type of their own on the CPU."""
 EPILOG = """examples:
   sft-rl train swiss_roll                        the main job
   sft-rl train swiss_roll sampler.num_steps=4    fewer steps
@@ -29,20 +34,36 @@ def main(argv: list[str] | None = None) -> int:
     """
     started = time.perf_counter()
     try:
+        with lasting_streams(), imports_left_at_once():
+            return _told(argv, started)
+    except OSError as error:  # of the streams themselves
+        with suppress(OSError):
+            os.write(2, f"sft-rl: cannot write output: {error.strerror}\n".encode())
+        return 1
+
+
+def _told(argv: list[str] | None, started: float) -> int:
+    """Run a command; what goes wrong is one line on stderr."""
+    try:
         check_neighbours()
         args = _parse(argv)
         code: int | None = args.run(args, started)
     except UserError as error:
-        sys.stderr.write(f"sft-rl: {error}\n")
-        return error.exit_code
+        line, failed = str(error), error.exit_code
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write(f"sft-rl: {str(interrupt) or 'interrupted'}\n")
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has left; point stdout elsewhere so that Python can exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code or 0
+        line, failed = str(interrupt) or "interrupted", 130
+    except MemoryError as error:
+        line, failed = f"there is not enough memory: {first_line(error)}", 1
+    except OSError as error:  # of a file that no room has words for
+        line, failed = f"{error.filename or 'system'}: {error.strerror or first_line(error)}", 1
+    except RuntimeError as error:
+        if not OUT_OF_MEMORY.search(str(error)):
+            raise
+        line, failed = f"there is not enough memory: {first_line(error)}", 1
+    else:
+        return code or 0
+    sys.stderr.write(f"sft-rl: {line}\n")
+    return failed
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -126,7 +126,7 @@ def _documents(events: Iterator[yaml.Event]) -> Iterator[Any]:
 
 
 def _node(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
-    where = f"line {event.start_mark.line + 1}"
+    where = f"line {event.start_mark.line + 1}" if event.start_mark else "text"
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
         raise _Wrong(f"{where}: anchors and aliases (& and *) are not allowed; quote the text")
     if (tag := getattr(event, "tag", None)) is not None:

@@ -127,7 +127,8 @@ class ConsoleObserver:
         return "  ".join(parts)
 
     def _say(self, text: str) -> None:
-        print(text, flush=True)  # noqa: T201
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
     def table(self, title: str, rows: dict[str, str] | dict[str, list[str]]) -> None:
         """Print a short table: of names and a value each, or several; "" names the columns."""

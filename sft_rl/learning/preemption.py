@@ -26,9 +26,19 @@ class PreemptionNotice:
 
     def __init__(self) -> None:
         self.arrived = False
-        self.in_loop = False
+        self._in_loop = self._has_looped = False
         self._by_keyboard = False
         self._before: dict[int, Any] = {}
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether somebody asks for the notice after every iteration."""
+        return self._in_loop
+
+    @in_loop.setter
+    def in_loop(self, value: bool) -> None:
+        self._in_loop = value
+        self._has_looped |= value
 
     def __enter__(self) -> PreemptionNotice:
         if threading.current_thread() is threading.main_thread():
@@ -52,9 +62,10 @@ class PreemptionNotice:
         signal.alarm(0)  # Ray's handler, where it is still in front, would abort in 3 s
         again = self.arrived
         self.arrived = True
+        when = "after fine-tuning; go on" if self._has_looped else "before fine-tuning began; start"
         if number == signal.SIGINT:
             self._by_keyboard = True
             if again or not self.in_loop:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"interrupted {when} with --resume")
         elif not self.in_loop:
-            raise Preempted("stopped by SIGTERM before fine-tuning began")
+            raise Preempted(f"stopped by SIGTERM {when} with --resume")
