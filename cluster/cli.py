@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_rl.errors import home_expanded
+from sft_rl.storage.secrets import holds_secret
 
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
@@ -199,6 +200,8 @@ _amount.__name__ = "amount"
 def _storage(text: str) -> str:
     if not text.startswith(("/", "~/")) and "://" not in text:
         raise argparse.ArgumentTypeError(f"got {text}; it must start with /, ~/ or be a URL")
-    if "://" in text and "@" in text:  # it is written to logs and to the job's description
+    if "://" in text and (
+        "@" in text or holds_secret(text)
+    ):  # it is written to logs and to the job's description
         raise argparse.ArgumentTypeError("credentials belong in the nodes' environment, not here")
     return text

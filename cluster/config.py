@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from sft_rl.config.plain_yaml import read_file
 from sft_rl.errors import UserError, did_you_mean
+from sft_rl.storage.secrets import holds_secret
 
 
 def _text(pattern: str, allowed: str) -> AfterValidator:
@@ -277,7 +278,7 @@ def check_strings(value: object) -> None:
     for where, text in _strings(value):
         if not text.isprintable():
             raise UserError(f"{where}: got {text!r}; allowed: one line of printable characters")
-        if re.search(r"(?<!sha256:)\b[0-9a-fA-F]{32,}\b|\beyJ[\w-]{20,}", text):
+        if holds_secret(text):
             raise UserError(
                 f"{where}: looks like a token; give the name of its secret or file instead"
             )

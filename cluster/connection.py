@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sft_rl.distributed.placement import without_autoscaler
+from sft_rl.distributed.session import reach_loopback_directly
 from sft_rl.errors import UserError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -41,6 +42,7 @@ def connect(address: str | None) -> Client:
         ClusterError: Nobody answers there, the token is refused, or Ray's version does not fit.
     """
     url = job_server(address)
+    reach_loopback_directly()
     os.environ[ADDRESS_VARIABLES[0]] = url  # Ray prefers it to the address that it is given
     logging.disable(logging.INFO)  # Ray's client reports every upload and every closed socket
     parts = urlsplit(url)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import sft_rl
 from sft_rl.errors import UserError
+from sft_rl.storage.secrets import holds_secret
 
 PACKAGES = ("sft_rl", "envs", "tuning", "cluster")
 MAX_BYTES = 100 * 2**20
 """Ray's job server refuses larger uploads."""
 NUM_LISTED = 5
 SUFFIXES = (".py", ".yaml", ".typed")
+TEXTS = (".py", ".yaml", ".yml", ".json", ".toml", ".ini", ".cfg", ".sh", ".env")
+"""Files in which people leave secrets."""
 
 
 def stage(folder: Path, extra: Iterable[str]) -> None:
@@ -35,6 +38,7 @@ def stage(folder: Path, extra: Iterable[str]) -> None:
     }
     for name in extra:
         for path in _extra(name):
+            _refuse_secrets(path)
             files[path] = path
     check_size({str(name): path.stat().st_size for name, path in files.items()})
     for relative, path in files.items():
@@ -67,6 +71,21 @@ def _extra(name: str) -> list[Path]:
     if not path.exists():
         raise UserError(f"{name}: does not exist here, and the job needs it")
     return list(_files(path)) if path.is_dir() else [path]
+
+
+def _refuse_secrets(file: Path) -> None:
+    """Refuse a file of settings or code that holds what looks like a secret.
+
+    Raises:
+        UserError: Naming the file; the secret is not repeated.
+    """
+    if file.suffix in TEXTS or file.name.startswith(".env"):
+        for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
+            if holds_secret(line):
+                raise UserError(
+                    f"{file}: line {number} looks like a secret; it would travel to the cluster: "
+                    "give it by the nodes' environment"
+                )
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -15,6 +15,11 @@ pytestmark = pytest.mark.ray
 
 def test_sigterm_stops_ray_too(tmp_path: Path, tiny_settings: tuple[str, ...]):
     settings = (*tiny_settings, "rollout.num_workers=1", "training.num_iterations=1000000")
+    # A shell as people have them: none of this keeps a local Ray from starting.
+    temporary = tmp_path / f"a {'long' * 30} folder"
+    temporary.mkdir()
+    around = {"TMPDIR": str(temporary), "RAY_ADDRESS": "http://127.0.0.1:8265"}
+    around |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     process = subprocess.Popen(
         [
             sys.executable,
@@ -29,6 +34,7 @@ def test_sigterm_stops_ray_too(tmp_path: Path, tiny_settings: tuple[str, ...]):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, **around},
         start_new_session=True,
     )
     assert process.stdout is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from functools import partial
@@ -100,7 +99,10 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     Raises:
         UserError: If anything asked for cannot work; nothing has been started then.
     """
-    address = args.address or os.environ.get("RAY_ADDRESS")
+    from sft_rl.config import RayConfig
+    from sft_rl.distributed.session import cluster_address
+
+    address = cluster_address(RayConfig(address=args.address))
     if args.resume is not None:
         search, folder = _resumed(args), args.resume
     else:

@@ -125,6 +125,7 @@ def _fit(
 ) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our table says what happened
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0 this is what silences Ray's
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the driver's, as in `train`
     trainable = tune.with_parameters(
         run_trial, search=search, pretrained=pretrained, out=str(records.folder.resolve())
     )

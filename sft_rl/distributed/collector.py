@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from sft_rl.config import RolloutConfig
 from sft_rl.errors import RunFailed, UserError, last_line
@@ -177,10 +177,11 @@ class RayCollector:
             trajectories = Trajectories.from_numpy(ray.get(call))
         except RayTaskError as error:
             raise _own_error(error.cause) from error
-        except (RayActorError, ObjectLostError) as error:
+        except RayError as error:  # a dead worker or node, killed for memory, a full store or disk
             if getattr(error, "actor_init_failed", False):
                 raise RunFailed(f"rollout: no worker could start: {last_line(error)}") from error
-            self._replace(slot, "died")
+            died = isinstance(error, RayActorError | ObjectLostError)
+            self._replace(slot, "died" if died else f"was lost ({type(error).__name__})")
             return
         task = slot.calls.pop(call)
         slot.last_sign_of_life, slot.is_new = time.monotonic(), False

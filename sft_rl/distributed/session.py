@@ -6,11 +6,16 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
+import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from sft_rl.config import LearnerConfig, RayConfig, RolloutConfig
@@ -19,6 +24,9 @@ from sft_rl.errors import RunFailed, UserError, last_line
 
 OBJECT_STORE_BYTES = 256 * 2**20
 CONNECT_S = 5.0
+MOST_CHARACTERS = 20
+"""Of the folder for temporary files; Ray adds up to 80 to it for a socket's path."""
+NO_PROXY = ("no_proxy", "NO_PROXY")
 
 
 class RaySession:
@@ -33,16 +41,30 @@ class RaySession:
     Args:
         config: Which cluster to join, or none to start a local Ray.
         rollout: What the workers will ask for.
+        warn: Is told what makes a local Ray slow.
     """
 
-    def __init__(self, config: RayConfig, rollout: RolloutConfig) -> None:
+    def __init__(
+        self,
+        config: RayConfig,
+        rollout: RolloutConfig,
+        *,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
         self.config = config
         self.rollout = rollout
+        self.warn = warn
+        self._folder: TemporaryDirectory[str] | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
         self._ready: Future[None] | None = None
         self._is_ours = not is_running()
         self._environment: dict[str, str] = {}
         self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+
+    @property
+    def joins(self) -> bool:
+        """Whether it joins a cluster."""
+        return self._is_ours and cluster_address(self.config) is not None
 
     def __enter__(self) -> RaySession:
         self._environment = dict(os.environ)
@@ -70,18 +92,22 @@ class RaySession:
         if self._is_ours:
             self._executor.submit(_stop_ray).result()
         self._executor.shutdown()
+        if self._folder is not None:
+            self._folder.cleanup()
         # What Ray, and what was set for it, has left in the environment; nothing of others.
         for name in os.environ.keys() | self._environment.keys():
-            if name.startswith("RAY_") or name == "PYTHONBREAKPOINT":
+            if name.startswith("RAY_") or name in ("PYTHONBREAKPOINT", *NO_PROXY):
                 if name in self._environment:
                     os.environ[name] = self._environment[name]
                 else:
                     del os.environ[name]
+        if error is not None and is_from_ray(error):
+            raise RunFailed(f"ray: {type(error).__name__}: {last_line(error)}") from error
 
     def _start(self) -> None:
         # A worker's error stops the run with one line; Ray would print those behind it, too.
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-        address = self.config.address or os.environ.get("RAY_ADDRESS")
+        address = cluster_address(self.config)
         if address is None:
             self._start_local()
         else:
@@ -96,11 +122,19 @@ class RaySession:
                 "sft_rl.distributed.session.set_local_environment() before `import ray`"
             )
         set_local_environment()
+        os.environ.pop("RAY_ADDRESS", None)  # empty, or a job server's
+        self._folder = _private_folder()
+        if (free := _shared_memory()) < OBJECT_STORE_BYTES:
+            self.warn(
+                f"ray: /dev/shm has {free // 2**20} MiB, fewer than {OBJECT_STORE_BYTES // 2**20}: "
+                "trajectories go through files, which is slower; docker run --shm-size sets it"
+            )
         import ray
 
         try:
             ray.init(
                 address="local",
+                _temp_dir=f"{self._folder.name}/ray",
                 num_cpus=max(os.cpu_count() or 1, 1),
                 include_dashboard=False,
                 dashboard_host="127.0.0.1",
@@ -129,6 +163,37 @@ class RaySession:
             check_room(room(), NOTHING, self.rollout)
 
 
+def cluster_address(config: RayConfig) -> str | None:
+    """The cluster to join, if any: as set, or `RAY_ADDRESS`, unless that is a job server's."""
+    there = os.environ.get("RAY_ADDRESS", "").strip()
+    return config.address or (there if there and "://" not in there else None)
+
+
+def is_from_ray(error: BaseException) -> bool:
+    """Whether an error is one of Ray's own: a lost node, a full object store or disk."""
+    exceptions = sys.modules.get("ray.exceptions")
+    return exceptions is not None and isinstance(error, exceptions.RayError)
+
+
+def _private_folder() -> TemporaryDirectory[str]:
+    """A folder for a local Ray, for this user only: Ray opens its own to everybody.
+
+    Sockets are in it, whose paths have 107 characters at most, and Ray's processes are started
+    with its name unquoted.
+    """
+    usual = tempfile.gettempdir()
+    base = usual if len(usual) <= MOST_CHARACTERS and not re.search(r"\s", usual) else "/tmp"
+    return TemporaryDirectory(prefix="sft-rl-", dir=base, ignore_cleanup_errors=True)
+
+
+def _shared_memory() -> int:
+    """Bytes free in shared memory; as much as is needed where there is no such thing."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return OBJECT_STORE_BYTES
+
+
 _local_environment: dict[str, str] | None = None
 
 
@@ -149,6 +214,14 @@ def set_local_environment() -> None:
     }
     for name, value in _local_environment.items():
         os.environ.setdefault(name, value)
+    reach_loopback_directly()
+
+
+def reach_loopback_directly() -> None:
+    """Keep what goes to this machine away from a proxy."""
+    for name in NO_PROXY:
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
 
 
 def use_own_token() -> None:
@@ -176,7 +249,7 @@ def check_ray(ray: RayConfig, rollout: RolloutConfig, learner: LearnerConfig) ->
     Raises:
         UserError: Naming what was asked and what is allowed, or what there is.
     """
-    address = ray.address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(ray)
     if is_running() or address is None:
         nodes = this_machine()
         if is_running():

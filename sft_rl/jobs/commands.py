@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.dry_run import requirements
 from sft_rl.jobs.fine_tuning import fine_tune, fine_tune_elsewhere
 from sft_rl.jobs.report import FLOOR, Table, comparison, names_of, number
-from sft_rl.learning.preemption import PreemptionNotice
+from sft_rl.learning.preemption import Preempted, PreemptionNotice
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.pretrained.full_step import FullStep, Summary
@@ -130,14 +130,19 @@ def _train(
     evaluator, own = Evaluator(data, config.metrics), network
     with ExitStack() as stack:
         stack.enter_context(store.lock())
+        if not going_on:
+            stack.enter_context(_taken_back(store))
         notice = stack.enter_context(PreemptionNotice())
         checkpoint = store.resume(config) if going_on else None
-        session = None
+        session, observer = None, clock.observer
         if config.uses_ray:
             from sft_rl.distributed.session import RaySession
 
-            session = stack.enter_context(RaySession(config.ray, config.rollout))
-        observer = clock.observer
+            session = stack.enter_context(
+                RaySession(config.ray, config.rollout, warn=observer.warn)
+            )
+            if session.joins:  # what a cluster refuses is known before anything is trained
+                session.wait()
         with clock.phase("pretraining"):
             network, _ = full_step_network(
                 config, data, own=own, progress=observer.progress, warn=observer.warn
@@ -178,6 +183,17 @@ def _train(
             own=own,
             reward=reward,
         )
+
+
+@contextmanager
+def _taken_back(store: RunFolder) -> Iterator[None]:
+    """Leave no folder of a new run that failed before it began: it would block the next try."""
+    try:
+        yield
+    except UserError as error:
+        if not isinstance(error, Preempted):
+            store.abandon()
+        raise
 
 
 def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:

@@ -9,24 +9,24 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
 from torch import nn
 
 import sft_rl
 from sft_rl.config import ResolvedConfig
-from sft_rl.config.files import dump_config, explain, load_resolved
+from sft_rl.config.files import dump_config, load_resolved
 from sft_rl.errors import UserError, first_line
 from sft_rl.learning.learner import Learner
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.changes import changes
+from sft_rl.runs.checkpoints import checkpoints, newest
 from sft_rl.runs.parts import algorithm_of, network_of, policy_of
 from sft_rl.storage import checkpoint
-from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, TensorGroups
+from sft_rl.storage.checkpoint import Checkpoint, TensorGroups
 from sft_rl.storage.events import EventLog
 from sft_rl.storage.files import check_unused, replace_file, saving
 from sft_rl.storage.locks import Locked, lock
@@ -102,6 +102,16 @@ class RunFolder:
                 f"another folder, or remove it first (rm -r {shlex.quote(self.place)}) to replace "
                 "it"
             )
+
+    def abandon(self) -> None:
+        """Take back the folder of a new run that failed before its first iteration."""
+        if checkpoints(self.path) or (self.path / "metrics.csv").exists():
+            return
+        for name in ("config.yaml", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        for folder in (self.path / "checkpoints", self.path / "plots", self.path):
+            with suppress(OSError):  # of what holds anything else
+                folder.rmdir()
 
     def _write_config(self) -> None:
         replace_file(self.path / "config.yaml", dump_config(self.config).encode())
@@ -181,7 +191,7 @@ class RunFolder:
         self._events.write()
         folder = self.path / "checkpoints"
         checkpoint.save(folder / f"{iteration:06d}", Checkpoint(learner.state(), meta))
-        for old in self._checkpoints()[: -self.config.training.keep_checkpoints]:
+        for old in checkpoints(self.path)[: -self.config.training.keep_checkpoints]:
             shutil.rmtree(old)
 
     def resume(self, config: ResolvedConfig) -> Checkpoint | None:
@@ -197,16 +207,16 @@ class RunFolder:
                 is touched then.
         """
         self.check_settings(config)
-        newest = self.latest() if self._checkpoints() else None
-        if newest and newest.meta["sft_rl"] != sft_rl.__version__:
+        found = self.latest() if checkpoints(self.path) else None
+        if found and found.meta["sft_rl"] != sft_rl.__version__:
             raise UserError(
-                f"--resume: {self.place} was made by sft-rl {newest.meta['sft_rl']}, this is "
+                f"--resume: {self.place} was made by sft-rl {found.meta['sft_rl']}, this is "
                 f"{sft_rl.__version__}, which may compute differently; use that version"
             )
         self.config = config.model_copy(update={"run_id": self.config.run_id})
         (self.path / "summary.json").unlink(missing_ok=True)  # of fewer iterations
         self._write_config()
-        done = newest.meta["iteration"] if newest else 0
+        done = found.meta["iteration"] if found else 0
         if lost := self._metrics.cut(done):
             self.warn(
                 f"{self.place}/metrics.csv has lost the rows of {len(lost)} iterations, the first "
@@ -215,7 +225,7 @@ class RunFolder:
         self._events.resume(done)
         for torn in (self.path / "checkpoints").glob(".*"):  # by a process killed while saving
             shutil.rmtree(torn)
-        return newest
+        return found
 
     def check_settings(self, config: ResolvedConfig) -> None:
         """Refuse to go on with settings that would give another result.
@@ -239,11 +249,6 @@ class RunFolder:
             return False
         return True
 
-    def _checkpoints(self) -> list[Path]:
-        """Folders of the checkpoints, the newest last."""
-        found = (p for p in (self.path / "checkpoints").glob("*") if p.name.isdecimal())
-        return sorted(found, key=lambda p: int(p.name))
-
     def latest(self, use: Callable[[Checkpoint], None] = lambda loaded: None) -> Checkpoint:
         """Load the newest whole checkpoint of this run, going back over others.
 
@@ -253,47 +258,7 @@ class RunFolder:
         Raises:
             UserError: If there is none.
         """
-        damages = []
-        for folder in reversed(self._checkpoints()):
-            try:
-                loaded = checkpoint.load(folder)
-                self._check_own(loaded, folder)
-                use(loaded)
-            except DamagedCheckpoint as damage:
-                damages.append(str(damage))
-                continue
-            except (KeyError, RuntimeError) as error:
-                damages.append(f"checkpoint: {folder} does not fit the run: {first_line(error)}")
-                continue
-            for damage_text in damages:
-                self.warn(f"{damage_text}; going back to {folder.name}")
-            return loaded
-        if damages:
-            raise DamagedCheckpoint(f"run: no whole checkpoint is left: {damages[0]}")
-        raise UserError(f"run: {self.place} has no checkpoint yet")
-
-    def _check_own(self, loaded: Checkpoint, folder: Path) -> None:
-        """Refuse a checkpoint of another run, or of other settings.
-
-        Raises:
-            DamagedCheckpoint: Saying in what it differs.
-        """
-        meta = loaded.meta
-        try:
-            theirs = ResolvedConfig.model_validate(meta["config"])  # fills in newer settings
-            iteration = meta["iteration"]
-        except (KeyError, ValidationError) as error:
-            why = explain(error) if isinstance(error, ValidationError) else f"it has no {error}"
-            raise DamagedCheckpoint(f"checkpoint: {folder} is of another version: {why}") from error
-        changed = changes(theirs.model_dump(), self.config.model_dump(), fewer=True)
-        if changed:
-            raise DamagedCheckpoint(
-                f"checkpoint: {folder} is of another configuration: {'; '.join(changed)}"
-            )
-        if theirs.run_id != self.config.run_id or iteration != int(folder.name):
-            raise DamagedCheckpoint(
-                f"checkpoint: {folder} is of another run, or of iteration {iteration}"
-            )
+        return newest(self.path, self.config, use=use, warn=self.warn, place=self.place)
 
     def result(self, own: nn.Module | None = None) -> tuple[DenoisingPolicy, TensorGroups]:
         """Load the policy a run gave, frozen, and all tensors of the checkpoint it is in.

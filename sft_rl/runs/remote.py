@@ -12,6 +12,7 @@ from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_resolved
 from sft_rl.errors import UserError
 from sft_rl.learning.learner import Learner
+from sft_rl.runs.checkpoints import checkpoints
 from sft_rl.runs.folder import RunFolder
 from sft_rl.storage import checkpoint
 from sft_rl.storage.cache import cache_folder
@@ -99,6 +100,11 @@ class StoredRun(RunFolder):
         super()._write_config()
         self.remote.upload(self.path, "config.yaml")
 
+    def abandon(self) -> None:
+        """See :meth:`RunFolder.abandon`."""
+        super().abandon()
+        self._follow("config.yaml")
+
     def resume(self, config: ResolvedConfig) -> checkpoint.Checkpoint | None:
         """See :meth:`RunFolder.resume`."""
         newest = super().resume(config)
@@ -110,8 +116,8 @@ class StoredRun(RunFolder):
         """See :meth:`RunFolder.save`."""
         super().save(learner, iteration=iteration)
         self.remote.upload(self.path, "metrics.csv")
-        kept = {folder.name for folder in self._checkpoints()}
-        newest = self._checkpoints()[-1]
+        kept = {folder.name for folder in checkpoints(self.path)}
+        newest = checkpoints(self.path)[-1]
         names = [file.name for file in newest.iterdir() if file.name != checkpoint.MANIFEST]
         for name in [*sorted(names), checkpoint.MANIFEST]:
             self.remote.upload(self.path, f"checkpoints/{newest.name}/{name}")

@@ -16,6 +16,7 @@ from pyarrow import fs as arrow_fs
 
 from sft_rl.errors import RunFailed, UserError
 from sft_rl.storage.files import saving
+from sft_rl.storage.secrets import holds_secret
 
 LOCAL = arrow_fs.LocalFileSystem()
 
@@ -54,7 +55,7 @@ class Remote:
     """
 
     def __init__(self, url: str) -> None:
-        if "@" in url:
+        if "@" in url or holds_secret(url):
             raise UserError("--out: a URL is written to logs; give credentials by the environment")
         self.url = url.rstrip("/")
         try:

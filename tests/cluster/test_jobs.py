@@ -211,6 +211,25 @@ def test_without_the_token_nothing_is_done(ray_cluster, sft_rl, command, environ
 
 
 @pytest.mark.parametrize(
+    "environment",
+    [
+        {"RAY_AUTH_TOKEN_PATH": "", "HOME": "/nonexistent"},
+        {"RAY_AUTH_TOKEN": "0123456789abcdef" * 4},
+    ],
+    ids=["no token", "a wrong one"],
+)
+def test_a_run_that_may_not_join_trains_nothing_and_leaves_nothing(
+    ray_cluster, sft_rl, tmp_path, tiny_settings, environment
+):
+    settings = (*tiny_settings, "rollout.num_workers=1", f"ray.address={ray_cluster.gcs}")
+    refused = sft_rl("train", "swiss_roll", *settings, "--out", "run", **environment)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"sft-rl: ray.address: cannot join {ray_cluster.gcs}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--gpus", "1", *train()), "no node has the 1 CPU and 1 GPU asked for: 127.0.0.1"),

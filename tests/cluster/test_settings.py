@@ -8,9 +8,11 @@ import yaml
 from pydantic import BaseModel
 
 import cluster.config
-from cluster.config import ClusterSettings, load_settings
+from cluster.config import ClusterSettings, check_strings, load_settings
+from cluster.package import stage
 from cluster.render import render
 from sft_rl.errors import UserError
+from sft_rl.storage.urls import Remote
 
 EXAMPLES = Path(cluster.config.__file__).parent / "settings"
 TOKEN = "0123456789abcdef" * 4
@@ -87,6 +89,41 @@ def test_a_token_is_refused_and_not_repeated(tmp_path, field, value):
     with pytest.raises(UserError, match="looks like a token") as caught:
         load_settings(path)
     assert TOKEN.lower() not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "hf_" + "aB3" * 12,
+        "ghp_" + "aB3" * 12,
+        "github_pat_" + "aB3_" * 20,
+        "AKIA" + "ABCD2345" * 2,
+        "sk-" + "aB3" * 12,
+        "sk-proj-" + "aB3_" * 12,
+        "xoxb-" + "123456-" * 3,
+        "https://me:pass@example.com/x",
+        "az://box/run?sig=a%2Fb",
+    ],
+)
+def test_secrets_of_others_are_known(tmp_path, secret, monkeypatch, capsys):
+    with pytest.raises(UserError, match="looks like a token") as caught:
+        check_strings(["train", "swiss_roll", f"data.path={secret}"])
+    assert secret not in str(caught.value)
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(f"first = 1\nkey = '{secret}'\n")
+    (tmp_path / "stage").mkdir()
+    with pytest.raises(UserError, match=r"mine\.py: line 2 looks like a secret") as caught:
+        stage(tmp_path / "stage", ["mine.py"])
+    assert secret not in str(caught.value)
+    with pytest.raises(UserError, match="credentials"):
+        Remote(f"s3://bucket/{secret}")
+
+
+@pytest.mark.parametrize(
+    "text", ["git+ssh://git@github.com/a/b", "sk-learn", "hf_hub", "s3://bucket/run?region=a"]
+)
+def test_what_is_no_secret_passes(text):
+    check_strings(["pip", text])
 
 
 def test_an_image_may_be_pinned_by_digest(tmp_path):
