@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -233,147 +232,31 @@ def file_cases() -> Iterator[Case]:
     for reader, words in READERS.items():
         target = "bad/search.yaml" if reader == "tune --resume" else "bad/config.yaml"
         place = target if "bad" in words else "file.yaml"
-        prepares: dict[str, Prepare] = {
-            name: lambda file, content=content: file.write_bytes(content)
-            for name, content in CONTENTS.items()
-        } | NOT_FILES
-        for name, make in prepares.items():
+        for name, make in {**_contents(CONTENTS), **NOT_FILES}.items():
             # Nothing but comments is a right, empty, environment.
             connects = (2, 3) if reader == "submit --env" else (2,)
-            yield Case(f"{reader}: {name}", words, connects, _in_place(place, make))
+            yield Case(f"{reader}: {name}", words, connects, in_place(place, make))
     for suffix in (".npy", ".csv", ".parquet"):
-        for name in ("empty", "binary", "nulls", "utf-16", "deep lists", "large"):
-            content = CONTENTS[name]
-            make = lambda file, content=content: file.write_bytes(content)  # noqa: E731
-            words = ("train", "swiss_roll", *TINY, f"data.path=points{suffix}")
-            yield Case(f"points {suffix}: {name}", words, (2,), _in_place(f"points{suffix}", make))
-        for name, make in NOT_FILES.items():
-            words = ("train", "swiss_roll", *TINY, f"data.path=points{suffix}")
-            yield Case(f"points {suffix}: {name}", words, (2,), _in_place(f"points{suffix}", make))
+        words = ("train", "swiss_roll", *TINY, f"data.path=points{suffix}")
+        wrong = _contents(("empty", "binary", "nulls", "utf-16", "deep lists", "large"))
+        for name, make in {**wrong, **NOT_FILES}.items():
+            yield Case(f"points {suffix}: {name}", words, (2,), in_place(f"points{suffix}", make))
 
 
-def _in_place(name: str, make: Prepare) -> Prepare:
+def _contents(names: Iterable[str]) -> dict[str, Prepare]:
+    return {name: written(CONTENTS[name]) for name in names}
+
+
+def written(content: bytes) -> Prepare:
+    """Write a file."""
+    return lambda file: file.write_bytes(content)
+
+
+def in_place(name: str, make: Prepare) -> Prepare:
+    """Make a file of a name."""
+
     def prepare(folder: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         make(folder / name)
 
     return prepare
-
-
-# ---- runs whose files are damaged ------------------------------------------------------------
-
-DAMAGES: dict[str, Prepare] = {
-    "emptied": lambda file: file.write_bytes(b""),
-    "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
-    "garbage": lambda file: file.write_bytes(bytes(range(256)) * 9),
-    "a brace": lambda file: file.write_bytes(b"{"),
-    "deep": lambda file: file.write_bytes(b"[" * 100_000),
-    "removed": lambda file: file.unlink(),
-    "a pipe": lambda file: (file.unlink(), os.mkfifo(file)),
-    "a folder": lambda file: (file.unlink(), file.mkdir()),
-}
-OF_A_RUN = {
-    "config.yaml": (2,),
-    "checkpoints/000002/manifest.json": (0,),  # the one before is taken
-    "checkpoints/000002/meta.json": (0,),
-    "checkpoints/000002/average.safetensors": (0,),
-    "metrics.csv": (0, 1, 2),
-    "summary.json": (0, 1, 2),
-}
-USERS: dict[str, tuple[str, ...]] = {
-    "evaluate": ("evaluate", "run"),
-    "sample": ("sample", "run", "--num", "2", "--out", "out.npy"),
-    "resume": (
-        *("train", "swiss_roll", *TINY, "--out", "run", "--resume"),
-        "training.num_iterations=3",
-    ),
-}
-
-
-def run_cases() -> Iterator[Case]:
-    """Every user of a run's folder with every file of it damaged in every way."""
-    for user, words in USERS.items():
-        for name, codes in OF_A_RUN.items():
-            for damage, make in DAMAGES.items():
-                prepare = _in_place(f"run/{name}", make)
-                yield Case(f"{user}, {name} {damage}", words, codes, prepare, needs_run=True)
-        for number in ("000001", "000002"):
-            yield Case(
-                f"{user}, checkpoint {number} removed",
-                words,
-                (0,),
-                lambda folder, n=number: shutil.rmtree(folder / "run" / "checkpoints" / n),
-                needs_run=True,
-            )
-        yield Case(
-            f"{user}, no checkpoint",
-            words,
-            (0,) if user == "resume" else (2,),
-            lambda folder: shutil.rmtree(folder / "run" / "checkpoints"),
-            needs_run=True,
-        )
-    for num in ("0", "-1", "x", "1e3", "9" * 30, ""):
-        words = ("sample", "run", "--num", num, "--out", "out.npy")
-        yield Case(f"sample --num {num[:9]}", words, (1, 2), needs_run=True)
-    for out in ("mine.txt", "run", "none/out.npy", "out.xyz", "out", "", ".", "x" * 300 + ".npy"):
-        words = ("sample", "run", "--num", "2", "--out", out)
-        yield Case(f"sample --out {out[:20]}", words, needs_run=True)
-    for label in ("0", "-1", "x"):
-        words = ("sample", "run", "--num", "2", "--out", "out.npy", "--label", label)
-        yield Case(f"sample --label {label}", words, needs_run=True)
-    yield Case("export of points", ("export", "run", "--out", "out"), needs_run=True)
-    for seed in ("x", "1.5", "true"):
-        words = ("sample", "run", "--num", "2", "--out", "out.npy", "--seed", seed)
-        yield Case(f"sample --seed {seed}", words, needs_run=True)
-
-
-# ---- folders, streams, signals ---------------------------------------------------------------
-
-
-def _others(folder: Path) -> None:
-    for name in ("checkpoints/000000/a", "summary.json", "metrics.csv", "plots/path.png"):
-        (folder / "others" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "others" / name).write_text("mine")
-
-
-def place_cases() -> Iterator[Case]:
-    """Folders that are somebody's, outputs that fail, signals at any time."""
-    train = ("train", "swiss_roll", *TINY)
-    for out in ("others", ".", "mine.txt", "mine.txt/run", "/proc/run", "/dev/null", "x" * 300):
-        yield Case(f"train --out {out[:20]}", (*train, "--out", out), (1, 2), _others)
-        yield Case(f"tune --out {out[:20]}", (*COMMANDS["tune"][:-1], out, *TINY), (1, 2), _others)
-    settings = b"name: a\nslurm: {nodes: 1, directory: /a}\n"
-    render = ("cluster", "render", "--settings", "s.yaml", "--target", "slurm", "--out")
-    for out in ("mine.txt", ".", "none/x", "/dev/full", "x" * 300):
-        make = _in_place("s.yaml", lambda file: file.write_bytes(settings))
-        yield Case(f"render --out {out[:20]}", (*render, out), (1, 2), make)
-    for name in ("a [/b] c", "by class é", "[bold]", "$(touch touched)", "\udcff", "a\tb", "🙂"):
-        yield Case(f"train --out {name!r}", (*train, "--out", name), (0,))
-        yield Case(f"evaluate {name!r}", ("evaluate", name))
-    streams: tuple[Literal["closed", "left", "full"], ...] = ("closed", "left", "full")
-    for stdout in streams:
-        codes = (1,) if stdout == "full" else (0,)
-        for words in (
-            train,
-            ("presets",),
-            ("presets", "swiss_roll"),
-            ("evaluate", "run"),
-            ("--help",),
-        ):
-            name = f"{words[0]} with stdout {stdout}"
-            yield Case(name, words, codes, needs_run="run" in words, stdout=stdout)
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        for tenths in range(0, 20, 2):
-            endless = (*train, "--out", "run", "training.num_iterations=100000")
-            yield Case(
-                f"train, {number.name} after {tenths / 10} s",
-                endless,
-                (code, -number),  # before our own handlers are there
-                signal_after=(number, tenths / 10),
-            )
-
-
-def cases() -> list[Case]:
-    """All of them, those that are alike side by side."""
-    families = (settings_cases, word_cases, file_cases, run_cases, place_cases)
-    return [case for family in families for case in family()]

@@ -21,13 +21,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bad_cases import MINE, TINY, Case, cases
+from benchmarks.bad_cases import MINE, TINY, Case, file_cases, settings_cases, word_cases
+from benchmarks.bad_places import place_cases, run_cases
 from sft_rl.cli import main as sft_rl
 
 HANG_S = 120.0
 SERVER = multiprocessing.get_context("forkserver")
 PRELOADED = ["sft_rl.jobs.commands", "sft_rl.jobs.plots", "tuning.search", "cluster.submit"]
-# ---- running ---------------------------------------------------------------------------------
+
+
+def cases() -> list[Case]:
+    """All of them, those that are alike side by side."""
+    families = (settings_cases, word_cases, file_cases, run_cases, place_cases)
+    return [case for family in families for case in family()]
 
 
 def make_run(folder: Path) -> Path:

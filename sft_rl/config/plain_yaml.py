@@ -182,7 +182,8 @@ def _typed(node: Any, kind: Any) -> Any:
 def _scalar(text: str, kinds: list[Any]) -> Any:
     if text in NULLS and (types.NoneType in kinds or Any in kinds):
         return None
-    if any(kind is str or _is_choice_of_words(kind) for kind in kinds) or len(text) > MOST_DIGITS:
+    words = any(kind is str or _is_choice_of_words(kind) for kind in kinds)
+    if (words and not {int, float, bool} & {*kinds}) or len(text) > MOST_DIGITS:
         return text
     bare = text.strip()
     if bare in WORDS:
