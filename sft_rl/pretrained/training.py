@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,8 +17,9 @@ from sft_rl.diffusion.loss import epsilon_matching_loss
 from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.learning.optim import decay_factor, update_average
 from sft_rl.networks import noise_network
+from sft_rl.pretrained.unfinished import Unfinished
 from sft_rl.seeding import derive_seed, generator, random_labels
-from sft_rl.storage.cache import Key, arithmetic, cached, digest
+from sft_rl.storage.cache import Key, arithmetic, cached, digest, unfinished
 from sft_rl.storage.checkpoint import Checkpoint
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -86,13 +88,22 @@ def pretrained_network(
         return network, True
 
     def train() -> Checkpoint:
-        trained = pretrain(model, noise, pretraining, data, device=device, progress=progress)
+        trained = pretrain(
+            model,
+            noise,
+            pretraining,
+            data,
+            device=device,
+            progress=progress,
+            place=unfinished("pretrained", key),
+        )
         return Checkpoint({"network": trained.state_dict()}, {"version": sft_rl.__version__})
 
     key = pretrained_key(
         model=model, noise=noise, pretraining=pretraining, pretrained=pretrained, data=data
     )
-    entry, there = cached("pretrained", key | arithmetic(device), train, warn=warn)
+    key |= arithmetic(device)
+    entry, there = cached("pretrained", key, train, warn=warn)
     network.load_state_dict(entry.tensors["network"])
     return network, there
 
@@ -105,15 +116,20 @@ def pretrain(
     *,
     device: torch.device,
     progress: Progress,
+    place: Path | None = None,
 ) -> nn.Module:
     """Train a noise-prediction network from scratch; return it with its averaged weights.
 
-    Images lie row by row meanwhile, whatever `model.channels_last` says: it changes the last bits.
+    With a `place` it keeps a checkpoint there now and then, from which an interrupted one goes on
+    to the same weights. Images lie row by row meanwhile, whatever `model.channels_last` says: it
+    changes the last bits.
     """
     model = model.model_copy(update={"channels_last": False})
     with torch.random.fork_rng():  # initial weights and dropout draw from torch's own generator
         torch.manual_seed(derive_seed(options.seed, "pretraining weights"))
-        return _pretrained(model, noise, options, data, device=device, progress=progress)
+        return _pretrained(
+            model, noise, options, data, device=device, progress=progress, place=place
+        )
 
 
 def _pretrained(
@@ -124,6 +140,7 @@ def _pretrained(
     *,
     device: torch.device,
     progress: Progress,
+    place: Path | None,
 ) -> nn.Module:
     network = noise_network(model, noise, data.shape).to(device)
     forward_process = NoiseSchedule.from_config(noise)
@@ -136,7 +153,8 @@ def _pretrained(
         )
     else:
         optimizer = torch.optim.RMSprop(network.parameters(), lr=options.learning_rate)
-    for iteration in range(options.num_iterations):
+    kept = Unfinished(place, {"network": network, "average": average}, optimizer, source)
+    for iteration in range(kept.resume(), options.num_iterations):
         factor = decay_factor(options.lr_decay, iteration / options.num_iterations)
         factor *= min((iteration + 1) / (options.warmup + 1), 1.0)
         optimizer.param_groups[0]["lr"] = options.learning_rate * factor
@@ -156,6 +174,8 @@ def _pretrained(
         optimizer.step()
         update_average(average, network, decay=options.ema_decay, num_updates=iteration)
         done = iteration + 1
+        kept.keep(done)
         if done % REPORT_EVERY == 0 or done == options.num_iterations:
             progress(done, options.num_iterations, {"pretraining_loss": loss.item()})
+    kept.remove()
     return average.requires_grad_(True)

@@ -67,6 +67,11 @@ def cached(
     return made, False
 
 
+def unfinished(kind: str, key: Key) -> Path:
+    """Where who makes a value may keep how far it is; only one process makes it."""
+    return cache_folder() / kind / f".{hash_of(key)}.unfinished"
+
+
 def _entry(folder: Path, key: Key, warn: Callable[[str], None]) -> Checkpoint | None:
     if not folder.exists():
         return None
