@@ -45,6 +45,7 @@ SETTINGS = (
     "training.batch_size=64",
     "training.eval_every=100",
     "training.checkpoint_every=25",
+    "training.plots=false",
     "metrics.num_samples=400",
     "metrics.num_exact=100",
     "metrics.num_projections=20",

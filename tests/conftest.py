@@ -29,6 +29,7 @@ TINY = (
     "training.batch_size=32",
     "training.eval_every=2",
     "training.checkpoint_every=2",
+    "training.plots=false",
     "metrics.num_samples=400",
     "metrics.num_exact=100",
     "metrics.num_excess=800",
@@ -56,6 +57,7 @@ TINY_DIGITS = (
     "training.num_iterations=3",
     "training.batch_size=8",
     "training.eval_every=2",
+    "training.plots=false",
     "metrics.num_samples=60",
     "rollout.num_workers=0",
 )

@@ -38,7 +38,8 @@ def sft_rl(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[s
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...]) -> Path:
     out = tmp_path_factory.mktemp("runs") / "first"
-    done = sft_rl("train", "swiss_roll", *tiny_settings, "--out", str(out))
+    settings = (*tiny_settings, "training.plots=true")
+    done = sft_rl("train", "swiss_roll", *settings, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "fine-tuning 3/3" in done.stdout

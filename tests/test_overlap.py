@@ -12,7 +12,12 @@ from sft_rl.cli import main
 
 pytestmark = PROCESSES
 
-OVERLAP = (MORTAL, "training.max_offpolicy_steps=1", "training.num_iterations=60")
+OVERLAP = (
+    MORTAL,
+    "training.max_offpolicy_steps=1",
+    "training.num_iterations=40",
+    "training.eval_every=20",
+)
 
 
 def run(out: Path, *settings: str) -> str:
@@ -59,4 +64,4 @@ def test_a_killed_run_goes_on_with_what_was_on_its_way(
     assert code == -signal.SIGKILL
     assert not (out / "summary.json").exists()
     assert run(out, *settings, "--resume") == policy_sha256(undisturbed)
-    assert pd.read_csv(out / "metrics.csv")["iteration"].tolist() == list(range(1, 61))
+    assert pd.read_csv(out / "metrics.csv")["iteration"].tolist() == list(range(1, 41))

@@ -42,6 +42,8 @@ class TrainingConfig(Section):
     """Iterations between two checkpoints."""
     keep_checkpoints: Count = 2
     """How many of the newest checkpoints are kept, besides the best."""
+    plots: bool = True
+    """Draw the pictures in `plots/` at the end; they take a second or two of a processor."""
 
 
 def _branch(value: Any) -> Any:

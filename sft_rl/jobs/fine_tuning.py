@@ -236,12 +236,12 @@ def _conclude(
             for one in (found, found_before)
         )
         final |= found.less(found_before.estimates, "before")
-        path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
-    with clock.phase("plots"):
+    if config.training.plots:
         from sft_rl.jobs.plots import Samples, write_plots
 
-        samples = Samples(evaluator.reference, before, after, path, full_step.samples)
-        with saving(store.path / "plots"):
+        with clock.phase("plots"), saving(store.path / "plots"):
+            path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
+            samples = Samples(evaluator.reference, before, after, path, full_step.samples)
             write_plots(store.path, samples, data.units)
     measured = {"initial": initial, "final": final, "full_step": full_step.numbers}
     summary = {

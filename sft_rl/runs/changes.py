@@ -26,6 +26,7 @@ FREE_TO_CHANGE = (
     "run_id",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.plots",
 )
 """Settings that a resumed run may have others of: they change no result beyond its rounding."""
 

@@ -64,7 +64,8 @@ def test_a_job_gives_the_same_policy_as_this_machine(
     ray_cluster, sft_rl, tmp_path, settings, local
 ):
     storage = ray_cluster.folder / "runs"
-    done = sft_rl("submit", "--storage", str(storage), *train(*settings))
+    one_worker = train(*settings, "rollout.num_workers=1")
+    done = sft_rl("submit", "--storage", str(storage), *one_worker)
     assert done.returncode == 0, done.stdout + done.stderr
     job_id = submitted(done)
     assert "fine-tuning 200/200" in done.stdout

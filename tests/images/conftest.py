@@ -13,5 +13,5 @@ def digits_run(
 ) -> Path:
     """A finished run's folder."""
     out = tmp_path_factory.mktemp("digits") / "run"
-    assert main(["train", "digits", *tiny_digits, "--out", str(out)]) == 0
+    assert main(["train", "digits", *tiny_digits, "training.plots=true", "--out", str(out)]) == 0
     return out
