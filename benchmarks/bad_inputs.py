@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def run_case(case: Case, run: Path) -> str:
             number, seconds = case.signal_after
             time.sleep(seconds)
             assert process.pid is not None
-            os.kill(process.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
         process.join(HANG_S)
         if process.exitcode is None:
             process.kill()
