@@ -44,8 +44,14 @@ def make_run(folder: Path) -> Path:
     return folder / "run"
 
 
-def run_case(case: Case, run: Path) -> str:
-    """Run a case in a folder of its own; return what was wrong, or nothing."""
+def run_case(case: Case, run: Path, **environment: str) -> str:
+    """Run a case in a folder of its own; return what was wrong, or nothing.
+
+    Args:
+        case: What to run.
+        run: A finished run, to be copied.
+        environment: Variables that the server of processes does not have.
+    """
     with tempfile.TemporaryDirectory(prefix="bad-") as name:
         said, folder = Path(name), Path(name) / "here"
         folder.mkdir()
@@ -55,7 +61,9 @@ def run_case(case: Case, run: Path) -> str:
         if case.prepare is not None:
             case.prepare(folder)
         before = _foreign(folder)
-        process = SERVER.Process(target=_be, args=(replace(case, prepare=None), str(folder)))
+        process = SERVER.Process(
+            target=_be, args=(replace(case, prepare=None), str(folder), environment)
+        )
         process.start()
         if case.signal_after is not None:
             number, seconds = case.signal_after
@@ -95,8 +103,9 @@ def _foreign(folder: Path) -> dict[str, Any]:
     return {name: p.read_bytes() for name, p in found.items() if p.is_file()}
 
 
-def _be(case: Case, folder: str) -> None:
+def _be(case: Case, folder: str, environment: dict[str, str]) -> None:
     """Be `sft-rl`, as a shell would start it."""
+    os.environ.update(environment)
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in ((1, "out"), (2, "err")):
