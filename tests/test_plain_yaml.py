@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.fuzz import fuzz
 from sft_rl.cli import main
 from sft_rl.config import Config
 from sft_rl.config.files import load_config, load_config_file, lookup, preset_names
-from sft_rl.config.plain_yaml import read_file, read_text, read_value
+from sft_rl.config.plain_yaml import read_file, read_text
 from sft_rl.errors import UserError
 from sft_rl.runs.resolve import with_absolute_paths
 
@@ -213,7 +214,6 @@ def _numbers(tree: Any) -> Any:
     return tree
 
 
-SPECIAL = list("[]{}:,-?|>&*!%@`'\"#~ \n\ta0.e\\xuU\u2028é")
 TREES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -232,18 +232,6 @@ def test_what_is_dumped_is_read_back(tree: Any):
     assert read_text(yaml.safe_dump(tree)) == tree
 
 
-@settings(max_examples=120, derandomize=True, deadline=None)
-@example(": :").via("a key without a mapping")
-@given(
-    st.text(alphabet=st.sampled_from(list("[]{}:,-?|>&*!%@`'\"#~ \n\ta0.e\\x\u2028é")), max_size=40)
-)
-def test_any_text_is_read_or_refused_in_one_line(text: str):
-    for read in (read_text, read_value):
-        try:
-            read(text, Config)
-        except UserError as error:
-            assert len(str(error).splitlines()) == 1
-    try:
-        load_config("swiss_roll", [f"seed={text}", f"model.unet={text}", f"data.path={text}"])
-    except UserError as error:
-        assert len(str(error).splitlines()) == 1
+@pytest.mark.parametrize("reader", ["settings", "files of settings", "checkpoints"])
+def test_any_bytes_are_read_or_refused_in_one_line(reader: str):
+    fuzz(reader, examples=25)
