@@ -180,6 +180,12 @@ def test_a_file_of_anything_else_is_one_line(content: bytes, message: str, tmp_p
     assert "\n" not in str(error.value)
 
 
+def test_a_setting_does_not_hide_that_its_section_is_none(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("data: 3")
+    with pytest.raises(UserError, match="data: expected keys and values, got 3"):
+        load_config_file(str(tmp_path / "a.yaml"), ["data.num_points=500"])
+
+
 def test_only_regular_files_are_read(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero", "/dev/null"):

@@ -236,7 +236,9 @@ def _merged(base: Tree, extra: Tree) -> Tree:
     merged = dict(base)
     for key, value in extra.items():
         old = merged.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
+        if isinstance(value, dict) and old is not None:
+            if not isinstance(old, dict):
+                raise UserError(f"{key}: expected keys and values, got {shortened(old)}")
             value = _merged(old, value)
         merged[key] = value
     return merged
