@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import shutil
 import uuid
@@ -65,7 +66,7 @@ class RunFolder:
     @staticmethod
     def holds_run(path: Path) -> bool:
         """Whether there is a run in a folder, finished or not."""
-        return (path / "config.yaml").is_file()
+        return os.path.isfile(path / "config.yaml")  # False of a name that is too long, too
 
     @staticmethod
     def create(path: Path, config: ResolvedConfig) -> RunFolder:
