@@ -60,7 +60,7 @@ def run_case(case: Case, run: Path, **environment: str) -> str:
             shutil.copytree(run, folder / "run")
         if case.prepare is not None:
             case.prepare(folder)
-        before = _foreign(folder)
+        before = foreign(folder)
         process = SERVER.Process(
             target=_be, args=(replace(case, prepare=None), str(folder), environment)
         )
@@ -78,10 +78,11 @@ def run_case(case: Case, run: Path, **environment: str) -> str:
             return "hang"
         error = (said / "err").read_text(errors="replace") if (said / "err").exists() else ""
         out = (said / "out").read_text(errors="replace") if (said / "out").exists() else ""
-        return _verdict(case, process.exitcode, out, error, before == _foreign(folder))
+        return verdict(case, process.exitcode, out, error, before == foreign(folder))
 
 
-def _verdict(case: Case, code: int, out: str, error: str, untouched: bool) -> str:
+def verdict(case: Case, code: int, out: str, error: str, untouched: bool) -> str:
+    """Say what was wrong with the end of a case, or nothing."""
     if "Traceback" in error + out:
         return f"traceback: {error.strip().splitlines()[-1][:200]}"
     if not untouched:
@@ -95,7 +96,7 @@ def _verdict(case: Case, code: int, out: str, error: str, untouched: bool) -> st
     return ""
 
 
-def _foreign(folder: Path) -> dict[str, Any]:
+def foreign(folder: Path) -> dict[str, Any]:
     """What is there that no command may touch: names and contents."""
     found = {
         str(p.relative_to(folder)): p for p in [folder / MINE, *(folder / "others").rglob("*")]
