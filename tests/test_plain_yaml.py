@@ -60,6 +60,7 @@ def test_a_value_is_what_its_field_says(setting: str, value: Any):
     ("words", "message"),
     [
         (["seed=true"], "seed: expected a number, got True"),
+        (["data.channels=true"], "data.channels: expected a number, got True"),
         (["policy.adam_betas=[true, 0.5]"], "policy.adam_betas: expected a number"),
         (["policy.adam_betas=[0.9, 1]"], "policy.adam_betas: .*less than 1"),
         (["seed=0x10"], "seed: .*integer.*got '0x10'"),
@@ -82,7 +83,7 @@ def test_a_value_is_what_its_field_says(setting: str, value: Any):
         (["learner.num_threads=1000000000000"], "learner.num_threads: .*1024"),
         (["metrics.num_samples=1000000000000"], "metrics.num_samples: .*1000000000"),
     ],
-    ids=range(22),
+    ids=range(23),
 )
 def test_what_is_no_value_is_one_line(words: list[str], message: str):
     with pytest.raises(UserError, match=message) as error:

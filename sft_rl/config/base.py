@@ -37,7 +37,9 @@ def _leaves(annotation: Any) -> list[Any]:
     args = [a for a in get_args(annotation) if a is not Ellipsis]
     if hasattr(annotation, "__metadata__"):  # of Annotated, the first is the type
         args = args[:1]
-    return [leaf for a in args for leaf in _leaves(a)] if args else [annotation]
+    if not args:
+        return [annotation if isinstance(annotation, type) else type(annotation)]  # of a Literal
+    return [leaf for a in args for leaf in _leaves(a)]
 
 
 def _holds_truth(value: Any) -> bool:
