@@ -211,6 +211,8 @@ def _train(args: argparse.Namespace, started: float) -> None:
         return
     from sft_rl.jobs.report import final_table
 
+    if run.summary["data"]:
+        observer.table("data", run.summary["data"])
     seconds = run.summary["wall_seconds"]["total"]
     observer.table(f"{run.store.place}: {seconds:.1f} s", final_table(run.summary))
 

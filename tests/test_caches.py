@@ -70,6 +70,9 @@ BY_NAME: dict[str, str] = {
     "model.unet": '{"layers_per_block": 2}',
 }
 ELSEWHERE = {
+    "data.columns": "of a file, whose points are compared themselves",
+    "data.separator": "of a file",
+    "data.header": "of a file",
     "data.path": "another source of the data, which are compared themselves",
     "model.kind": "tested kind by kind",
     "pretrained.path": "nothing is trained",

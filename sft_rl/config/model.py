@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sft_rl.config.base import (
     Count,
@@ -37,8 +37,16 @@ class DataConfig(Section):
     `digits` in scikit-learn, `glyphs`, coloured characters that are drawn here, `cifar10` in its
     binary format, or a user's `images`. `memory` is what Python hands over."""
     path: str | None = None
-    """A user's own points, one a row: .npy, .csv or .parquet; for `cifar10` the folder with
-    data_batch_1.bin; for `images` a folder of pictures, or .parquet or .arrow files of them."""
+    """A user's own points, one a row: .npy, .npz, .csv, .csv.gz or .parquet; for `cifar10` the
+    folder with data_batch_1.bin; for `images` a folder of pictures, or .parquet or .arrow files of
+    them."""
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Columns of a table to read, by name, or by position from 0 where they have none: of points
+    the dimensions. None takes all, but for an index."""
+    separator: Literal["comma", "semicolon", "tab", "pipe", "space"] | None = None
+    """What parts the columns of a .csv; None finds it out."""
+    header: bool | None = None
+    """Whether the first row of a .csv names the columns; None finds it out."""
     num_points: Annotated[int, Field(ge=2, le=10**9)] = 200_000
     """Training points to draw from a synthetic source, or `glyphs`."""
     noise: NonNegative = 0.05
@@ -74,6 +82,11 @@ class DataConfig(Section):
         known = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
         return known.get(self.name, (self.channels, self.image_size, self.image_size))
 
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _names_may_be_numbers(cls, value: Any) -> Any:
+        return [str(name) for name in value] if isinstance(value, (list, tuple)) else value
+
     @model_validator(mode="before")
     @classmethod
     def _path_means_file(cls, values: Any) -> Any:
@@ -88,6 +101,10 @@ class DataConfig(Section):
                 f"data.path: data.name={self.name} reads no path, got {self.path!r}; for pictures "
                 "of your own add data.name=images"
             )
+        tables = {name: getattr(self, name) for name in ("columns", "separator", "header")}
+        for name, value in tables.items():
+            if value is not None and self.name not in ("file", "images", "memory"):
+                raise ValueError(f"data.{name}: data.name={self.name} reads no table, got {value}")
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import numpy as np
 
 from sft_rl.config import DataConfig
 from sft_rl.data.dataset import Dataset, load_points, points_dataset
-from sft_rl.data.points import checked_points
+from sft_rl.data.point_files import table_of
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError
 
@@ -43,10 +43,11 @@ def dataset_of(values: Any, config: DataConfig) -> Dataset:
     Raises:
         UserError: If they are neither, too few, or not finite.
     """
-    array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
     config = config.model_copy(update={"name": "memory", "path": None})
-    if array.ndim != 4:
-        return points_dataset(checked_points(array, "data: it"), config, source="data: it")
+    array = values.detach().cpu() if hasattr(values, "detach") else values
+    if np.ndim(array) != 4:
+        return points_dataset(table_of(array, config), config, source="data: it")
+    array = np.asarray(array)
     if array.dtype != np.uint8 or array.shape[1] not in (1, 3):
         raise UserError(
             f"data: images are uint8 of shape (N, 1 or 3, height, width), got {array.dtype} "

@@ -1,10 +1,6 @@
-"""Points: two synthetic sources, those of scikit-learn, and a user's own files."""
-
-from pathlib import Path
+"""Points of two synthetic sources, those of scikit-learn."""
 
 import numpy as np
-
-from sft_rl.errors import UserError
 
 Array = np.ndarray
 
@@ -33,59 +29,3 @@ def _swiss_roll(num: int, noise: float, seed: int) -> Array:
     height = 21.0 * source.uniform(size=num)
     points = np.vstack((t * np.cos(t), height, t * np.sin(t)))
     return np.asarray((points + noise * source.standard_normal(size=(3, num))).T)
-
-
-def read_points(path: str) -> Array:
-    """Read a table of numbers, one point a row, float32, shape (num, dim).
-
-    Raises:
-        UserError: If the file is missing, unreadable, empty, not finite or not a table.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"data.path: no file at {path}")
-    try:
-        points = np.asarray(_read(file))
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged file makes its parser raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"data.path: cannot read {path}: {reason[0]}") from error
-    return checked_points(points, f"data.path: {path}")
-
-
-def checked_points(points: Array, source: str) -> Array:
-    """Refuse what is no table of numbers; return it as float32, shape (num, dim).
-
-    Raises:
-        UserError: Naming its source and what is wrong.
-    """
-    if points.ndim != 2 or 0 in points.shape:
-        raise UserError(
-            f"{source} has shape {points.shape}, expected (rows, dimensions), not empty"
-        )
-    if not np.issubdtype(points.dtype, np.number) or np.iscomplexobj(points):
-        raise UserError(f"{source} holds {points.dtype}, expected real numbers")
-    points = points.astype(np.float32)
-    bad = ~np.isfinite(points)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise UserError(
-            f"{source} has {bad.sum()} values that are not finite, "
-            f"the first in row {row}, column {column}"
-        )
-    return points
-
-
-def _read(file: Path) -> object:
-    if file.suffix == ".npy":
-        return np.load(file, allow_pickle=False)
-    import pandas as pd  # here, since it is slow to import
-
-    if file.suffix == ".csv":
-        first = pd.read_csv(file, header=None, nrows=1)
-        numeric = all(pd.api.types.is_numeric_dtype(kind) for kind in first.dtypes)
-        return pd.read_csv(file, header=None if numeric else 0)
-    if file.suffix == ".parquet":
-        return pd.read_parquet(file)
-    raise UserError(f"data.path: {file} ends in {file.suffix!r}, expected .npy, .csv or .parquet")

@@ -41,19 +41,24 @@ class Units:
 
     @cached_property
     def shift(self) -> Tensor:
-        """Broadcastable to a sample, float32."""
-        return torch.tensor(self.samples.shift)
+        """Broadcastable to a sample, float64 of points, float32 of images."""
+        return torch.tensor(self.samples.shift, dtype=self._dtype)
 
     @cached_property
     def scale(self) -> Tensor:
-        """Broadcastable to a sample, float32."""
-        return torch.tensor(self.samples.scale)
+        """Broadcastable to a sample, of the same type."""
+        return torch.tensor(self.samples.scale, dtype=self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Points may lie far from 0 and close together, beyond the digits of a float32."""
+        return torch.float32 if self.is_images else torch.float64
 
     def to_data(self, samples: Tensor) -> Array:
         """Turn samples (..., *shape) from model units into the data's own.
 
         Returns:
-            float32; of images pixel values, uint8, cut to their range.
+            float64; of images pixel values, uint8, cut to their range.
         """
         values = samples.cpu() * self.scale + self.shift
         if self.samples.pixel_max is None:
@@ -62,7 +67,8 @@ class Units:
 
     def to_model(self, values: Tensor) -> Tensor:
         """Undo :meth:`to_data`, float32."""
-        return (values.float() - self.shift.to(values.device)) / self.scale.to(values.device)
+        shift, scale = self.shift.to(values.device), self.scale.to(values.device)
+        return ((values.to(self._dtype) - shift) / scale).float()
 
     def write(self, file: Path, values: Array) -> None:
         """Write samples in the data's units into a new file: .npy; .csv of points, .png of images.

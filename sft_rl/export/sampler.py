@@ -47,7 +47,7 @@ class Sampler:
             label: Class of all samples; None draws classes, if the model has any.
 
         Returns:
-            Shape (num, *shape); float32, of images uint8.
+            Shape (num, *shape); float64, of images uint8.
 
         Raises:
             UserError: If the number is not positive or the model has no such class.

@@ -205,10 +205,10 @@ def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
         config: The settings.
         data: The data, where Python hands them over.
     """
-    resolved, _ = resolve(config, data=data, fetch=False)
+    resolved, data = resolve(config, data=data, fetch=False)
     with torch.device("meta"):
         networks = networks_of(resolved, network_of(resolved))
-    return requirements(
+    return data.description | requirements(
         networks,
         algorithm_of(resolved),
         resolved.training,

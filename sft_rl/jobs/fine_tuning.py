@@ -249,6 +249,7 @@ def _conclude(
         "algorithm": config.algorithm,
         "seed": config.seed,
         "num_steps": config.sampler.num_steps,
+        "data": data.description,
         **{
             f"{name}_{when}": metrics[name]
             for name in DISTANCES

@@ -25,7 +25,7 @@ from sft_rl.storage.cache import cached
 from sft_rl.storage.checkpoint import Checkpoint
 from sft_rl.types import Metrics
 
-FORMAT = 1
+FORMAT = 2
 REFERENCE_FACTOR = 16
 """Real points of a synthetic source for one generated: their noise adds 3 % to the error."""
 NUM_GROUPS = 16
@@ -33,6 +33,8 @@ NUM_GROUPS = 16
 REFERENCE_DRAW = 1000
 """Far from the draws that the other metrics take."""
 NUM_EXACT_DRAWS = 2
+MIN_MMD = 2
+"""Fewer points have no pairs, of whose distances the unbiased estimate is a mean."""
 
 
 class Points:
@@ -59,12 +61,12 @@ class Points:
 
     def distance(self, real: Array, generated: Array) -> float:
         """The metric that leads."""
-        return self._watched(flat(real), flat(generated[: len(real)]))[self.name]
+        return self._watched(self._centred(real), self._centred(generated[: len(real)]))[self.name]
 
     def watching(self, real: Array) -> Callable[[Array], Metrics]:
         """Two-sample test, precision, recall and sliced distance against one set of points."""
-        points = flat(real)
-        return lambda generated: self._watched(points, flat(generated))
+        points = self._centred(real)
+        return lambda generated: self._watched(points, self._centred(generated))
 
     def _watched(self, real: Array, generated: Array) -> Metrics:
         if not np.isfinite(generated).all():  # the alarm asks what a run has come to
@@ -85,8 +87,8 @@ class Points:
             real: The reference, (N, dim).
             generated: At least as many.
         """
-        first = flat(generated[: len(real)])
-        numbers = self._compared(flat(real), first) | self._exact(real, first)
+        real, first = self._centred(real), self._centred(generated[: len(real)])
+        numbers = self._compared(real, first) | self._exact(real, first)
         return Measured(numbers | self.excess(generated))
 
     def _compared(self, real: Array, generated: Array) -> Metrics:
@@ -104,11 +106,11 @@ class Points:
         }
 
     def _exact(self, real: Array, generated: Array) -> Metrics:
-        num = self.config.num_exact
-        return {
-            "earth_movers": earth_movers(real[:num], generated[:num]),
-            "mmd": mmd(real[:num], generated[:num]),
-        }
+        real, generated = real[: self.config.num_exact], generated[: self.config.num_exact]
+        numbers = {"earth_movers": earth_movers(real, generated)}
+        if min(len(real), len(generated)) >= MIN_MMD and (real != real[0]).any():
+            numbers["mmd"] = mmd(real, generated)
+        return numbers
 
     def _sliced(self, real: Array, generated: Array) -> float:
         config = self.config
@@ -121,7 +123,7 @@ class Points:
         size = self._batch_size
         if size < 1:
             return {}
-        batches = sorted_batches(flat(generated), self._directions, size=size)
+        batches = sorted_batches(self._centred(generated), self._directions, size=size)
         distance, error = excess(self._real_batches, batches)
         return {"excess": distance, "excess_se": error}
 
@@ -139,7 +141,9 @@ class Points:
     def _real_batches(self) -> Array:
         """Sorted projections of real points: all that are held out, or many drawn once."""
         if self.data.held_out is not None:
-            return sorted_batches(flat(self.data.held_out), self._directions, size=self._batch_size)
+            return sorted_batches(
+                self._centred(self.data.held_out), self._directions, size=self._batch_size
+            )
         data, config = self.data.config, self.config
         key = {
             "format": FORMAT,
@@ -152,7 +156,7 @@ class Points:
         }
 
         def draw() -> Checkpoint:
-            points = flat(self.data.real(self._num_reference, config.seed, REFERENCE_DRAW))
+            points = self._centred(self.data.real(self._num_reference, config.seed, REFERENCE_DRAW))
             batches = sorted_batches(
                 points, self._directions, size=self._batch_size, num_groups=NUM_GROUPS
             )
@@ -167,9 +171,16 @@ class Points:
             return len(self.data.held_out)
         return REFERENCE_FACTOR * self.config.num_excess
 
+    def _centred(self, points: Array) -> Array:
+        """Points (N, dim) around the middle of the data, float64.
+
+        No distance depends on the origin, but squares of numbers far from it would lose digits.
+        """
+        return np.asarray(flat(points) - np.asarray(self.data.units.samples.shift))
+
     def noise_floors(self, draws: list[Array]) -> Metrics:
         """Every metric of real points; the exact ones of two draws; the excess is 0 by nature."""
-        real, *others = (flat(draw) for draw in draws)
+        real, *others = (self._centred(draw) for draw in draws)
         rows = []
         for index, other in enumerate(others):
             num = min(len(real), len(other))  # halves of a file may differ by one
