@@ -6,7 +6,7 @@ sample: (2,) for points of the plane, (3, 32, 32) for images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -19,6 +19,12 @@ ALONG_B = {"rewards": 0, "labels": 0, "branch_step": 0}
 
 Metrics = dict[str, float]
 """Numbers worth watching, by name; ``docs/metrics.md`` explains each."""
+Progress = Callable[[int, int, Metrics], None]
+"""Told how many of how many are done, and the newest numbers."""
+
+
+def silent(done: int, total: int, metrics: Metrics) -> None:
+    """A progress that nobody watches."""
 
 
 def given(labels: Tensor | None) -> tuple[Tensor, ...]:

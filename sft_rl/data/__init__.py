@@ -11,12 +11,17 @@ from sft_rl.data.dataset import Dataset, load_points, points_dataset
 from sft_rl.data.point_files import table_of
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError
+from sft_rl.types import Progress, silent
 
 __all__ = ["Dataset", "Units", "check_labels", "dataset_of", "load_dataset"]
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, progress: Progress = silent) -> Dataset:
     """Load or generate the data a configuration names, points or images.
+
+    Args:
+        config: The settings.
+        progress: Is told how many pictures are decoded.
 
     Raises:
         UserError: If a file is missing or does not hold what it should.
@@ -29,7 +34,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         raise UserError(f"data.path: data.name={config.name} needs the path to the images")
     from sft_rl.data.images import load_images  # here, since points need none of it
 
-    return load_images(config)
+    return load_images(config, progress)
 
 
 def dataset_of(values: Any, config: DataConfig) -> Dataset:

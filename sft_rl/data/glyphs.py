@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sft_rl.config import DataConfig
 from sft_rl.data.image_files import LabelledImages
 from sft_rl.errors import UserError
 from sft_rl.seeding import derive_seed
-from sft_rl.storage.cache import cached
-from sft_rl.storage.checkpoint import Checkpoint
+from sft_rl.storage.mapped import cached_pictures
+from sft_rl.types import Progress, silent
 
 Array = np.ndarray
 FONTS = (
@@ -52,36 +51,48 @@ FORMAT = 1
 """Part of the cache's key; counts changes of the code that give other pictures."""
 
 
-def cached_glyphs(config: DataConfig) -> tuple[LabelledImages, LabelledImages]:
-    """Training and held-out pictures of some settings, from the cache or drawn now.
+def cached_glyphs(config: DataConfig, progress: Progress = silent) -> tuple[LabelledImages, int]:
+    """Pictures of some settings, from the cache or drawn now: for training, then held-out ones.
+
+    Returns:
+        All of them, mapped into memory, and how many are for training.
 
     Raises:
         UserError: If a font is not there.
     """
-    num_test = max(int(config.num_points * config.test_fraction), 2)
-    return _cached("train", config.num_points, config), _cached("held out", num_test, config)
-
-
-def _cached(purpose: str, num: int, config: DataConfig) -> LabelledImages:
-    """Some pictures of the stream for a purpose."""
-    stream = derive_seed(config.seed, f"glyphs {purpose}")
+    num_train = config.num_points
+    num = num_train + max(int(num_train * config.test_fraction), 2)
+    streams = [derive_seed(config.seed, f"glyphs {purpose}") for purpose in ("train", "held out")]
+    parts = [
+        glyph_attributes(size, characters=config.characters, stream=stream)
+        for size, stream in zip((num_train, num - num_train), streams, strict=True)
+    ]
     key = {
         "format": FORMAT,
         "drawn by": {name: version(name) for name in ("matplotlib", "pillow", "numpy")},
-        **{"num": num, "stream": stream},
+        "streams": streams,
         **config.model_dump(include={"characters", "image_size", "channels"}),
+        "num": [num_train, num],
     }
 
-    def draw() -> Checkpoint:
-        glyphs = glyph_attributes(num, characters=config.characters, stream=stream)
-        images = draw_glyphs(
-            glyphs, characters=config.characters, size=config.image_size, channels=config.channels
-        )
-        drawn = {"images": torch.from_numpy(images), "labels": torch.from_numpy(glyphs.character)}
-        return Checkpoint({"glyphs": drawn}, {})
+    def fill(images: Array) -> dict[str, str]:
+        done = 0
+        for part in parts:
+            for first in range(0, len(part.font), CHUNK):
+                some = part[first : first + CHUNK]
+                images[done : done + len(some.font)] = draw_glyphs(
+                    some,
+                    characters=config.characters,
+                    size=config.image_size,
+                    channels=config.channels,
+                )
+                done += len(some.font)
+                progress(done, num, {})
+        return {}
 
-    drawn = cached("glyphs", key, draw)[0].tensors["glyphs"]
-    return LabelledImages(drawn["images"].numpy(), drawn["labels"].numpy())
+    images, _ = cached_pictures(key, (num, *config.image_shape), fill)
+    labels = np.concatenate([part.character for part in parts])
+    return LabelledImages(images, labels, tuple(config.characters)), num_train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,14 +12,18 @@ from torch import Tensor
 from sft_rl.config import DataConfig, Samples
 from sft_rl.data.dataset import Dataset
 from sft_rl.data.glyphs import cached_glyphs
-from sft_rl.data.image_files import LabelledImages, read_cifar10, read_images
+from sft_rl.data.image_files import LabelledImages, read_cifar10
+from sft_rl.data.own_pictures import decode_pictures, find_pictures
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError
+from sft_rl.storage.mapped import sha256_of
+from sft_rl.types import Progress, silent
 
 Array = np.ndarray
 DIGITS_MAX = 16
 PIXEL_MAX = 255
 MIN_IMAGES = 4
+CLASSES_SHOWN = 20
 RANDOM_MAX = 2**62
 
 
@@ -77,24 +80,31 @@ class ImageDataset(Dataset):
         return self.held_out[:num] if draw == 0 else self.train_in_units(num)
 
 
-def load_images(config: DataConfig) -> ImageDataset:
+def load_images(config: DataConfig, progress: Progress = silent) -> ImageDataset:
     """Load the images a configuration names.
+
+    Args:
+        config: The settings.
+        progress: Is told how many are decoded.
 
     Raises:
         UserError: Naming the file that is missing, unreadable or too small.
     """
     if config.name == "cifar10":
         assert config.path is not None, "build.check asks for it"
-        train, held_out = read_cifar10(config.path)
-        return _dataset(train, held_out, config, pixel_max=PIXEL_MAX)
+        images, num_train = read_cifar10(config.path)
+        return _dataset(images, num_train, config, pixel_max=PIXEL_MAX)
     if config.name == "glyphs":
-        train, held_out = cached_glyphs(config)
-        return _dataset(train, held_out, config, pixel_max=PIXEL_MAX)
+        images, num_train = cached_glyphs(config, progress)
+        return _dataset(images, num_train, config, pixel_max=PIXEL_MAX)
     if config.name == "digits":
-        everything, pixel_max = _digits(), DIGITS_MAX
-    else:
-        everything, pixel_max = read_images(config), PIXEL_MAX
-    return image_dataset(everything, config, pixel_max=pixel_max)
+        return image_dataset(_digits(), config, pixel_max=DIGITS_MAX)
+    pictures = find_pictures(config)
+    order, num_train = _split(pictures.num, pictures.labels, config)
+    decoded, notes = decode_pictures(pictures, order, config, progress)
+    labels = None if pictures.labels is None else pictures.labels[order]
+    images = LabelledImages(decoded, labels, pictures.classes, pictures.notes | notes)
+    return _dataset(images, num_train, config, pixel_max=PIXEL_MAX)
 
 
 def image_dataset(
@@ -105,16 +115,27 @@ def image_dataset(
     Raises:
         UserError: If they are too few.
     """
-    num = len(everything.images)
+    labels = everything.labels
+    order, num_train = _split(len(everything.images), labels, config)
+    labels = None if labels is None else labels[order]
+    ordered = replace(everything, images=everything.images[order], labels=labels)
+    return _dataset(ordered, num_train, config, pixel_max=pixel_max)
+
+
+def _split(num: int, labels: Array | None, config: DataConfig) -> tuple[Array, int]:
+    """Shuffle images, those for training first.
+
+    Returns:
+        Their order, shape (num,), and how many are for training.
+    """
     if num < MIN_IMAGES:
         raise UserError(
             f"data.path: {config.path or config.name} has {num} images, needs at least {MIN_IMAGES}"
         )
     order = np.random.default_rng(config.seed).permutation(num)
-    labels = None if everything.labels is None else everything.labels[order]
-    test = _share_of_each_class(num, labels, max(int(num * config.test_fraction), 2))
-    train, held_out = everything[order[~test]], everything[order[test]]
-    return _dataset(train, held_out, config, pixel_max=pixel_max)
+    num_test = max(int(num * config.test_fraction), 2)
+    test = _share_of_each_class(num, None if labels is None else labels[order], num_test)
+    return np.concatenate([order[~test], order[test]]), num - num_test
 
 
 def _share_of_each_class(total: int, labels: Array | None, num: int) -> Array:
@@ -134,24 +155,38 @@ def _digits() -> LabelledImages:
 
 
 def _dataset(
-    train: LabelledImages, held_out: LabelledImages, config: DataConfig, *, pixel_max: int
+    images: LabelledImages, num_train: int, config: DataConfig, *, pixel_max: int
 ) -> ImageDataset:
     half = pixel_max / 2
-    digest = hashlib.sha256(f"flip={config.flip}".encode())
-    digest.update(train.images.tobytes())
+    train, held_out = images.images[:num_train], images.images[num_train:]
+    labels = None if images.labels is None else torch.from_numpy(images.labels)
     samples = Samples(
-        shape=train.images.shape[1:],
+        shape=train.shape[1:],
         shift=(half,),
         scale=(half,),
         pixel_max=pixel_max,
-        num_classes=0 if train.labels is None else int(train.labels.max()) + 1,
-        fingerprint=digest.hexdigest(),
+        num_classes=0 if labels is None else int(labels[:num_train].max()) + 1,
+        fingerprint=sha256_of(train, f"flip={config.flip}".encode()),
     )
     return ImageDataset(
-        train=torch.from_numpy(train.images),
-        held_out=held_out.images,
+        train=torch.from_numpy(train),
+        held_out=held_out,
         units=Units(samples),
         config=config,
-        labels=None if train.labels is None else torch.from_numpy(train.labels),
-        held_out_labels=None if held_out.labels is None else torch.from_numpy(held_out.labels),
+        labels=None if labels is None else labels[:num_train],
+        held_out_labels=None if labels is None else labels[num_train:],
+        description=_description(images, num_train),
     )
+
+
+def _description(images: LabelledImages, num_train: int) -> dict[str, str]:
+    """Rows of a table: how many images, how many of which class, and what was noted."""
+    num = len(images.images)
+    rows = {"images": f"{num:,}, {num - num_train:,} held out"}
+    if images.labels is not None:
+        counts = np.bincount(images.labels, minlength=len(images.classes)).tolist()
+        names = images.classes or tuple(str(i) for i in range(len(counts)))
+        each = [f"{name}: {count:,}" for name, count in zip(names, counts, strict=True)]
+        more = f" and {len(each) - CLASSES_SHOWN:,} more" if len(each) > CLASSES_SHOWN else ""
+        rows["classes"] = ", ".join(each[:CLASSES_SHOWN]) + more
+    return rows | images.notes

@@ -89,7 +89,16 @@ def train(
     started = time.perf_counter() if started is None else started
     if resume != "never" and out is None:
         raise UserError("--resume: say which run, with --out FOLDER")
-    config, data = resolve(config, network=network, data=data, reward=reward, warn=observer.warn)
+    if config.data.is_images:
+        observer.phase("images")
+    config, data = resolve(
+        config,
+        network=network,
+        data=data,
+        reward=reward,
+        warn=observer.warn,
+        progress=observer.progress,
+    )
     if config.uses_ray:
         from sft_rl.distributed.session import check_ray
 
@@ -218,7 +227,11 @@ def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     """Train and cache the full-step model; return the rows of a table about it."""
-    resolved, data = resolve(config, trains=False, warn=observer.warn)
+    if config.data.is_images:
+        observer.phase("images")
+    resolved, data = resolve(
+        config, trains=False, warn=observer.warn, progress=observer.progress
+    )
     prepare_process(deterministic=resolved.training.deterministic)
     begun = time.perf_counter()
     observer.phase("pretraining")

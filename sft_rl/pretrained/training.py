@@ -21,8 +21,8 @@ from sft_rl.pretrained.unfinished import Unfinished
 from sft_rl.seeding import derive_seed, generator, random_labels
 from sft_rl.storage.cache import Key, arithmetic, cached, digest, unfinished
 from sft_rl.storage.checkpoint import Checkpoint
+from sft_rl.types import Progress
 
-Progress = Callable[[int, int, dict[str, float]], None]
 REPORT_EVERY = 100
 FORMAT = 3
 """Part of the cache's key; counts changes of the code that give other weights or names."""

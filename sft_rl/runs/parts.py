@@ -25,9 +25,10 @@ from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks import OwnNetwork, noise_network, value_network
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.full_step import FullStep, measure_full_step
-from sft_rl.pretrained.training import Progress, pretrained_key, pretrained_network
+from sft_rl.pretrained.training import pretrained_key, pretrained_network
 from sft_rl.seeding import derive_seed, num_threads
 from sft_rl.storage.cache import hash_of
+from sft_rl.types import Progress, silent
 
 
 def resolve_device(name: str) -> torch.device:
@@ -153,7 +154,7 @@ def full_step_network(
     *,
     own: nn.Module | None = None,
     device: torch.device | None = None,
-    progress: Progress = lambda done, total, metrics: None,
+    progress: Progress = silent,
     warn: Callable[[str], None] = warnings.warn,
 ) -> tuple[nn.Module, bool]:
     """Return the full-step network: handed over, loaded, from the cache, or trained now.

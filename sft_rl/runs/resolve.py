@@ -22,6 +22,7 @@ from sft_rl.errors import UserError, home_expanded
 from sft_rl.metrics.measures import build_measure
 from sft_rl.runs.parts import algorithm_of, critic_of, network_of, resolve_device, value_of
 from sft_rl.storage.checkpoint import state_sha256
+from sft_rl.types import Progress, silent
 
 PATHS = (
     "data.path",
@@ -46,6 +47,7 @@ def resolve(
     fetch: bool = True,
     trains: bool = True,
     warn: Callable[[str], None] = warnings.warn,
+    progress: Progress = silent,
 ) -> tuple[ResolvedConfig, Dataset]:
     """Look up and check all that a configuration names.
 
@@ -62,6 +64,7 @@ def resolve(
         fetch: Fetch a model from the hub, if it is there.
         trains: Check what the algorithm needs, too; an env or a pretraining runs none.
         warn: Is told before a model is asked for on the hub.
+        progress: Is told how many pictures are decoded.
 
     Returns:
         The resolved configuration, and the data.
@@ -79,7 +82,7 @@ def resolve(
     if reward is not None:
         config = config.model_copy(update={"reward": "own"})
     config = with_typed_options(config)
-    data = data or load_dataset(config.data)
+    data = data or load_dataset(config.data, progress)
     tree = {**dict(config), "data": data.config, "samples": data.units.samples}
     resolved = ResolvedConfig.model_construct(**tree)
     check(resolved, data, network=network, reward=reward, trains=trains)

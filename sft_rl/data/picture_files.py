@@ -1,0 +1,140 @@
+"""Encoded pictures where people keep them: folders, zip files, tables."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from sft_rl.data.decoding import endings
+
+Array = np.ndarray
+Encoded = Iterator[tuple[str, bytes]]
+NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Encoded pictures, in an order that is always the same.
+
+    Attributes:
+        num: How many.
+        read: Gives each one's name and bytes, one after another.
+        labels: Their classes, int64, shape (num,), or None.
+        classes: Names of the classes.
+        notes: What was found out about them, a line each by its name.
+    """
+
+    num: int
+    read: Callable[[], Encoded]
+    labels: Array | None = None
+    classes: tuple[str, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a picture is: a file, or a member of a zip file."""
+
+    path: PurePosixPath
+    file: Path
+    member: str | None = None
+
+
+def pictures_of_files(root: Path, files: list[Path]) -> Pictures:
+    """Take every picture among some files and in zip files among them, whatever its name.
+
+    The folder that a picture lies in is its class, if there are several, equally deep.
+
+    Args:
+        root: What names are relative to.
+        files: Regular files at or below it.
+    """
+    places, others = [], []
+    known = endings()
+    for file in files:
+        relative = PurePosixPath(file.relative_to(root).as_posix())
+        if file.suffix.lower() == ".zip":
+            places += _members(file, relative.with_suffix(""), known)
+        elif file.suffix.lower() in known:
+            places.append(_Place(relative, file))
+        else:
+            others.append(str(relative))
+    places.sort(key=lambda place: place.path.parts)
+    folders = {place.path.parent for place in places}
+    labels, classes, notes = None, (), _left_out(others)
+    if len(folders) > 1 and len({len(folder.parts) for folder in folders}) > 1:
+        notes["classes"] = "none: pictures lie at different depths"
+    elif len(folders) > 1:
+        names, index = np.unique([p.path.parent.name for p in places], return_inverse=True)
+        labels, classes = index.astype(np.int64), tuple(names.tolist())
+    return Pictures(len(places), partial(_read, places), labels, classes, notes)
+
+
+def files_below(root: Path) -> list[Path]:
+    """All regular files at or below a path but hidden ones; links are followed, in no circle."""
+    if not root.is_dir():
+        return [root]
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        known = os.stat(folder)
+        if (known.st_dev, known.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((known.st_dev, known.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and _is_regular(Path(folder, name)):
+                found.append(Path(folder, name))
+    return found
+
+
+def _is_regular(file: Path) -> bool:
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except OSError:  # a link to nowhere
+        return False
+
+
+def _members(file: Path, prefix: PurePosixPath, known: Iterable[str]) -> list[_Place]:
+    """Pictures in a zip file; nothing is unpacked onto the disk."""
+    with zipfile.ZipFile(file) as archive:
+        paths = [(PurePosixPath(name), name) for name in archive.namelist()]
+    return [
+        _Place(prefix / path, file, name)
+        for path, name in paths
+        if path.suffix.lower() in known
+        and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    ]
+
+
+def _read(places: list[_Place]) -> Encoded:
+    archive: zipfile.ZipFile | None = None
+    try:
+        for place in places:
+            if place.member is None:
+                yield str(place.file), place.file.read_bytes()
+                continue
+            if archive is None or archive.filename != str(place.file):
+                if archive is not None:
+                    archive.close()
+                archive = zipfile.ZipFile(place.file)
+            yield f"{place.member} in {place.file}", archive.read(place.member)
+    finally:
+        if archive is not None:
+            archive.close()
+
+
+def _left_out(names: list[str]) -> dict[str, str]:
+    """A note of files that are no pictures."""
+    if not names:
+        return {}
+    more = len(names) - NAMES_SHOWN
+    shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    return {"left out": f"{shown}: no pictures"}
