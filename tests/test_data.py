@@ -167,6 +167,7 @@ UNCLEAR = {
     COUNTED.replace(",x", "id,x", 1): ("data.columns=", {"columns": ["id", "x"]}, ["id", "x"]),
     COUNTED.replace("\n0,", "\n9,"): ("data.columns=", {"columns": ["x"]}, ["x"]),
     "x,y,kind\n1,2,a\n3,4,b\n": ("data.columns=[x,y]", {"columns": ["y", "x"]}, ["y", "x"]),
+    "x\n0,5\n1,5\n2,7\n": ("data.separator=", {"separator": "semicolon"}, ["x"]),
     "1,2;3\n4,5;6\n7,8;9\n": ("", {"separator": "semicolon"}, ["0", "1"]),
 }
 

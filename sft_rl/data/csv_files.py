@@ -144,6 +144,11 @@ def _form(lines: list[str], config: DataConfig, source: str) -> Form:
     regular = [form for form in forms if form.is_regular and (form.width > 1 or config.separator)]
     numbers = [form for form in regular if form.holds_numbers]
     lone = [form for form in forms if form.width == 1 and form.is_regular and form.holds_numbers]
+    if numbers and lone and len(numbers[0].rows[0]) == 1 and not config.separator:
+        raise UserError(
+            f"{source}: one name stands above numbers with a comma, which may be decimal or part "
+            "an index; data.separator=semicolon or comma settles it"
+        )
     for found in (numbers, lone, regular):
         if found:
             return found[0]
