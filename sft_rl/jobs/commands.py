@@ -229,9 +229,7 @@ def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     """Train and cache the full-step model; return the rows of a table about it."""
     if config.data.is_images:
         observer.phase("images")
-    resolved, data = resolve(
-        config, trains=False, warn=observer.warn, progress=observer.progress
-    )
+    resolved, data = resolve(config, trains=False, warn=observer.warn, progress=observer.progress)
     prepare_process(deterministic=resolved.training.deterministic)
     begun = time.perf_counter()
     observer.phase("pretraining")

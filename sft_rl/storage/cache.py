@@ -59,7 +59,7 @@ def cached(
     folder = cache_folder() / kind / hash_of(key)
     if (entry := _entry(folder, key, warn)) is not None:
         return entry, True
-    with _alone(folder, kind, warn):
+    with alone(folder, kind, warn):
         if (entry := _entry(folder, key, lambda text: None)) is not None:  # made meanwhile
             return entry, True
         made = make()
@@ -86,7 +86,7 @@ def _entry(folder: Path, key: Key, warn: Callable[[str], None]) -> Checkpoint | 
 
 
 @contextmanager
-def _alone(folder: Path, kind: str, warn: Callable[[str], None]) -> Iterator[None]:
+def alone(folder: Path, kind: str, warn: Callable[[str], None]) -> Iterator[None]:
     """Let one process at a time make an entry; see that it can be kept before it is made."""
     file = folder.with_name(f".{folder.name}.lock")
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sft_rl.storage.cache import Key, cache_folder, hash_of
+from sft_rl.storage.cache import Key, alone, cache_folder, hash_of
 from sft_rl.storage.checkpoint import DamagedCheckpoint
 from sft_rl.storage.files import replace_folder, saving, sync, write_synced
 
@@ -37,28 +37,48 @@ def cached_pictures(
 
     They lie in a file and are mapped into memory, so a set may be larger than that, and processes
     share one copy. Writing to what is returned changes nothing on the disk. An entry is checked to
-    the last byte when it is opened; one that is damaged or of another key is made again.
+    the last byte when it is opened; one that is damaged or of another key is made again. Of
+    several processes that miss the same pictures one makes them.
 
     Args:
         key: All that determines the pictures.
         shape: Theirs, (N, channels, height, width).
         fill: Writes the pictures into an array of that shape, uint8, and returns what else is to
             be kept of them, as JSON.
-        warn: Is told of an entry that could not be used.
+        warn: Is told of an entry that could not be used, and of a process that is waited for.
 
     Returns:
         The pictures, uint8, and what `fill` returned.
 
     Raises:
-        SaveError: If there is no room for them, before any is made.
+        UserError: If the cache cannot be written or has no room for them, before any is made.
     """
     key = json.loads(json.dumps(key))  # as it is read back
     folder = cache_folder() / KIND / hash_of(key)
-    if folder.exists():
-        try:
-            return _open(folder, key, shape)
-        except DamagedCheckpoint as damage:
-            warn(f"cache: {damage}; it is computed again")
+    if (entry := _entry(folder, key, shape, warn)) is not None:
+        return entry
+    with alone(folder, KIND, warn):
+        if (entry := _entry(folder, key, shape, lambda text: None)) is not None:  # made meanwhile
+            return entry
+        return _made(folder, key, shape, fill)
+
+
+def _entry(
+    folder: Path, key: Key, shape: tuple[int, ...], warn: Callable[[str], None]
+) -> tuple[Array, Meta] | None:
+    if not folder.exists():
+        return None
+    try:
+        return _open(folder, key, shape)
+    except DamagedCheckpoint as damage:
+        warn(f"cache: {damage}; it is computed again")
+        return None
+
+
+def _made(
+    folder: Path, key: Key, shape: tuple[int, ...], fill: Callable[[Array], Meta]
+) -> tuple[Array, Meta]:
+    """Make pictures beside their place and rename them into it."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
