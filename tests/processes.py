@@ -28,7 +28,6 @@ SERVER.set_forkserver_preload(
         "scipy.optimize",
         "scipy.spatial",
         "sft_rl.jobs.commands",
-        "sft_rl.jobs.plots",
         "torch._dynamo",
     ]
 )
