@@ -92,7 +92,8 @@ def fuzz(name: str, *, examples: int, seed: int | None = None) -> None:
     test: Any = hypothesis.settings(
         max_examples=examples, derandomize=seed is None, deadline=None, database=None
     )(hypothesis.given(strategy)(body))
-    (test if seed is None else hypothesis.seed(seed)(test))()
+    seeded: Any = hypothesis.seed(seed) if seed is not None else lambda same: same
+    seeded(test)()
 
 
 def main() -> None:
