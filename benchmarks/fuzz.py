@@ -89,11 +89,12 @@ READERS: dict[str, tuple[Callable[[Any], None], Any]] = {
 def fuzz(name: str, *, examples: int, seed: int | None = None) -> None:
     """Try a reader on so many examples; always the same ones if there is no seed."""
     body, strategy = READERS[name]
-    test: Any = hypothesis.settings(
+    given: Any = hypothesis.given(strategy)
+    options: Any = hypothesis.settings(
         max_examples=examples, derandomize=seed is None, deadline=None, database=None
-    )(hypothesis.given(strategy)(body))
+    )
     seeded: Any = hypothesis.seed(seed) if seed is not None else lambda same: same
-    seeded(test)()
+    seeded(options(given(body)))()
 
 
 def main() -> None:
