@@ -121,7 +121,7 @@ class DenoisingProcess:
             if self.action == "noise":
                 mean, noise = self.policy.mean(self.latents, k, self.labels), actions
             else:
-                mean = self.policy.mean_from_eps(self.latents, actions, k)
+                mean = self.policy.mean_from_output(self.latents, actions, k)
                 noise = self._noise(self.step_index + 1)
             return mean + self.policy.step_std(k) * noise
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sft_rl.diffusion.prediction import data_of
 from sft_rl.diffusion.reverse import (
     expand,
-    expected_x_0,
     gaussian_kl,
     gaussian_log_prob,
     reverse_mean,
@@ -42,8 +42,8 @@ class DenoisingPolicy(nn.Module):
     under dropout the ratio of a new policy to the old one would not start at 1.
 
     Args:
-        network: Predicts the noise, called as ``network(latents, timesteps)``, with labels as
-            the third argument if there are classes.
+        network: Predicts what the schedule was built for, called as ``network(latents,
+            timesteps)``, with labels as the third argument if there are classes.
         schedule: Timesteps, coefficients and standard deviations of the T steps.
         shape: Shape of one sample.
         learn_std: Learn a factor on each standard deviation, except the last step's.
@@ -54,9 +54,11 @@ class DenoisingPolicy(nn.Module):
 
     timesteps: Tensor
     coef_x: Tensor
-    coef_eps: Tensor
+    coef_output: Tensor
     base_std: Tensor
     alpha_bar: Tensor
+    target: Tensor
+    input_scale: Tensor | None
 
     def __init__(
         self,
@@ -76,13 +78,22 @@ class DenoisingPolicy(nn.Module):
         for name, values in (
             ("timesteps", schedule.timesteps),
             ("coef_x", schedule.coef_x),
-            ("coef_eps", schedule.coef_eps),
+            ("coef_output", schedule.coef_output),
             ("base_std", schedule.std),
         ):
             self.register_buffer(name, torch.tensor(values.copy(), dtype=torch.float32))
-        # Not among the weights: no sample depends on it.
-        alpha_bar = torch.tensor(schedule.alpha_bar.copy(), dtype=torch.float32)
-        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
+        # Not among the weights: they follow from the settings.
+        target = np.broadcast_to(schedule.target, (2, len(schedule)))
+        for name, given_values in (
+            ("alpha_bar", schedule.alpha_bar),
+            ("target", target),
+            ("input_scale", schedule.input_scale),
+        ):
+            tensor = None
+            if given_values is not None:
+                tensor = torch.tensor(given_values.copy(), dtype=torch.float32)
+            self.register_buffer(name, tensor, persistent=False)
+        self.clip = schedule.clip
         self.log_std_scale = nn.Parameter(torch.zeros(len(schedule) - 1)) if learn_std else None
         self.eval()
 
@@ -112,21 +123,47 @@ class DenoisingPolicy(nn.Module):
             step_index: k, int64, broadcastable to (...): scalar, (N,) or (T, 1).
             labels: Classes, int64, broadcastable to (...): (N,) or (B,); None if unconditional.
         """
-        eps = self.network(latents, self.timesteps[step_index], *given(labels))
-        return self.mean_from_eps(latents, eps, step_index)
+        output = self.output(latents, step_index, labels)
+        return self.mean_from_output(latents, output, step_index)
 
-    def mean_from_eps(self, latents: Tensor, eps: Tensor, step_index: Tensor) -> Tensor:
-        """Mean of the next latent for a given noise prediction, shapes as in :meth:`mean`."""
+    def output(self, latents: Tensor, step_index: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the network predicts at a state, shapes as in :meth:`mean`."""
+        if self.input_scale is not None:
+            latents = expand(self.input_scale[step_index], self.event_ndim) * latents
+        return self.network(  # type: ignore[no-any-return]
+            latents, self.timesteps[step_index], *given(labels)
+        )
+
+    def mean_from_output(self, latents: Tensor, output: Tensor, step_index: Tensor) -> Tensor:
+        """Mean of the next latent for a given prediction, shapes as in :meth:`mean`."""
         coef_x = expand(self.coef_x[step_index], self.event_ndim)
-        coef_eps = expand(self.coef_eps[step_index], self.event_ndim)
-        return reverse_mean(latents, eps, coef_x, coef_eps)
+        coef_output = expand(self.coef_output[step_index], self.event_ndim)
+        mean = reverse_mean(latents, output, coef_x, coef_output)
+        if self.clip is None:
+            return mean
+        # What the step takes of x_0, at a given latent: the coefficient of the output, by x_0.
+        (alpha, sigma), (a, b) = self._levels(step_index), self._target(step_index)
+        x_0: Tensor = data_of(latents, output, (alpha, sigma), (a, b))
+        coef_x_0: Tensor = -coef_output * (alpha * b - sigma * a) / sigma
+        return mean + coef_x_0 * (x_0.clamp(-self.clip, self.clip) - x_0)
 
-    def expected_from_eps(self, latents: Tensor, eps: Tensor, step_index: Tensor) -> Tensor:
-        """The final sample that the network expects at a state, shapes as in :meth:`mean`.
+    def expected_from_output(self, latents: Tensor, output: Tensor, step_index: Tensor) -> Tensor:
+        """The final sample that a given prediction expects, shapes as in :meth:`mean`.
 
         At the last step it is the mean of the final sample.
         """
-        return expected_x_0(latents, eps, expand(self.alpha_bar[step_index], self.event_ndim))
+        x_0: Tensor = data_of(latents, output, self._levels(step_index), self._target(step_index))
+        return x_0 if self.clip is None else x_0.clamp(-self.clip, self.clip)
+
+    def _levels(self, step_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha and sigma of the latents, expanded."""
+        bar = expand(self.alpha_bar[step_index], self.event_ndim)
+        return bar.sqrt(), (1.0 - bar).sqrt()
+
+    def _target(self, step_index: Tensor) -> tuple[Tensor, Tensor]:
+        """The prediction's share of data and of noise, expanded."""
+        a, b = self.target[:, step_index]
+        return expand(a, self.event_ndim), expand(b, self.event_ndim)
 
     def step_std(self, step_index: Tensor) -> Tensor:
         """Standard deviation at the given steps, expanded to multiply latents."""
@@ -150,15 +187,15 @@ class DenoisingPolicy(nn.Module):
 
         With `rounded_to`, actions are numbers of that type, in the type of the latents.
         """
-        eps = self.network(latents, self.timesteps[step_index], *given(labels))
-        mean, std = self.mean_from_eps(latents, eps, step_index), self.step_std(step_index)
+        output = self.output(latents, step_index, labels)
+        mean, std = self.mean_from_output(latents, output, step_index), self.step_std(step_index)
         action = mean + std * noise
         if rounded_to is not None:
             action = action.to(rounded_to).to(mean.dtype)
         return Drawn(
             action,
             self._log_prob(action, mean, std),
-            self.expected_from_eps(latents, eps, step_index),
+            self.expected_from_output(latents, output, step_index),
         )
 
     def log_prob(

@@ -59,6 +59,7 @@ BY_NAME: dict[str, str] = {
     "model.embedding_dim": "32",
     "data.characters": "ABC",
     "noise.num_train_timesteps": "500",
+    "noise.path": "flow",
     "pretrained.variant": "ema",
     "pretraining.ema_decay": "0.3",
     "pretraining.max_grad_norm": "0.01",
@@ -77,6 +78,10 @@ ELSEWHERE = {
     "data.header": "of a file",
     "data.path": "another source of the data, which are compared themselves",
     "model.kind": "tested kind by kind",
+    "model.factory": "a user's own: test_own_networks.py",
+    "model.weights": "of a user's own",
+    "model.classes": "of a user's own",
+    "noise.betas": "as many as there are steps",
     "pretrained.path": "nothing is trained",
     "pretrained.sha256": "nothing is trained",
     "metrics.dinov2_path": "a folder that is never downloaded",
@@ -174,6 +179,7 @@ def test_so_it_is_for_the_papers_network(quick: tuple[str, ...], kind: str):
     settings = (*quick, f"model.kind={kind}", "pretraining.continuous_time=false")
     changes = other_values(load_config("swiss_roll", settings))
     ours = {n: v for n, v in changes.items() if n.startswith(("model.", "noise."))}
+    del ours["noise.path"]  # it has but one
     assert lies("swiss_roll", settings, ours) == {}
 
 
@@ -181,6 +187,12 @@ def test_so_it_is_for_the_cosine_schedule(quick: tuple[str, ...]):
     settings = (*quick, "noise.schedule=cosine")
     changes = {"noise.beta_start": "0.01", "noise.beta_end": "0.3", "noise.schedule": "sigmoid"}
     assert lies("swiss_roll", settings, changes) == {}
+
+
+def test_so_it_is_for_edm(quick: tuple[str, ...]):
+    settings = (*quick, "noise.path=ve", "model.prediction=edm")
+    changes = {"noise.sigma_min": "0.1", "noise.beta_end": "0.3", "noise.schedule": "sigmoid"}
+    assert lies("swiss_roll", settings, {**changes, "model.sigma_data": "1"}) == {}
 
 
 def test_so_it_is_for_a_unet(tiny_digits: tuple[str, ...], tiny_unet: dict[str, object]):

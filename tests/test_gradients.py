@@ -66,7 +66,7 @@ def two_step_policy(dim: int, *, squash: bool) -> DenoisingPolicy:
     schedule = StepSchedule(
         timesteps=np.array([1.0, 0.0]),
         coef_x=np.array([0.9, 0.8]),
-        coef_eps=np.array([-0.6, 0.5]),
+        coef_output=np.array([-0.6, 0.5]),
         std=np.array([0.7, 0.4]),
         alpha_bar=np.array([0.5, 0.8]),
     )
@@ -146,7 +146,7 @@ def drawn_by(
     steps = torch.arange(policy.num_steps)[:, None]
     lead = latents[:-1].shape[:2]
     eps = policy.network(latents[:-1], policy.timesteps[steps], *(y.expand(lead) for y in labels))
-    expected = policy.expected_from_eps(latents[:-1], eps, steps)
+    expected = policy.expected_from_output(latents[:-1], eps, steps)
     rewards = torch.zeros(latents.shape[1])
     return Trajectories(latents, log_probs, rewards, 0, *labels, expected=expected)
 
@@ -180,7 +180,9 @@ class ExactValue(nn.Module):
     def forward(self, latents: Tensor, step_index: Tensor) -> Tensor:
         first, last = torch.tensor(0), torch.tensor(1)
         std = self.policy.std
-        slope = self.policy.coef_x[1] + self.policy.coef_eps[1] * self.policy.network.weight[0, 0]
+        slope = (
+            self.policy.coef_x[1] + self.policy.coef_output[1] * self.policy.network.weight[0, 0]
+        )
         mean_from_start = self.policy.mean(self.policy.mean(latents[0], first), last)
         from_start = mean_from_start**2 + (slope * std[0]) ** 2 + std[1] ** 2
         from_middle = self.policy.mean(latents[1], last) ** 2 + std[1] ** 2
@@ -295,9 +297,9 @@ def expected_bump(policy: DenoisingPolicy) -> float:
     network, std = policy.network, policy.std
     m, v = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     for k in range(policy.num_steps):
-        slope = policy.coef_x[k] + policy.coef_eps[k] * network.weight[0, 0]
+        slope = policy.coef_x[k] + policy.coef_output[k] * network.weight[0, 0]
         shift = network.slope[0] * policy.timesteps[k] + network.bias[0]
-        m = slope * m + policy.coef_eps[k] * shift
+        m = slope * m + policy.coef_output[k] * shift
         v = slope**2 * v + std[k] ** 2
     return float((1.0 + v) ** -0.5 * (-0.5 * (m - 1.0) ** 2 / (1.0 + v)).exp())
 
@@ -338,7 +340,9 @@ class Constant(nn.Module):
 def shifting_policy(theta: float) -> DenoisingPolicy:
     """Two steps x_{k+1} ~ N(x_k + theta, 1): under f(x) = x^2 is E[f] = 3 + (2 theta)^2."""
     times, ones = np.array([1.0, 0.0]), np.ones(2)
-    schedule = StepSchedule(timesteps=times, coef_x=ones, coef_eps=ones, std=ones, alpha_bar=ones)
+    schedule = StepSchedule(
+        timesteps=times, coef_x=ones, coef_output=ones, std=ones, alpha_bar=ones
+    )
     return DenoisingPolicy(Constant(theta), schedule, shape=(1,), learn_std=False).double()
 
 

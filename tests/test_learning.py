@@ -80,7 +80,7 @@ def standard_normal_policy() -> DenoisingPolicy:
     schedule = StepSchedule(
         timesteps=np.array([2.0, 1.0, 0.0]),
         coef_x=np.sqrt(1.0 - std**2),
-        coef_eps=np.ones(3),
+        coef_output=np.ones(3),
         std=std,
         alpha_bar=np.ones(3),
     )

@@ -78,11 +78,11 @@ def test_drift_and_kl_in_closed_form(tiny_config: Callable[..., ResolvedConfig])
     shift = 0.01
     with torch.no_grad():
         networks.policy.network.output.bias += (
-            shift  # moves the mean of step k by coef_eps[k] * shift
+            shift  # moves the mean of step k by coef_output[k] * shift
         )
     moved = drift(trajectories, networks)
     policy, x = networks.policy, trajectories.latents
-    move = policy.coef_eps * shift
+    move = policy.coef_output * shift
     for k in range(4):
         mean = networks.pretrained.mean(x[k], torch.tensor(k))
         z, step = (x[k + 1] - mean) / policy.std[k], move[k] / policy.std[k]
@@ -194,7 +194,7 @@ def test_the_gradients_signal_to_noise_in_closed_form(
     schedule = StepSchedule(
         timesteps=np.zeros(1),
         coef_x=np.ones(1),
-        coef_eps=np.ones(1),
+        coef_output=np.ones(1),
         std=np.ones(1),
         alpha_bar=np.ones(1),
     )

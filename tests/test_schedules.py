@@ -48,11 +48,11 @@ def test_posterior_of_a_two_step_chain_by_hand():
 
     schedule = own_steps(NoiseSchedule(np.array([beta_1, beta_2])))
     assert schedule.std[0] ** 2 == pytest.approx(variance)
-    assert schedule.coef_x[0] * x_2 + schedule.coef_eps[0] * eps == pytest.approx(mean)
+    assert schedule.coef_x[0] * x_2 + schedule.coef_output[0] * eps == pytest.approx(mean)
     # The last step returns the predicted data, without noise.
     x_1 = 0.7
     predicted = (x_1 - np.sqrt(beta_1) * eps) / np.sqrt(1.0 - beta_1)
-    assert schedule.coef_x[1] * x_1 + schedule.coef_eps[1] * eps == pytest.approx(predicted)
+    assert schedule.coef_x[1] * x_1 + schedule.coef_output[1] * eps == pytest.approx(predicted)
     assert schedule.std[1] == 0.0
 
 
@@ -66,7 +66,7 @@ def test_the_papers_toy_adds_noise_of_variance_beta_at_every_step():
     assert schedule.std[::-1] ** 2 == pytest.approx(beta)
     assert schedule.coef_x[::-1] == pytest.approx(1.0 / np.sqrt(1.0 - beta))
     noise_left = np.sqrt(1.0 - np.cumprod(1.0 - beta))
-    assert schedule.coef_eps[::-1] == pytest.approx(-beta / np.sqrt(1.0 - beta) / noise_left)
+    assert schedule.coef_output[::-1] == pytest.approx(-beta / np.sqrt(1.0 - beta) / noise_left)
     assert schedule.is_stochastic
 
 
@@ -78,7 +78,7 @@ def test_ddim_is_deterministic_and_keeps_the_predicted_data():
     x_0, eps = 0.8, -1.1
     x = np.sqrt(levels[0]) * x_0 + np.sqrt(1.0 - levels[0]) * eps
     for k in range(3):
-        x = schedule.coef_x[k] * x + schedule.coef_eps[k] * eps
+        x = schedule.coef_x[k] * x + schedule.coef_output[k] * eps
     assert x == pytest.approx(x_0)
     assert not schedule.std.any()
 
@@ -90,7 +90,7 @@ def test_a_step_of_any_eta_keeps_the_marginal(eta: float):
     g = DDPM.alpha_bar_at(times)
     schedule = from_levels(times, g, eta=eta)
     for k in range(2):
-        noise_kept = schedule.coef_x[k] * np.sqrt(1.0 - g[k]) + schedule.coef_eps[k]
+        noise_kept = schedule.coef_x[k] * np.sqrt(1.0 - g[k]) + schedule.coef_output[k]
         assert schedule.coef_x[k] * np.sqrt(g[k]) == pytest.approx(np.sqrt(g[k + 1]))
         assert noise_kept**2 + schedule.std[k] ** 2 == pytest.approx(1.0 - g[k + 1])
 

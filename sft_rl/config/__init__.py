@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -135,6 +137,17 @@ class Config(Section):
     """The Ray cluster."""
     metrics: MetricsConfig = MetricsConfig()
     """How samples are measured."""
+
+    @cached_property
+    def own_keys(self) -> tuple[str, ...]:
+        """Dotted keys that the user set beside a preset or a file, as far as is known."""
+        return ()
+
+    def with_own_keys(self, keys: Iterable[str]) -> Self:
+        """Remember which keys the user set; that changes no setting."""
+        copy = self.model_copy()
+        copy.__dict__["own_keys"] = tuple(keys)
+        return copy
 
     @property
     def distance(self) -> str:

@@ -47,12 +47,13 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
     if preset not in preset_names():
         raise UserError(f"preset: {preset!r} is unknown; {did_you_mean(preset, preset_names())}")
     tree, blocks = _read(preset)
+    overrides = list(overrides)
     own = parse_overrides(overrides)
     selected: Config = _build(_merged(tree, own))
     for block in blocks:
         if all(_matches(lookup(selected, k), v) for k, v in block["if"].items()):
             tree = _merged(tree, _nested(block["set"].items()))
-    return _build({**_merged(tree, own), "preset": preset})
+    return _build({**_merged(tree, own), "preset": preset}).with_own_keys(_keys(overrides))
 
 
 def _read(preset: str) -> tuple[Tree, list[Tree]]:
@@ -93,7 +94,9 @@ def load_config_file(path: str, overrides: Iterable[str] = ()) -> Config:
     tree = _read_settings(path)
     for name in ResolvedConfig.model_fields.keys() - Config.model_fields.keys():
         tree.pop(name, None)
-    return _build(_merged(tree, parse_overrides(overrides)))
+    overrides = list(overrides)
+    config: Config = _build(_merged(tree, parse_overrides(overrides)))
+    return config.with_own_keys(_keys(overrides))
 
 
 def load_resolved(path: str) -> ResolvedConfig:
@@ -135,6 +138,10 @@ def parse_overrides(overrides: Iterable[str]) -> Tree:
         except UserError as error:
             raise UserError(f"{key}: cannot read {shortened(value)}: {error}") from error
     return _nested(pairs)
+
+
+def _keys(overrides: Iterable[str]) -> list[str]:
+    return [text.partition("=")[0] for text in overrides]
 
 
 def named_overrides(

@@ -117,6 +117,9 @@ class DataConfig(Section):
 class NoiseConfig(Section):
     """The forward process the model was trained with."""
 
+    path: Literal["vp", "ve", "flow"] = "vp"
+    """From data to noise: `vp` keeps the variance, by the betas below (DDPM); `ve` adds noise of
+    std `sigma_min` to `sigma_max` (EDM); `flow` is the straight line of flow matching."""
     schedule: Literal["linear", "scaled_linear", "sigmoid", "cosine"] = "linear"
     """Shape of the betas; `scaled_linear` is linear in their roots."""
     num_train_timesteps: Annotated[int, Field(ge=1, le=10_000)] = 1000
@@ -125,20 +128,60 @@ class NoiseConfig(Section):
     """First beta."""
     beta_end: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
     """Last beta."""
+    betas: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] | None = None
+    """Own list of betas, one for each training step; in place of a `schedule`."""
+    variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
+    """Noise of the full-step sampler's steps: the posterior's, or of variance beta."""
+    sigma_min: Positive = 0.002
+    """Least noise of `path=ve`, in units of the data's."""
+    sigma_max: Positive = 80.0
+    """Most noise of `path=ve`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_as_betas(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("betas") is not None:
+            betas = values["betas"]
+            num = len(betas) if isinstance(betas, list | tuple) else 1
+            return {**values, "num_train_timesteps": num}
+        return values
+
+    @model_validator(mode="after")
+    def _noise_grows(self) -> NoiseConfig:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"noise.sigma_max: must be above sigma_min {self.sigma_min:g}, "
+                f"got {self.sigma_max:g}"
+            )
+        return self
 
 
 class ModelConfig(Section):
-    """The network that predicts the noise."""
+    """The network that predicts the noise, or what is equivalent to it."""
 
     kind: Literal["mlp", "paper_mlp", "unet", "own"] = "mlp"
     """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step; `unet`:
-    the UNet2DModel of diffusers, for images; `own`: a network that Python hands over."""
+    the UNet2DModel of diffusers, for images; `own`: a network that Python hands over, or that
+    `factory` makes."""
+    factory: str | None = None
+    """A user's `module:function` that returns the network, any torch module that is called as
+    `network(x, times[, labels])`; sets `kind=own`."""
+    weights: str | None = None
+    """Of the network of `factory`: a file with its state dict, .safetensors or of `torch.save`, or
+    `factory`, if the function returns it trained; without, it is pretrained here."""
+    classes: NonNegativeInt = 0
+    """Number of classes that the network of `factory` is conditional on."""
     unet: dict[str, Any] = Field(default_factory=dict)
     """Arguments of UNet2DModel by their own names; size and channels come from the data. With
     `num_class_embeds` it is conditional on the data's labels."""
-    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
-    """What the U-Net predicts: the noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0
-    (Salimans and Ho, 2022), which is turned into the noise."""
+    prediction: Literal["epsilon", "v_prediction", "sample", "flow", "score", "edm"] = "epsilon"
+    """What the network predicts of x_t = alpha x_0 + sigma noise: the noise; v = alpha noise -
+    sigma x_0 (Salimans and Ho, 2022); the `sample` x_0; a `flow`'s velocity noise - x_0; the
+    `score` -noise / sigma; or the inner, preconditioned network of `edm` (Karras et al., 2022)."""
+    sigma_data: Positive = 0.5
+    """Standard deviation of the data that an `edm` network assumes; 1 for standardised points."""
+    clip_x0: Positive | None = None
+    """Bound of the |x_0| that every step expects: `clip_sample` of diffusers; none if not given."""
     channels_last: bool = False
     """Keep the U-Net's images channel by channel in memory, which convolutions on GPUs like. Not in
     pretraining; results differ in the last bits."""
@@ -160,7 +203,25 @@ class ModelConfig(Section):
     @property
     def num_classes(self) -> int:
         """Number of classes that the model is conditional on; 0 if it is unconditional."""
+        if self.kind == "own":
+            return self.classes
         return self.unet.get("num_class_embeds") or 0 if self.kind == "unet" else 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _factory_means_own(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("factory") is not None:
+            return {**values, "kind": "own"}
+        return values
+
+    @model_validator(mode="after")
+    def _of_the_factory(self) -> ModelConfig:
+        for name in ("weights", "classes"):
+            if getattr(self, name) and self.factory is None:
+                raise ValueError(f"model.{name}: goes with model.factory, got none")
+        if self.factory is not None and ":" not in self.factory:
+            raise ValueError(f"model.factory: expected module:function, got {self.factory!r}")
+        return self
 
 
 class PretrainedConfig(Section):

@@ -37,9 +37,10 @@ class SamplerConfig(Section):
     ] = "subsampled"
     """`subsampled` training times, FastDPM's VAR (exact, or capped as in its published code) or
     STEP, a list of one's own (`timesteps`), or all of the model's `own` steps, sigma^2 = beta."""
-    spacing: Literal["uniform", "quadratic", "trailing"] = "uniform"
-    """How steps are spread over the times: both ends included, dense near the data, or evenly
-    without the last time 0 (`subsampled` only)."""
+    spacing: Literal["uniform", "quadratic", "trailing", "karras"] = "uniform"
+    """How steps are spread over the times: both ends included, dense near the data, evenly
+    without the last time 0, or as EDM's, evenly in the seventh root of noise by data (the last two
+    `subsampled` only)."""
     start_time: NonNegative | None = None
     """Where `subsampled` times start; the last training time if not given. A lower start is a
     shorter way to the data; the policy learns to make up for the noise it skips."""
@@ -47,6 +48,10 @@ class SamplerConfig(Section):
     """Own list of decreasing times; sets `schedule` and `num_steps`."""
     eta: Probability = 1.0
     """Stochasticity: 1 is DDPM, 0 is DDIM, which has no density for a policy gradient."""
+    stochasticity: Literal["posterior", "cps", "flow_sde"] = "posterior"
+    """What `eta` is a share of: the `posterior`'s standard deviation; the noise left after the
+    step, by sin(eta pi / 2) (Flow-CPS, and EDM's churn); or s = eta sqrt(sigma / (1 - sigma)) of
+    the flow's SDE (Flow-GRPO)."""
     final_std: NonNegative = 0.01
     """Noise of the last step, in model units; a policy gradient needs it positive."""
     learn_std: bool = False

@@ -1,33 +1,40 @@
-"""The pretraining loss of a DDPM (Ho et al., 2020, equation 14) with continuous time."""
+"""The pretraining loss on any Gaussian path, with continuous time."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.diffusion.noise import GaussianPath
+from sft_rl.diffusion.prediction import Prediction
 from sft_rl.types import given
 
 
-def epsilon_matching_loss(
+def matching_loss(
     network: Callable[..., Tensor],
     x_0: Tensor,
     *,
-    noise: NoiseSchedule,
+    path: GaussianPath,
+    prediction: Prediction,
     generator: torch.Generator,
     num_times: int,
     continuous: bool = True,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of the predicted noise at random times.
+    """Mean squared error of what the network predicts, at random times.
+
+    Of the noise it is the loss of a DDPM (Ho et al., 2020, equation 14), of the velocity that of
+    flow matching, and of EDM's inner network Karras et al.'s (2022) with their weights, at times
+    that are spread as their sampler's.
 
     Times are stratified over the batch (Kingma et al., 2021), which lowers the variance, and
     fractional if `continuous`, so that one network serves every few-step schedule.
 
     Args:
-        network: Maps (x_t, timesteps), and labels if there are classes, to the predicted noise.
+        network: Maps (x_t, timesteps), and labels if there are classes, to its prediction.
         x_0: Data, shape (B, *shape).
-        noise: The forward process.
+        path: The forward process.
+        prediction: What the network predicts.
         generator: Source of times and noise, on the device of `x_0`.
         num_times: Different times in the batch, at most B: the same time is shared by
             B / num_times samples, so that the network embeds it once.
@@ -41,10 +48,15 @@ def epsilon_matching_loss(
     num_times = min(num_times, len(x_0))
     offset = torch.rand(num_times, generator=generator, device=device)
     t = (torch.arange(num_times, device=device) + offset) / num_times
-    t = t * (noise.num_train_timesteps - (1 if continuous else 0))
+    t = t * (path.num_train_timesteps - (1 if continuous else 0))
     t = (t if continuous else t.floor())[:, None]
     num = len(x_0) // num_times * num_times
     x_0 = x_0[:num].reshape(num_times, -1, *x_0.shape[1:])
     classes = given(None if labels is None else labels[:num].reshape(num_times, -1))
     eps = torch.randn(x_0.shape, generator=generator, device=device)
-    return (network(noise.add_noise(x_0, eps, t), t, *classes) - eps).square().mean()
+    alpha, sigma = path.levels_for(t, x_0)
+    x_t = prediction.input_scale(alpha, sigma) * path.add_noise(x_0, eps, t)
+    of_data, of_noise = prediction.target(alpha, sigma)
+    called_with = prediction.network_times(path.network_times(t), *path.levels(t))
+    wanted: Tensor = of_data * x_0 + of_noise * eps
+    return (network(x_t, called_with, *classes) - wanted).square().mean()

@@ -1,9 +1,11 @@
-"""The forward process: how much signal is left at each training timestep."""
+"""Gaussian paths from data to noise: how much of each there is at each of a model's times."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +14,133 @@ from torch import Tensor
 from sft_rl.config import NoiseConfig
 
 Array = np.ndarray
+RHO = 7.0
+"""Karras et al. (2022): levels are spread evenly in the seventh root of the noise."""
+
+
+class GaussianPath(ABC):
+    r"""The forward process :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`.
+
+    On every path a time is a number of 0..num_train_timesteps - 1, fractional ones included: 0 is
+    next to the data, the last is (almost) pure noise. Training draws times evenly, samplers spread
+    their steps over them.
+    """
+
+    num_train_timesteps: int
+
+    @abstractmethod
+    def levels(self, times: Any) -> tuple[Any, Any]:
+        """Return alpha and sigma at fractional times, arrays or tensors as the times are."""
+
+    @abstractmethod
+    def timestep_of(self, alpha_bar: Array) -> Array:
+        """Return the fractional times with the given :meth:`alpha_bar_at`: undoes it."""
+
+    def network_times(self, times: Any) -> Any:
+        """What a network is called with at the given times: the times themselves."""
+        return times
+
+    def alpha_bar_at(self, times: Array) -> Array:
+        """The data's share of the variance, alpha^2 / (alpha^2 + sigma^2)."""
+        alpha, sigma = self.levels(times)
+        return np.asarray(alpha**2 / (alpha**2 + sigma**2))
+
+    def levels_for(self, times: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha and sigma at fractional times, broadcastable to (...), expanded to multiply x."""
+        alpha, sigma = self.levels(times)
+        dims = (*times.shape, *[1] * (x.ndim - times.ndim))
+        return alpha.reshape(dims), sigma.reshape(dims)
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Draw from q(x_t | x_0) = N(alpha x_0, sigma^2).
+
+        Args:
+            x_0: Data, shape (..., *shape).
+            noise: Standard normal noise, shape (..., *shape).
+            times: Fractional times, broadcastable to (...).
+        """
+        alpha, sigma = self.levels_for(times, x_0)
+        return alpha * x_0 + sigma * noise
+
+
+def path_of(config: NoiseConfig) -> GaussianPath:
+    """Build the path that a configuration names."""
+    if config.path == "ve":
+        return VarianceExploding(config.num_train_timesteps, config.sigma_min, config.sigma_max)
+    if config.path == "flow":
+        return FlowPath(config.num_train_timesteps)
+    return NoiseSchedule.from_config(config)
 
 
 @dataclass(frozen=True)
-class NoiseSchedule:
-    """The betas of a DDPM and what follows from them, in float64.
+class VarianceExploding(GaussianPath):
+    """alpha = 1, sigma from sigma_min to sigma_max, spread as by Karras et al. (2022).
+
+    A network is called with sigma.
+
+    Attributes:
+        num_train_timesteps: Number of whole times.
+        sigma_min: Noise at time 0, in units of the data.
+        sigma_max: Noise at the last time.
+    """
+
+    num_train_timesteps: int
+    sigma_min: float
+    sigma_max: float
+
+    def levels(self, times: Any) -> tuple[Any, Any]:
+        """Return alpha and sigma at fractional times."""
+        low, high = self._ends
+        sigma = (low + times / max(self.num_train_timesteps - 1, 1) * (high - low)) ** RHO
+        return 1.0 + 0.0 * sigma, sigma
+
+    def network_times(self, times: Any) -> Any:
+        """What a network is called with: sigma."""
+        return self.levels(times)[1]
+
+    def timestep_of(self, alpha_bar: Array) -> Array:
+        """Return the fractional times with the given alpha_bar."""
+        low, high = self._ends
+        root = ((1.0 - alpha_bar) / alpha_bar) ** (0.5 / RHO)
+        return np.asarray((root - low) / (high - low) * (self.num_train_timesteps - 1))
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return self.sigma_min ** (1.0 / RHO), self.sigma_max ** (1.0 / RHO)
+
+
+@dataclass(frozen=True)
+class FlowPath(GaussianPath):
+    """The straight path of flow matching: alpha = 1 - sigma.
+
+    Sigma is (time + 1) / num_train_timesteps.
+
+    A network is called with num_train_timesteps * sigma, 1..1000 as a rule.
+
+    Attributes:
+        num_train_timesteps: Number of whole times.
+    """
+
+    num_train_timesteps: int
+
+    def levels(self, times: Any) -> tuple[Any, Any]:
+        """Return alpha and sigma at fractional times."""
+        sigma = (times + 1.0) / self.num_train_timesteps
+        return 1.0 - sigma, sigma
+
+    def network_times(self, times: Any) -> Any:
+        """What a network is called with: sigma in units of 1 / num_train_timesteps."""
+        return times + 1.0
+
+    def timestep_of(self, alpha_bar: Array) -> Array:
+        """Return the fractional times with the given alpha_bar."""
+        noise, signal = np.sqrt(1.0 - alpha_bar), np.sqrt(alpha_bar)
+        return np.asarray(noise / (noise + signal) * self.num_train_timesteps - 1.0)
+
+
+@dataclass(frozen=True)
+class NoiseSchedule(GaussianPath):
+    """A path that keeps the variance: the betas of a DDPM and what follows from them, in float64.
 
     Attributes:
         betas: Variance added at each training step, shape (num_train_timesteps,).
@@ -32,6 +156,8 @@ class NoiseSchedule:
         ``cosine`` of Nichol and Dhariwal (2021),
         ``sigmoid`` that of the paper's toy: a sigmoid of -6..6 scaled to the range.
         """
+        if config.betas is not None:
+            return NoiseSchedule(np.asarray(config.betas, dtype=np.float64))
         num, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
         if config.schedule == "linear":
             return NoiseSchedule(np.linspace(start, end, num))
@@ -44,7 +170,7 @@ class NoiseSchedule:
         return NoiseSchedule(np.clip(1.0 - edges[1:] / edges[:-1], 0.0, 0.999))
 
     @property
-    def num_train_timesteps(self) -> int:
+    def num_train_timesteps(self) -> int:  # type: ignore[override]
         """Number of training steps, 1000 as a rule."""
         return len(self.betas)
 
@@ -64,30 +190,15 @@ class NoiseSchedule:
         grid = np.arange(self.num_train_timesteps, dtype=np.float64)[::-1]
         return np.asarray(np.interp(np.log(alpha_bar), log_bar, grid))
 
-    def add_noise(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Draw from q(x_t | x_0) = N(sqrt(alpha_bar) x_0, 1 - alpha_bar).
+    def levels(self, times: Any) -> tuple[Any, Any]:
+        """Return alpha and sigma at fractional times: roots of alpha_bar and 1 - alpha_bar."""
+        bar = self._alpha_bar(times) if isinstance(times, Tensor) else self.alpha_bar_at(times)
+        return bar**0.5, (1.0 - bar) ** 0.5
 
-        Args:
-            x_0: Data, shape (..., *shape).
-            noise: Standard normal noise, shape (..., *shape).
-            timesteps: Fractional timesteps, broadcastable to (...).
-        """
-        bar = self.alpha_bar_for(timesteps, x_0)
-        return bar.sqrt() * x_0 + (1.0 - bar).sqrt() * noise
-
-    def noise_of(self, x_t: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
-        """Turn v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 into the noise in x_t.
-
-        Shapes as in :meth:`add_noise`.
-        """
-        bar = self.alpha_bar_for(timesteps, x_t)
-        return bar.sqrt() * velocity + (1.0 - bar).sqrt() * x_t
-
-    def alpha_bar_for(self, timesteps: Tensor, x: Tensor) -> Tensor:
-        """alpha_bar at fractional timesteps, as `alpha_bar_at`, expanded to multiply x."""
+    def _alpha_bar(self, times: Tensor) -> Tensor:
+        """As `alpha_bar_at`, of tensors."""
         log_bar = torch.as_tensor(np.log(self.alphas_cumprod), dtype=torch.float32)
-        log_bar = log_bar.to(timesteps.device)
-        low = timesteps.floor().long().clamp(max=max(self.num_train_timesteps - 2, 0))
+        log_bar = log_bar.to(times.device)
+        low = times.floor().long().clamp(max=max(self.num_train_timesteps - 2, 0))
         high = (low + 1).clamp(max=self.num_train_timesteps - 1)
-        bar = torch.lerp(log_bar[low], log_bar[high], timesteps - low).exp()
-        return bar.reshape(*bar.shape, *[1] * (x.ndim - bar.ndim))
+        return torch.lerp(log_bar[low], log_bar[high], times - low).exp()

@@ -11,17 +11,9 @@ def expand(values: Tensor, event_ndim: int) -> Tensor:
     return values.reshape(*values.shape, *[1] * event_ndim)
 
 
-def reverse_mean(x_t: Tensor, eps: Tensor, coef_x: Tensor, coef_eps: Tensor) -> Tensor:
-    """Mean of p(x_{t-1} | x_t): ``coef_x * x_t + coef_eps * eps``, coefficients expanded."""
-    return coef_x * x_t + coef_eps * eps
-
-
-def expected_x_0(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """E[x_0 | x_t] for a noise prediction: ``(x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)``.
-
-    Shapes (..., *shape), `alpha_bar` expanded to multiply them.
-    """
-    return (x_t - (1.0 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
+def reverse_mean(x_t: Tensor, output: Tensor, coef_x: Tensor, coef_output: Tensor) -> Tensor:
+    """Mean of p(x_{t-1} | x_t): ``coef_x * x_t + coef_output * output``, coefficients expanded."""
+    return coef_x * x_t + coef_output * output
 
 
 def gaussian_log_prob(

@@ -29,15 +29,18 @@ class FewStepSchedulerOutput(BaseOutput):  # type: ignore[misc]
 class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """A fixed number of fine-tuned denoising steps, each with coefficients of its own.
 
-    Step k draws ``coef_x[k] * x + coef_eps[k] * eps + std[k] * noise``.
+    Step k draws ``coef_x[k] * x + coef_output[k] * output + std[k] * noise``, where the output is
+    what the model predicts of ``input_scale[k] * x``. Latents start from N(0, I).
 
     Args:
-        timesteps: The model's time at each step, decreasing, may be fractional.
+        timesteps: What the model is called with at each step, decreasing, may be fractional.
         coef_x: Coefficient of the latent at each step.
-        coef_eps: Coefficient of the predicted noise at each step.
+        coef_output: Coefficient of the model's output at each step.
         std: Standard deviation of the noise added at each step.
-        alpha_bars: alpha_bar at each step, for a model that predicts v.
-        prediction_type: ``epsilon`` or ``v_prediction``.
+        input_scale: What the model wants latents multiplied by; None for 1.
+        clip: Bound of the |x_0| that each step expects; None for none.
+        alpha_bar: The data's share of the variance at each step, for `clip`.
+        target: The output as a mixture of data and noise at each step, for `clip`.
     """
 
     order = 1
@@ -48,10 +51,12 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self,
         timesteps: list[float],
         coef_x: list[float],
-        coef_eps: list[float],
+        coef_output: list[float],
         std: list[float],
-        alpha_bars: list[float] | None = None,
-        prediction_type: str = "epsilon",
+        input_scale: list[float] | None = None,
+        clip: float | None = None,
+        alpha_bar: list[float] | None = None,
+        target: list[list[float]] | None = None,
     ) -> None:
         self.timesteps = torch.tensor(timesteps)
         self.num_inference_steps = len(timesteps)
@@ -65,47 +70,58 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Move to a device. Whatever number is asked for, the steps are those it was tuned for."""
         self.timesteps = self.timesteps.to(device)
 
-    def scale_model_input(self, sample: Tensor, timestep: Tensor | None = None) -> Tensor:
-        """Return the latents as they are."""
-        return sample
+    def scale_model_input(self, sample: Tensor, timestep: Tensor | float) -> Tensor:
+        """Return the latents at the scale that the model wants at one of the timesteps."""
+        if self.config.input_scale is None:
+            return sample
+        return self._at(self.config.input_scale, self._step_index(timestep), sample) * sample
 
     def step(
         self,
         model_output: Tensor,
         timestep: Tensor | float,
         sample: Tensor,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> FewStepSchedulerOutput | tuple[Tensor]:
         """Take one step.
 
         Args:
-            model_output: The predicted noise or v, shape (B, C, H, W).
+            model_output: What the model predicts, shape (B, C, H, W); channels behind those of the
+                latents, a learned variance, are left out.
             timestep: One of ``timesteps``.
             sample: The latents, shape (B, C, H, W).
-            generator: Source of the noise.
+            generator: Source of the noise, one, or one for each image.
             return_dict: Return an object; else a tuple.
 
         Raises:
             ValueError: If the timestep is none of the schedule's.
         """
-        matches = (
-            self.timesteps == torch.as_tensor(timestep, device=self.timesteps.device)
-        ).nonzero()
-        if not len(matches):
-            raise ValueError(f"timestep: {float(timestep)} is none of {self.timesteps.tolist()}")
-        k = int(matches[0])
-
-        def at(values: list[float]) -> Tensor:
-            return torch.tensor(values[k], device=sample.device, dtype=sample.dtype)
-
-        eps = model_output
-        if self.config.prediction_type == "v_prediction":
-            bar = at(self.config.alpha_bars)
-            eps = bar.sqrt() * model_output + (1.0 - bar).sqrt() * sample
-        mean = at(self.config.coef_x) * sample + at(self.config.coef_eps) * eps
+        k = self._step_index(timestep)
+        output = model_output[:, : sample.shape[1]]  # a learned variance lies behind the mean
+        coef_output = self._at(self.config.coef_output, k, sample)
+        mean = self._at(self.config.coef_x, k, sample) * sample + coef_output * output
+        if self.config.clip is not None:
+            bar = self._at(self.config.alpha_bar, k, sample)
+            alpha, sigma = bar.sqrt(), (1.0 - bar).sqrt()
+            a, b = (self._at(values, k, sample) for values in self.config.target)
+            determinant = alpha * b - sigma * a
+            x_0 = (b * sample - sigma * output) / determinant
+            clipped = x_0.clamp(-self.config.clip, self.config.clip)
+            mean = mean + -coef_output * determinant / sigma * (clipped - x_0)
         noise = randn_tensor(
             sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
         )
-        previous = mean + at(self.config.std) * noise
+        previous = mean + self._at(self.config.std, k, sample) * noise
         return FewStepSchedulerOutput(prev_sample=previous) if return_dict else (previous,)
+
+    def _step_index(self, timestep: Tensor | float) -> int:
+        time = torch.as_tensor(timestep, device=self.timesteps.device)
+        matches = (self.timesteps == time).nonzero()
+        if not len(matches):
+            raise ValueError(f"timestep: {float(timestep)} is none of {self.timesteps.tolist()}")
+        return int(matches[0])
+
+    @staticmethod
+    def _at(values: list[float], k: int, like: Tensor) -> Tensor:
+        return torch.tensor(values[k], device=like.device, dtype=like.dtype)

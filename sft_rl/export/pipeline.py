@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import diffusers
-from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
+from diffusers import UNet2DModel
 
 import sft_rl
 from sft_rl.config import DISTANCES
 from sft_rl.errors import UserError
-from sft_rl.export import class_pipeline, few_step
-from sft_rl.export.class_pipeline import ClassConditionalPipeline
+from sft_rl.export import few_step, few_step_pipeline
 from sft_rl.export.few_step import FewStepScheduler
-from sft_rl.networks import NoiseFromVelocity, OwnNetwork
+from sft_rl.export.few_step_pipeline import FewStepPipeline
+from sft_rl.networks.own import OwnNetwork
 from sft_rl.networks.unet import UNet
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.folder import RunFolder
 from sft_rl.storage.checkpoint import parameters_sha256
 
 SCHEDULER_CODE = Path(few_step.__file__)
-PIPELINE_CODE = Path(class_pipeline.__file__)
+PIPELINE_CODE = Path(few_step_pipeline.__file__)
 
 
 def export(run: Path, out: Path, *, with_code: bool) -> None:
@@ -42,17 +40,13 @@ def export(run: Path, out: Path, *, with_code: bool) -> None:
     if kind != "unet":
         raise UserError(f"run: {run} has a model of kind {kind!r}; only U-Nets can be exported")
     policy, _ = store.result()
-    unet, scheduler = to_diffusers(policy)
+    pipeline = to_pipeline(policy)
     if out.exists():
         raise UserError(f"--out: {out} exists already, choose another name")
     try:
-        unet.save_pretrained(out / "unet", safe_serialization=True)
-        scheduler.save_pretrained(out / "scheduler")
-        if with_code:
-            shutil.copy(SCHEDULER_CODE, out / "scheduler")
-            if policy.num_classes:
-                shutil.copy(PIPELINE_CODE, out)
-        (out / "model_index.json").write_text(_index(policy, with_code=with_code))
+        pipeline.save_pretrained(out, safe_serialization=True)
+        if not with_code:
+            _leave_code_out(out)
         (out / "README.md").write_text(_card(store, policy, with_code=with_code))
     except OSError as error:
         raise UserError(f"--out: cannot write to {out}: {error.strerror}") from error
@@ -67,49 +61,47 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[UNet2DModel, FewStepScheduler
     Raises:
         UserError: If the policy's network is no U-Net of diffusers.
     """
-    network, bars, prediction = policy.network, None, "epsilon"
+    network = policy.network
     if isinstance(network, OwnNetwork):
         network = network.network
-    if isinstance(network, NoiseFromVelocity):
-        times = policy.timesteps
-        bars = network.noise.alpha_bar_for(times, times).tolist()
-        network, prediction = network.network, "v_prediction"
     unet = network.unet if isinstance(network, UNet) else network
     if not isinstance(unet, UNet2DModel):
         raise UserError(
             f"diffusers: the sampler's network is a {type(unet).__name__}; only a UNet2DModel "
             "makes a pipeline"
         )
+    clipping = {}
+    if policy.clip is not None:
+        clipping = {
+            "clip": policy.clip,
+            "alpha_bar": policy.alpha_bar.tolist(),
+            "target": policy.target.tolist(),
+        }
     return unet, FewStepScheduler(
         timesteps=policy.timesteps.tolist(),
         coef_x=policy.coef_x.tolist(),
-        coef_eps=policy.coef_eps.tolist(),
+        coef_output=policy.coef_output.tolist(),
         std=policy.std.tolist(),
-        alpha_bars=bars,
-        prediction_type=prediction,
+        input_scale=None if policy.input_scale is None else policy.input_scale.tolist(),
+        **clipping,
     )
 
 
-def to_pipeline(policy: DenoisingPolicy) -> DiffusionPipeline:
+def to_pipeline(policy: DenoisingPolicy) -> FewStepPipeline:
     """Return a pipeline that draws the same samples as a policy; raises as :func:`to_diffusers`."""
     unet, scheduler = to_diffusers(policy)
-    kind = ClassConditionalPipeline if policy.num_classes else DDPMPipeline
-    return kind(unet=unet, scheduler=scheduler)
+    return FewStepPipeline(unet=unet, scheduler=scheduler)
 
 
-def _index(policy: DenoisingPolicy, *, with_code: bool) -> str:
-    module = SCHEDULER_CODE.stem if with_code else few_step.__name__
-    pipeline: str | list[str] = "DDPMPipeline"
-    if policy.num_classes:
-        name = ClassConditionalPipeline.__name__
-        pipeline = [PIPELINE_CODE.stem, name] if with_code else name
-    index = {
-        "_class_name": pipeline,
-        "_diffusers_version": diffusers.__version__,
-        "scheduler": [module, FewStepScheduler.__name__],
-        "unet": ["diffusers", UNet2DModel.__name__],
-    }
-    return json.dumps(index, indent=2) + "\n"
+def _leave_code_out(folder: Path) -> None:
+    """Let a saved pipeline find its classes in this package."""
+    file = folder / "model_index.json"
+    index = json.loads(file.read_text())
+    index["_class_name"] = FewStepPipeline.__name__
+    index["scheduler"] = [few_step.__name__, FewStepScheduler.__name__]
+    file.write_text(json.dumps(index, indent=2) + "\n")
+    (folder / PIPELINE_CODE.name).unlink()
+    (folder / "scheduler" / SCHEDULER_CODE.name).unlink()
 
 
 def _card(store: RunFolder, policy: DenoisingPolicy, *, with_code: bool) -> str:
@@ -129,7 +121,7 @@ Fine-tuned from a diffusion model of {config.noise.num_train_timesteps} steps by
 fine-tuning (Fan and Lee, ICML 2023) with sft-rl {sft_rl.__version__}.
 
 ```python
-{_loading(with_code=with_code, by_class=by_class)}
+{_loading(with_code=with_code)}
 images = pipeline(batch_size=16{labels}).images
 ```
 
@@ -141,18 +133,17 @@ The number of steps is fixed. Pixels of -1..1 come out as 0..1.
 """
 
 
-def _loading(*, with_code: bool, by_class: bool) -> str:
+def _loading(*, with_code: bool) -> str:
     """Write the lines that load the pipeline."""
     if with_code:
         return (
             "from diffusers import DiffusionPipeline\n\n"
             'pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)'
         )
-    kind = ClassConditionalPipeline.__name__ if by_class else "DiffusionPipeline"
-    module = class_pipeline.__name__ if by_class else "diffusers"
     return (
-        f"from {module} import {kind}\n\nimport sft_rl.export.few_step  # the scheduler\n\n"
-        f'pipeline = {kind}.from_pretrained("FOLDER")'
+        f"import {few_step.__name__}  # the scheduler\n"
+        f"from {few_step_pipeline.__name__} import {FewStepPipeline.__name__}\n\n"
+        f'pipeline = {FewStepPipeline.__name__}.from_pretrained("FOLDER")'
     )
 
 

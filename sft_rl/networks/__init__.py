@@ -15,42 +15,53 @@ import math
 from torch import Tensor, nn
 
 from sft_rl.config import CriticConfig, ModelConfig, NoiseConfig, ValueConfig
-from sft_rl.diffusion.noise import NoiseSchedule
 from sft_rl.errors import UserError
 from sft_rl.networks.labels import ByLabel
 from sft_rl.networks.mlp import PlainMLP, StepScaledMLP, TimeMLP
+from sft_rl.networks.own import made_network
 
 
 def noise_network(model: ModelConfig, noise: NoiseConfig, shape: tuple[int, ...]) -> nn.Module:
-    """Build the network that predicts the noise of latents of one shape.
+    """Build the denoising network for latents of one shape.
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
+    if model.kind == "own" and model.factory is not None:
+        return made_network(model, shape)
     if model.kind == "own":
         raise UserError(
-            "model.kind: 'own' is a network that is handed over in Python: give it as network=…"
+            "model.kind: 'own' is a network that is handed over in Python, as network=…, or made "
+            "by a function: name it with model.factory=module:function"
         )
     if model.kind == "unet":
         from sft_rl.networks.unet import UNet  # here, since diffusers is slow to import
 
-        unet = UNet(
+        return UNet(
             shape,
             model.unet,
             channels_last=model.channels_last,
             bfloat16=model.precision == "bfloat16",
         )
-        if model.prediction == "v_prediction":
-            return NoiseFromVelocity(unet, NoiseSchedule.from_config(noise))
-        return unet
     dim = _points("model.kind", shape, "unet")
     if model.kind == "paper_mlp":
+        if noise.path != "vp" or model.prediction == "edm":
+            raise UserError(
+                "model.kind: paper_mlp has one scale for each whole step of a DDPM, which goes "
+                f"with noise.path=vp and without model.prediction=edm, got {noise.path} and "
+                f"{model.prediction}; use mlp"
+            )
         return StepScaledMLP(
             dim,
             dim,
             widths=[model.width] * model.depth,
             num_steps=noise.num_train_timesteps,
             activation="softplus",
+        )
+    if noise.path == "ve" and model.prediction != "edm":
+        raise UserError(
+            "noise.path: the inputs of ve have no scale that an mlp could learn from; set "
+            f"model.prediction=edm, which gives them one, got {model.prediction}"
         )
     return TimeMLP(
         dim,
@@ -59,6 +70,7 @@ def noise_network(model: ModelConfig, noise: NoiseConfig, shape: tuple[int, ...]
         depth=model.depth,
         embedding_dim=model.embedding_dim,
         num_fourier=model.num_fourier,
+        time_range=1.0 if model.prediction == "edm" else 1000.0,
     )
 
 
@@ -128,41 +140,6 @@ def _value(
         num_fourier=value.num_fourier,
         time_range=num_steps,
     )
-
-
-class NoiseFromVelocity(nn.Module):
-    """Noise prediction by a network that predicts v; see `NoiseSchedule.noise_of`."""
-
-    def __init__(self, network: nn.Module, noise: NoiseSchedule) -> None:
-        super().__init__()
-        self.network = network
-        self.noise = noise
-
-    def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
-        """Map latents x (..., *shape) at times t, broadcastable to (...), to the noise in them."""
-        return self.noise.noise_of(x, self.network(x, t, *labels), t)
-
-
-class OwnNetwork(nn.Module):
-    """A user's network, which takes plain batches: latents (N, *shape) and times (N,).
-
-    Args:
-        network: Called as ``network(latents, timesteps)``; returns the noise in the latents, as a
-            tensor or, like the networks of diffusers, as the ``sample`` of an object.
-        shape: Shape of one sample.
-    """
-
-    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.shape = shape
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Map latents x (..., *shape) at times t, broadcastable to (...), to the noise in them."""
-        lead = x.shape[: x.ndim - len(self.shape)]
-        output = self.network(x.reshape(-1, *self.shape), t.expand(lead).reshape(-1))
-        noise = output if isinstance(output, Tensor) else output.sample
-        return noise.reshape(x.shape)
 
 
 class _Flattened(nn.Module):

@@ -24,7 +24,7 @@ DDPM_UNET: dict[str, Any] = {
 
 
 class UNet(nn.Module):
-    """Noise prediction by ``diffusers.UNet2DModel``.
+    """A denoising network: ``diffusers.UNet2DModel``.
 
     Args:
         shape: Shape of one image, (channels, height, width).
@@ -46,14 +46,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape("model.kind: unet", shape)
-        size = height if height == width else (height, width)
-        sizes = dict(zip(SIZES, (size, channels, channels), strict=True))
-        for name, size in sizes.items():
-            if options.get(name, size) != size:
-                raise UserError(
-                    f"model.unet: {name} is {options[name]}, but the data's images are "
-                    f"{channels}x{height}x{width}"
-                )
+        sizes = _sizes(options, channels, height, width)
         try:
             _check_classes(options)
             self.unet = UNet2DModel(**{**DDPM_UNET, **options, **sizes})
@@ -70,7 +63,10 @@ class UNet(nn.Module):
         self.in_bfloat16 = bfloat16
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map latents x (..., C, H, W) at times t, broadcastable to (...), to the noise in them.
+        """Map latents x (..., C, H, W) at times t, broadcastable to (...), to its prediction.
+
+        Of an output with twice the channels, the second half of which is a learned variance, it is
+        the first half.
 
         Times are in training steps and may be fractional. Labels, of a U-Net with classes, are
         int64 and broadcastable to (...).
@@ -82,8 +78,28 @@ class UNet(nn.Module):
         # A dry run's tensors are "meta", which autocast does not know: counted as float32.
         narrow = self.in_bfloat16 and not x.is_meta
         with torch.autocast(x.device.type, torch.bfloat16) if narrow else nullcontext():
-            eps = self.unet(flat, times, class_labels=classes).sample
-        return eps.to(x.dtype).reshape(x.shape)  # type: ignore[no-any-return]
+            output = self.unet(flat, times, class_labels=classes).sample
+        mean = output[:, : flat.shape[1]]
+        return mean.to(x.dtype).reshape(x.shape)  # type: ignore[no-any-return]
+
+
+def _sizes(options: dict[str, Any], channels: int, height: int, width: int) -> dict[str, Any]:
+    """Return the arguments that follow from the data; refuse options that differ."""
+    size = height if height == width else (height, width)
+    given = options.get("sample_size") or size  # null is any size
+    pair = (given, given) if isinstance(given, int) else tuple(given)
+    outputs = options.get("out_channels", channels)
+    found = {"sample_size": pair, "in_channels": options.get("in_channels", channels)}
+    wanted = {"sample_size": (height, width), "in_channels": channels}
+    if outputs != 2 * channels:  # those are a mean and a learned variance
+        found, wanted = {**found, "out_channels": outputs}, {**wanted, "out_channels": channels}
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise UserError(
+                f"model.unet: {name} is {options[name]}, but the data's images are "
+                f"{channels}x{height}x{width}"
+            )
+    return dict(zip(SIZES, (size, channels, outputs), strict=True))
 
 
 def _check_classes(options: dict[str, Any]) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sft_rl.errors import UserError
-
-State = dict[str, Tensor]
+from sft_rl.pretrained.states import State, read_state
 
 BLOCK = {"temb_proj": "time_emb_proj", "nin_shortcut": "conv_shortcut"}
 ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
@@ -34,7 +29,7 @@ def read_ddpm_checkpoint(file: Path, variant: str | None) -> tuple[dict[str, Any
     Raises:
         UserError: If the file is damaged or is no such checkpoint.
     """
-    state = _read(file, variant)
+    state = read_state(file, field="pretrained.path", variant=variant)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if "conv_in.weight" not in state or "down.0.block.0.norm1.weight" not in state:
         raise UserError(
@@ -44,30 +39,6 @@ def read_ddpm_checkpoint(file: Path, variant: str | None) -> tuple[dict[str, Any
     options = ddpm_options(state)
     num_levels = len(options["block_out_channels"])
     return options, {_renamed(n, num_levels): _reshaped(n, t) for n, t in state.items()}
-
-
-def _read(file: Path, variant: str | None) -> State:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"pretrained.path: cannot read {file}: {reason}") from error
-    if isinstance(content, list | tuple):
-        states = [part for part in content if _is_state(part)]
-        content = (states[-1] if variant == "ema" else states[0]) if states else None
-    if not _is_state(content):
-        raise UserError(f"pretrained.path: {file} holds no state dict of tensors")
-    return dict(content)
-
-
-def _is_state(content: object) -> bool:
-    return (
-        isinstance(content, dict)
-        and bool(content)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    )
 
 
 def ddpm_options(state: State) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.diffusion.noise import GaussianPath
+from sft_rl.diffusion.prediction import Prediction
 from sft_rl.diffusion.schedule import own_steps
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.estimates import Estimate, Estimates
@@ -47,7 +48,9 @@ def measure_full_step(
     network: nn.Module,
     evaluator: Evaluator,
     *,
-    noise: NoiseSchedule,
+    path: GaussianPath,
+    prediction: Prediction,
+    fixed_large: bool = False,
     num_classes: int = 0,
     warn: Callable[[str], None] = warnings.warn,
 ) -> FullStep:
@@ -58,17 +61,19 @@ def measure_full_step(
     Args:
         network: The full-step network.
         evaluator: Measures; knows the data.
-        noise: The forward process it was trained with.
+        path: The forward process it was trained with.
+        prediction: What it predicts.
+        fixed_large: Take steps with noise of variance beta, not the posterior's.
         num_classes: Classes it is conditional on; 0 for none.
         warn: Is told of a cache entry that is damaged.
     """
-    policy = DenoisingPolicy(
-        network, own_steps(noise), shape=evaluator.data.shape, num_classes=num_classes
-    )
+    steps = own_steps(path, prediction, fixed_large=fixed_large)
+    policy = DenoisingPolicy(network, steps, shape=evaluator.data.shape, num_classes=num_classes)
     policy = policy.to(next(network.parameters()).device)
     key = {
         "format": FORMAT,
         "policy": state_sha256(policy),
+        "clip": policy.clip,
         "answers": digest(_answers(policy)),
         "protocol": evaluator.key,
         **arithmetic(policy.device),

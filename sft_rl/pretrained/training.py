@@ -13,10 +13,13 @@ from torch import nn
 import sft_rl
 from sft_rl.config import ModelConfig, NoiseConfig, PretrainedConfig, PretrainingConfig
 from sft_rl.data import Dataset
-from sft_rl.diffusion.loss import epsilon_matching_loss
-from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.diffusion.loss import matching_loss
+from sft_rl.diffusion.noise import path_of
+from sft_rl.diffusion.prediction import Prediction
 from sft_rl.learning.optim import decay_factor, update_average
 from sft_rl.networks import noise_network
+from sft_rl.networks.own import OwnNetwork, source_of
+from sft_rl.pretrained.states import load_own_weights
 from sft_rl.pretrained.unfinished import Unfinished
 from sft_rl.seeding import derive_seed, generator, random_labels
 from sft_rl.storage.cache import Key, arithmetic, cached, digest, unfinished
@@ -27,15 +30,17 @@ REPORT_EVERY = 100
 FORMAT = 3
 """Part of the cache's key; counts changes of the code that give other weights or names."""
 OF_THE_MLP = {"num_fourier", "embedding_dim"}
-UNUSED_ELSEWHERE = {"compile", "channels_last"}
+UNUSED_ELSEWHERE = {"compile", "channels_last", "clip_x0", "factory", "weights", "classes"}
 UNUSED_OF_MODEL = {
-    "mlp": {"unet", "prediction", "precision", *UNUSED_ELSEWHERE},
-    "paper_mlp": {"unet", "prediction", "precision", *OF_THE_MLP, *UNUSED_ELSEWHERE},
+    "mlp": {"unet", "precision", *UNUSED_ELSEWHERE},
+    "paper_mlp": {"unet", "precision", *OF_THE_MLP, *UNUSED_ELSEWHERE},
     "unet": {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE},
-    "own": set(ModelConfig.model_fields) - {"kind"},
+    "own": set(ModelConfig.model_fields)
+    - {"kind", "prediction", "sigma_data", "factory", "classes"},
 }
 """Settings that the full-step model of a kind does not depend on; all others are in its key."""
-UNUSED_OF_NOISE = {"cosine": {"beta_start", "beta_end"}}
+OF_THE_BETAS, OF_VE = {"schedule", "beta_start", "beta_end", "betas"}, {"sigma_min", "sigma_max"}
+UNUSED_OF_PATH = {"vp": OF_VE, "ve": OF_THE_BETAS, "flow": OF_THE_BETAS | OF_VE}
 """The same of the forward process."""
 
 
@@ -48,11 +53,19 @@ def pretrained_key(
     data: Dataset,
 ) -> Key:
     """All settings and data that determine a full-step model, wherever it is computed."""
+    of_model = set(UNUSED_OF_MODEL[model.kind])
+    if model.prediction != "edm":
+        of_model.add("sigma_data")
+    of_noise = {"variance", *UNUSED_OF_PATH[noise.path]}
+    if noise.schedule == "cosine" or noise.betas is not None:
+        of_noise |= {"beta_start", "beta_end"}
     parts = {
         "format": FORMAT,
-        "model": model.model_dump(exclude=UNUSED_OF_MODEL[model.kind]),
-        "noise": noise.model_dump(exclude=UNUSED_OF_NOISE.get(noise.schedule)),
+        "model": model.model_dump(exclude=of_model),
+        "noise": noise.model_dump(exclude=of_noise),
     }
+    if model.factory is not None:
+        parts["source"] = source_of(model.factory)
     if pretrained.sha256 is not None:
         return {**parts, "sha256": pretrained.sha256}
     samples = data.units.samples.model_dump(include={"shape", "shift", "scale", "fingerprint"})
@@ -86,6 +99,10 @@ def pretrained_network(
 
         load_pretrained(network, pretrained)
         return network, True
+    if isinstance(network, OwnNetwork) and model.weights is not None:
+        if model.weights != "factory":
+            load_own_weights(network.network, Path(model.weights))
+        return network, True
 
     def train() -> Checkpoint:
         trained = pretrain(
@@ -118,7 +135,7 @@ def pretrain(
     progress: Progress,
     place: Path | None = None,
 ) -> nn.Module:
-    """Train a noise-prediction network from scratch; return it with its averaged weights.
+    """Train a denoising network from scratch; return it with its averaged weights.
 
     With a `place` it keeps a checkpoint there now and then, from which an interrupted one goes on
     to the same weights. Images lie row by row meanwhile, whatever `model.channels_last` says: it
@@ -143,7 +160,7 @@ def _pretrained(
     place: Path | None,
 ) -> nn.Module:
     network = noise_network(model, noise, data.shape).to(device)
-    forward_process = NoiseSchedule.from_config(noise)
+    path, prediction = path_of(noise), Prediction.from_config(model)
     source = generator(options.seed, "pretraining", device=device)
     average = copy.deepcopy(network).requires_grad_(False).eval()
     optimizer: torch.optim.Optimizer
@@ -159,10 +176,11 @@ def _pretrained(
         factor *= min((iteration + 1) / (options.warmup + 1), 1.0)
         optimizer.param_groups[0]["lr"] = options.learning_rate * factor
         labels = random_labels(model.num_classes, options.batch_size, source)
-        loss = epsilon_matching_loss(
+        loss = matching_loss(
             network,
             data.batch(options.batch_size, source, labels),
-            noise=forward_process,
+            path=path,
+            prediction=prediction,
             generator=source,
             num_times=options.num_times,
             continuous=options.continuous_time,

@@ -16,13 +16,15 @@ from sft_rl.config.extensions import is_reference, own_options
 from sft_rl.critics import Critic, NetworkCritic, Reward, build_critic, reward_function
 from sft_rl.critics.function import FunctionCritic
 from sft_rl.data import Dataset
-from sft_rl.diffusion.noise import NoiseSchedule
-from sft_rl.diffusion.schedule import step_schedule
+from sft_rl.diffusion.noise import path_of
+from sft_rl.diffusion.prediction import Prediction
+from sft_rl.diffusion.schedule import StepSchedule, step_schedule
 from sft_rl.errors import UserError
 from sft_rl.learning.learner import Learner, Optimisation
 from sft_rl.learning.team import Team
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.networks import OwnNetwork, noise_network, value_network
+from sft_rl.networks import noise_network, value_network
+from sft_rl.networks.own import OwnNetwork
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.full_step import FullStep, measure_full_step
 from sft_rl.pretrained.training import pretrained_key, pretrained_network
@@ -48,7 +50,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def network_of(config: ResolvedConfig, own: nn.Module | None = None) -> nn.Module:
-    """Build the noise-prediction network, without its weights.
+    """Build the denoising network, without its weights.
 
     Args:
         config: The run's configuration.
@@ -59,11 +61,21 @@ def network_of(config: ResolvedConfig, own: nn.Module | None = None) -> nn.Modul
     return noise_network(config.model, config.noise, config.samples.shape)
 
 
+def schedule_of(config: Config) -> StepSchedule:
+    """Build the few-step schedule.
+
+    Raises:
+        UserError: If it does not go with the model's path or prediction.
+    """
+    prediction = Prediction.from_config(config.model)
+    return step_schedule(path_of(config.noise), config.sampler, prediction)
+
+
 def policy_of(config: ResolvedConfig, network: nn.Module) -> DenoisingPolicy:
-    """Put the few-step sampler around a noise-prediction network."""
+    """Put the few-step sampler around a denoising network."""
     return DenoisingPolicy(
         network,
-        step_schedule(NoiseSchedule.from_config(config.noise), config.sampler),
+        schedule_of(config),
         shape=config.samples.shape,
         learn_std=config.sampler.learn_std,
         log_prob_reduction=config.policy.log_prob_reduction,
@@ -187,7 +199,13 @@ def full_step_key(config: ResolvedConfig, data: Dataset) -> str:
         pretrained=config.pretrained,
         data=data,
     )
-    return hash_of(key | {"metrics": config.metrics.model_dump()})
+    return hash_of(
+        key
+        | {
+            "metrics": config.metrics.model_dump(),
+            "sampler": [config.model.clip_x0, config.noise.variance],
+        }
+    )
 
 
 def measured_full_step(
@@ -202,7 +220,9 @@ def measured_full_step(
         return measure_full_step(
             network,
             evaluator,
-            noise=NoiseSchedule.from_config(config.noise),
+            path=path_of(config.noise),
+            prediction=Prediction.from_config(config.model),
+            fixed_large=config.noise.variance == "fixed_large",
             num_classes=config.model.num_classes,
             warn=warn,
         )

@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,11 +15,19 @@ from sft_rl.config import Config, PretrainedConfig, ResolvedConfig
 from sft_rl.config.extensions import with_typed_options
 from sft_rl.critics import Reward, check_objective
 from sft_rl.data import Dataset, check_labels, load_dataset
-from sft_rl.diffusion.noise import NoiseSchedule
-from sft_rl.diffusion.schedule import StepSchedule, step_schedule
+from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.errors import UserError, home_expanded
 from sft_rl.metrics.measures import build_measure
-from sft_rl.runs.parts import algorithm_of, critic_of, network_of, resolve_device, value_of
+from sft_rl.networks.own import check_network, made_network
+from sft_rl.runs.models import Sections, with_factory, with_pretrained
+from sft_rl.runs.parts import (
+    algorithm_of,
+    critic_of,
+    network_of,
+    resolve_device,
+    schedule_of,
+    value_of,
+)
 from sft_rl.storage.checkpoint import state_sha256
 from sft_rl.types import Progress, silent
 
@@ -29,12 +36,10 @@ PATHS = (
     "metrics.dinov2_path",
     "metrics.inception_path",
     "metrics.reference_stats",
+    "model.weights",
     "pretrained.path",
 )
 """Settings that are paths; the last may be a name on the hub, too."""
-
-Sections = dict[str, dict[str, Any]]
-"""Settings by section."""
 
 
 def resolve(
@@ -77,8 +82,10 @@ def resolve(
         model = config.model.model_copy(update={"kind": "own"})
         known = PretrainedConfig(sha256=state_sha256(network))
         config = config.model_copy(update={"model": model, "pretrained": known})
+    elif config.model.factory is not None:
+        config = with_factory(config)
     elif config.pretrained.path is not None:
-        config = _with_pretrained(config, pretrained, fetch=fetch, warn=warn)
+        config = with_pretrained(config, pretrained, fetch=fetch, warn=warn)
     if reward is not None:
         config = config.model_copy(update={"reward": "own"})
     config = with_typed_options(config)
@@ -96,6 +103,8 @@ def with_absolute_paths(config: Config) -> Config:
         section = getattr(config, name)
         given = getattr(section, field)
         if given is None:
+            continue
+        if (name, given) == ("model", "factory"):  # no path: the function brings the weights
             continue
         if name == "pretrained" and (hub_name := _hub_name(given)) is not None:
             updates[name] = section.model_copy(update={field: hub_name})
@@ -129,26 +138,6 @@ def _hub_name(given: str) -> str | None:
     return name
 
 
-def _with_pretrained(
-    config: Config, sections: Sections | None, *, fetch: bool, warn: Callable[[str], None]
-) -> Config:
-    """Fill in what a pretrained model says of itself."""
-    own, where = config.pretrained, (sections or {}).get("pretrained")
-    if where is None or (own.path, own.variant) != (where["path"], where["variant"]):
-        from sft_rl.pretrained.loading import is_on_hub, read_pretrained  # diffusers is slow
-
-        if is_on_hub(str(own.path)):
-            if not fetch:
-                return config
-            warn(f"pretrained.path: {own.path} is not here; asking the Hugging Face hub for it")
-        sections = read_pretrained(own, num_classes=config.model.num_classes)
-    assert sections is not None
-    tree = config.model_dump()
-    for name, values in sections.items():
-        tree[name] = {**tree[name], **values}
-    return Config.model_validate(tree)
-
-
 def check(
     config: ResolvedConfig,
     data: Dataset,
@@ -172,8 +161,14 @@ def check(
     path, num_classes = config.pretrained.path, config.model.num_classes
     field = f"pretrained.path: {path}" if path else "model.unet.num_class_embeds: the model"
     check_labels(data, num_classes=num_classes, field=field)
-    if network is not None:
-        _check_network(network, config.samples.shape)
+    if config.model.kind == "own":
+        factory = config.model.factory
+        check_network(
+            network or made_network(config.model, config.samples.shape).network,
+            config.samples.shape,
+            field="network" if network is not None else f"model.factory: {factory}",
+            num_classes=num_classes,
+        )
 
 
 def check_settings(config: Config, *, trains: bool = True) -> None:
@@ -184,7 +179,7 @@ def check_settings(config: Config, *, trains: bool = True) -> None:
     """
     resolve_device(config.device)
     check_objective(config.critic.objective, num_classes=config.model.num_classes)
-    schedule = step_schedule(NoiseSchedule.from_config(config.noise), config.sampler)
+    schedule = schedule_of(config)
     if trains:
         _check_algorithm(config, schedule)
     _check_system(config)
@@ -281,25 +276,3 @@ def rollout_device(config: Config) -> torch.device:
     if config.rollout.num_workers == 0:  # this process, so the learner's device
         return resolve_device(config.device)
     return torch.device("cuda" if config.rollout.num_gpus_per_worker > 0 else "cpu")
-
-
-def _check_network(network: Callable[..., Any], shape: tuple[int, ...]) -> None:
-    """Call a user's network once.
-
-    Raises:
-        UserError: If it does not take latents and timesteps, or returns another shape.
-    """
-    parameter = next(iter(getattr(network, "parameters", list)()), None)
-    if parameter is None:
-        raise UserError("network: has no parameters to fine-tune; give a torch.nn.Module")
-    latents = torch.zeros(2, *shape, device=parameter.device)
-    called = f"network(latents {tuple(latents.shape)}, timesteps (2,))"
-    try:
-        with torch.no_grad():
-            output = network(latents, torch.tensor([0.0, 1.0], device=parameter.device))
-    except Exception as error:  # whatever somebody else's code raises
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise UserError(f"network: {called} failed: {reason}") from error
-    found = getattr(getattr(output, "sample", output), "shape", None)
-    if found != latents.shape:
-        raise UserError(f"network: {called} returned {found}, expected {tuple(latents.shape)}")

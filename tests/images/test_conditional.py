@@ -18,7 +18,7 @@ from sft_rl.config import CriticConfig
 from sft_rl.config.files import load_config
 from sft_rl.data.images import load_images
 from sft_rl.errors import UserError
-from sft_rl.export.class_pipeline import ClassConditionalPipeline
+from sft_rl.export.few_step_pipeline import FewStepPipeline
 from sft_rl.jobs.build import build_runner
 from sft_rl.learning.monitors import critic_slope, drift
 from sft_rl.networks import critic_network
@@ -169,7 +169,7 @@ def test_the_pipeline_is_the_runs_own_sampler_bit_for_bit(
 
     labels = torch.tensor([3, 1, 4, 1, 5, 9])
     assert main(["export", str(run), "--out", str(tmp_path / "a"), "--no-code"]) == 0
-    pipeline = ClassConditionalPipeline.from_pretrained(tmp_path / "a")
+    pipeline = FewStepPipeline.from_pretrained(tmp_path / "a")
     assert np.array_equal(pipeline_images(pipeline, labels), drawn(labels))
     assert np.array_equal(pipeline_images(pipeline, labels.tolist()), drawn(labels))
     assert np.array_equal(pipeline_images(pipeline, None), drawn(None))
@@ -180,7 +180,7 @@ def test_the_pipeline_is_the_runs_own_sampler_bit_for_bit(
     assert main(["export", str(run), "--out", str(tmp_path / "b")]) == 0
     monkeypatch.setitem(sys.modules, "sft_rl", None)  # importing it fails
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "b", trust_remote_code=True)
-    assert not isinstance(pipeline, ClassConditionalPipeline)
+    assert not isinstance(pipeline, FewStepPipeline)
     assert np.array_equal(pipeline_images(pipeline, labels), drawn(labels))
 
 

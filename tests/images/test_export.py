@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from sft_rl.cli import main
 from sft_rl.config import Config
 from sft_rl.export.few_step import FewStepScheduler
-from sft_rl.export.pipeline import to_diffusers
+from sft_rl.export.few_step_pipeline import FewStepPipeline
+from sft_rl.export.pipeline import to_pipeline
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.parts import network_of, policy_of
@@ -25,6 +26,8 @@ import sys, numpy as np, torch
 sys.modules["sft_rl"] = None  # importing it fails
 from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+pipeline.save_pretrained(sys.argv[1] + "-again")  # a copy of a copy
+pipeline = DiffusionPipeline.from_pretrained(sys.argv[1] + "-again", trust_remote_code=True)
 pipeline.set_progress_bar_config(disable=True)
 images = pipeline(6, generator=torch.Generator().manual_seed(5), output_type="pt").images
 np.save(sys.argv[2], images.numpy())
@@ -47,7 +50,7 @@ def test_with_this_package_the_samples_are_equal_bit_for_bit(digits_run: Path, t
     out = tmp_path / "pipeline"
     assert main(["export", str(digits_run), "--out", str(out), "--no-code"]) == 0
     policy, _ = RunFolder.open(digits_run).result()
-    pipeline = DiffusionPipeline.from_pretrained(out)
+    pipeline = FewStepPipeline.from_pretrained(out)
     assert isinstance(pipeline.scheduler, FewStepScheduler)
     assert np.array_equal(pipeline_images(pipeline), drawn(policy))
     assert {p.suffix for p in (out / "unet").iterdir()} == {".json", ".safetensors"}
@@ -63,17 +66,25 @@ def test_without_this_package_too(digits_run: Path, tmp_path: Path):
     assert np.array_equal(np.load(file), drawn(policy))
 
 
-def test_a_model_that_predicts_v_is_exported_bit_for_bit(tiny_unet: dict[str, object]):
-    model = {"kind": "unet", "unet": tiny_unet, "prediction": "v_prediction"}
+@pytest.mark.parametrize(
+    ("path", "prediction", "clip"),
+    [("vp", "v_prediction", None), ("vp", "epsilon", 0.8), ("flow", "flow", 1.0), ("ve", "edm", 1)],
+)
+def test_every_path_is_exported_bit_for_bit(tiny_unet, tmp_path, path, prediction, clip):
+    model = {"kind": "unet", "unet": tiny_unet, "prediction": prediction, "clip_x0": clip}
     tree = {"data": {"name": "digits"}, "model": model, "sampler": {"num_steps": 3, "eta": 0.5}}
-    networks = {"critic": {"kind": "conv"}, "value": {"kind": "conv"}}
+    networks = {"critic": {"kind": "conv"}, "value": {"kind": "conv"}, "noise": {"path": path}}
+    tree["sampler"]["start_time"] = 900
     config, _ = resolve(Config.model_validate({**tree, **networks}))
     torch.manual_seed(0)
     policy = policy_of(config, network_of(config))
-    unet, scheduler = to_diffusers(policy)
-    again = FewStepScheduler.from_config(json.loads(scheduler.to_json_string()))
-    images = pipeline_images(DDPMPipeline(unet, again))
-    assert np.array_equal(images, drawn(policy))
+    to_pipeline(policy).save_pretrained(tmp_path / "saved")
+    again = DiffusionPipeline.from_pretrained(tmp_path / "saved", trust_remote_code=True)
+    assert np.array_equal(pipeline_images(again), drawn(policy))
+    with pytest.warns(UserWarning, match="num_inference_steps=50 is ignored"):
+        again(2, [torch.Generator().manual_seed(seed) for seed in (1, 2)], num_inference_steps=50)
+    again.to(torch.bfloat16)
+    assert again(1, output_type="np").images.dtype == np.float32
 
 
 def test_the_card_names_data_model_and_protocol(digits_run: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ from PIL import Image
 from sft_rl.cli import main
 from sft_rl.config.files import load_config
 from sft_rl.data import dataset_of
+from sft_rl.export.few_step_pipeline import FewStepPipeline
 from sft_rl.jobs.commands import dry_run
 from sft_rl.jobs.dry_run import activation_bytes
 from sft_rl.runs.parts import network_of, policy_of
@@ -134,6 +135,6 @@ def test_from_a_model_and_images_to_a_pipeline(
     run, out = str(tmp_path / "run"), str(tmp_path / "pipeline")
     assert main(["train", preset, *TINY, *settings, "--out", run]) == 0
     assert main(["export", run, "--out", out, "--no-code"]) == 0
-    images = DDPMPipeline.from_pretrained(out)(2, output_type="np").images
+    images = FewStepPipeline.from_pretrained(out)(2, output_type="np").images
     assert images.shape == (2, size, size, 3)
     assert np.isfinite(images).all()

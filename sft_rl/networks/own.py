@@ -1,0 +1,102 @@
+"""Networks of a user's own: handed over in Python, or made by a function that a setting names."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sft_rl.config import ModelConfig
+from sft_rl.config.extensions import load_object
+from sft_rl.errors import UserError
+
+
+class OwnNetwork(nn.Module):
+    """A user's network, which takes plain batches: latents (N, *shape) and times (N,).
+
+    Args:
+        network: Called as ``network(latents, timesteps)``, with labels (N,) as the third argument
+            if there are classes; returns its prediction, as a tensor or, like the networks of
+            diffusers, as the ``sample`` of an object.
+        shape: Shape of one sample.
+    """
+
+    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.shape = shape
+
+    def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
+        """Map latents x (..., *shape) at times t, broadcastable to (...), to its prediction."""
+        lead = x.shape[: x.ndim - len(self.shape)]
+        others = (each.expand(lead).reshape(-1) for each in (t, *labels))
+        output = self.network(x.reshape(-1, *self.shape), *others)
+        prediction = output if isinstance(output, Tensor) else output.sample
+        return prediction.reshape(x.shape)
+
+
+def made_network(model: ModelConfig, shape: tuple[int, ...]) -> OwnNetwork:
+    """Call the function of `model.factory`.
+
+    Raises:
+        UserError: If it fails or returns no module.
+    """
+    reference = str(model.factory)
+    factory = load_object("model.factory", reference)
+    try:
+        with torch.device("cpu"):  # not that of a check or of a dry run, which have no memory
+            network = factory()
+    except Exception as error:  # whatever somebody else's code raises
+        raise UserError(f"model.factory: {reference}() failed: {_told(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"model.factory: {reference}() returned a {type(network).__name__}, expected a "
+            "torch.nn.Module"
+        )
+    return OwnNetwork(network, shape)
+
+
+def source_of(reference: str) -> str:
+    """The code of the file that a function is written in, which tells its versions apart."""
+    file = inspect.getsourcefile(inspect.unwrap(load_object("model.factory", reference)))
+    if file is None:
+        return reference
+    with open(file, encoding="utf-8") as stream:
+        return stream.read()
+
+
+def check_network(network: Any, shape: tuple[int, ...], *, field: str, num_classes: int) -> None:
+    """Call a user's network once.
+
+    Args:
+        network: The network itself.
+        shape: Shape of one sample.
+        field: Where it comes from, for the error.
+        num_classes: Classes that it is conditional on; 0 for none.
+
+    Raises:
+        UserError: If it does not take latents and timesteps, or returns another shape.
+    """
+    parameter = next(iter(getattr(network, "parameters", list)()), None)
+    if parameter is None:
+        raise UserError(f"{field}: has no parameters to fine-tune; give a torch.nn.Module")
+    latents = torch.zeros(2, *shape, device=parameter.device)
+    arguments = [torch.tensor([1.0, 2.0], device=parameter.device)]
+    called = f"network(latents {tuple(latents.shape)}, timesteps (2,)"
+    if num_classes:
+        arguments.append(torch.zeros(2, dtype=torch.int64, device=parameter.device))
+        called += ", labels (2,)"
+    try:
+        with torch.no_grad():
+            output = network(latents, *arguments)
+    except Exception as error:  # whatever somebody else's code raises
+        raise UserError(f"{field}: {called}) failed: {_told(error)}") from error
+    found = getattr(getattr(output, "sample", output), "shape", None)
+    if found != latents.shape:
+        raise UserError(f"{field}: {called}) returned {found}, expected {tuple(latents.shape)}")
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,125 @@
+"""Where the files of a pretrained model are: a folder of diffusers, the hub, or one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sft_rl.config import PretrainedConfig
+from sft_rl.errors import UserError
+from sft_rl.pretrained.states import file_sha256
+
+WEIGHTS = "diffusion_pytorch_model"
+DDPM_FILES = (".safetensors", ".ckpt", ".pt", ".pth")
+HUB_FILES = ["*.json", "unet/*.json", "scheduler/*.json"]
+
+
+def is_on_hub(path: str) -> bool:
+    """Whether a path names a model on the Hugging Face hub, and nothing that is here."""
+    return not Path(path).exists() and path.count("/") == 1 and not path.startswith((".", "/"))
+
+
+def ddpm_file(options: PretrainedConfig) -> Path | None:
+    """Return the file of an original DDPM; None if the path is a folder or a name.
+
+    Raises:
+        UserError: If it is a file of another kind.
+    """
+    path = Path(options.path or "")
+    if not path.is_file():
+        return None
+    if path.suffix not in DDPM_FILES:
+        raise UserError(
+            f"pretrained.path: {path} ends in {path.suffix!r}, expected a folder of diffusers or "
+            f"an original DDPM in {', '.join(DDPM_FILES)}"
+        )
+    return path
+
+
+def model_folder(options: PretrainedConfig, files: list[str] | None = None) -> Path:
+    """Return a local folder, or fetch the wanted files of a model on the hub.
+
+    Args:
+        options: Where it is.
+        files: Patterns of the wanted files; by default all settings.
+
+    Raises:
+        UserError: If there is no such model.
+    """
+    path = options.path or ""
+    if Path(path).is_dir():
+        return Path(path)
+    if not is_on_hub(path):
+        raise UserError(f"pretrained.path: no folder or file at {path}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=files or HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UserError(
+            f"pretrained.path: no folder at {path}, and the hub does not give a model of that name "
+            f"({type(error).__name__}); is there a network, and is the name right?"
+        ) from error
+
+
+def unet_folder(folder: Path) -> Path:
+    """Return where a model's U-Net is: a part of a pipeline, or alone."""
+    return folder / "unet" if (folder / "unet").is_dir() else folder
+
+
+def weights_files(options: PretrainedConfig) -> list[Path]:
+    """Return the files with the weights of a pretrained model: one, or its parts in order.
+
+    Raises:
+        UserError: If one is not there, or only as a pickle.
+    """
+    file = ddpm_file(options)
+    if file is not None:
+        return [file]
+    dot = f".{options.variant}" if options.variant else ""
+    whole, index = f"{WEIGHTS}{dot}.safetensors", f"{WEIGHTS}.safetensors.index{dot}.json"
+    names = [whole, index, f"{WEIGHTS}{dot}-*-of-*.safetensors"]
+    folder = unet_folder(model_folder(options, [*names, *(f"unet/{name}" for name in names)]))
+    if (folder / whole).is_file():
+        return [folder / whole]
+    if not (folder / index).is_file():
+        others = sorted(p.name for p in folder.glob("*") if p.suffix != ".json")
+        raise UserError(
+            f"pretrained.path: no {whole} in {folder}; weights are read from safetensors only; "
+            f"there are: {', '.join(others) or 'none'}"
+        )
+    parts = sorted(set(read_json(folder / index).get("weight_map", {}).values()))
+    missing = [part for part in parts if not (folder / part).is_file()]
+    if missing or not parts:
+        raise UserError(f"pretrained.path: {folder / index} names {missing or 'no files'}")
+    return [folder / part for part in parts]
+
+
+def weights_sha256(options: PretrainedConfig) -> str:
+    """Return the hash of the weights' file, or of its parts one after the other."""
+    return file_sha256(*weights_files(options))
+
+
+def find(folder: Path, part: str, name: str) -> Path:
+    """Return a file of a part of a pipeline, or of a folder without parts."""
+    inner = folder / part / name
+    return inner if inner.is_file() else folder / name
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a file of settings.
+
+    Raises:
+        UserError: If it is not there or is none.
+    """
+    if not file.is_file():
+        raise UserError(f"pretrained.path: no {file.name} in {file.parent}")
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"pretrained.path: {file} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"pretrained.path: {file} holds no settings")
+    return content
