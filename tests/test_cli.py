@@ -142,17 +142,33 @@ def test_a_folder_that_cannot_be_written_is_refused(
 
 
 def test_a_users_own_points(
-    tmp_path: Path, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_settings: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
-    points = np.random.default_rng(0).normal([100.0, 5.0, 0.0], [10.0, 1.0, 0.1], (1500, 3))
-    np.save(tmp_path / "points.npy", points)
+    """As a spreadsheet writes them; what was read of them is said before and after."""
+    points = np.random.default_rng(0).normal([5.3e6, 5.0, 0.0], [10.0, 1.0, 0.1], (1500, 3))
+    frame = pd.DataFrame(points, columns=["north", "b", "c"])
+    frame.to_csv(tmp_path / "points.csv", sep=";", decimal=",")
     monkeypatch.chdir(tmp_path)
-    own = (*tiny_settings, "data.path=points.npy")
-    assert main(["train", "swiss_roll", *own, "--out", "run"]) == 0
+    own = (*tiny_settings, "data.path=points.csv")
+    said = {
+        "rows": "1,500, 300 held out",
+        "columns": "north, b, c",
+        "separator": "semicolon, decimal comma",
+        "left out": "the unnamed first column, which counts the rows",
+    }
+    for more in (["critic.objective=mmd", "--dry-run"], ["--out", "run"]):
+        assert main(["train", "swiss_roll", *own, *more]) == 0
+        shown = re.sub(r"[│|\s]+", " ", capsys.readouterr().out)  # without the table's lines
+        assert [words for words in said.values() if words not in shown] == []
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["data"] == said
     assert main(["sample", "run", "--num", "500", "--out", "samples.npy"]) == 0
     samples = np.load(tmp_path / "samples.npy")
     assert samples.shape == (500, 3)
-    assert abs(samples[:, 0].mean() - 100.0) < 30.0
+    assert abs(samples[:, 0].mean() - 5.3e6) < 30.0
+    assert samples[:, 0].std() > 1.0
 
 
 @pytest.mark.parametrize(
