@@ -20,7 +20,7 @@ from types import TracebackType
 
 from sft_rl.config import LearnerConfig, RayConfig, RolloutConfig
 from sft_rl.distributed.placement import NOTHING, check_room, learner_bundle, this_machine
-from sft_rl.errors import RunFailed, UserError, last_line
+from sft_rl.errors import RunFailed, UserError, first_line, last_line
 
 OBJECT_STORE_BYTES = 256 * 2**20
 CONNECT_S = 5.0
@@ -148,13 +148,16 @@ class RaySession:
 
     def _join(self, address: str) -> None:
         use_own_token()
+        # Else Ray's own client warns once a second of a token that is refused, for 20 s.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         import ray
 
         try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, RuntimeError) as error:
             raise UserError(
-                f"ray.address: cannot join {address}: {str(error).splitlines()[0]}"
+                f"ray.address: cannot join {address}: {first_line(error)}; is its token in "
+                "~/.ray/auth_token, or named by RAY_AUTH_TOKEN_PATH?"
             ) from error
         from sft_rl.distributed.nodes import check_versions, is_fixed, room
 
