@@ -148,8 +148,6 @@ class RaySession:
 
     def _join(self, address: str) -> None:
         use_own_token()
-        # Else Ray's own client warns once a second of a token that is refused, for 20 s.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         import ray
 
         try:
