@@ -1,6 +1,7 @@
 """What a step of the vector env costs on top of the tensor operation it stands for.
 
     python -m benchmarks.env_overhead
+    python -m benchmarks.env_overhead --rows 64 512 4096    # only against Gymnasium's own
 
 Three ways to denoise one batch by T = 10 steps, each through the env and bare:
 
@@ -20,6 +21,9 @@ U-Net, which makes the env's share larger than it will be.
 Everything computes in one thread, and what is measured is that thread's processor time, so that
 other processes do not count. Env and bare take turns; the overhead is the median of the ratios of
 neighbours, minus 1. Prints a table and writes ``benchmarks/results/env_overhead.json``.
+
+``--rows`` steps the batched env and Gymnasium's ``SyncVectorEnv`` of as many scalar ones, points
+in two dimensions, actions given, and prints the steps of single rows a second of processor time.
 """
 
 from __future__ import annotations
@@ -28,14 +32,16 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import SyncVectorEnv
 from torch import Tensor, nn
 
 from benchmarks.machine import RESULTS, machine
-from envs import DenoisingVectorEnv
+from envs import DenoisingEnv, DenoisingVectorEnv
 from sft_rl.config import Config
 from sft_rl.config.files import load_config
 from sft_rl.diffusion.noise import NoiseSchedule
@@ -152,13 +158,44 @@ def compare(config: Config, kind: str, action: str, array: str, repeats: int) ->
     }
 
 
+def rates(num: int, repeats: int) -> dict[str, float]:
+    """Steps of single rows a second of the batched env and of a vector of scalar ones."""
+    options: dict[str, Any] = {"num_steps": NUM_STEPS, "shape": (2,)}
+    envs = {
+        "batched": DenoisingVectorEnv(num_envs=num, **options),
+        "SyncVectorEnv": SyncVectorEnv([partial(DenoisingEnv, **options)] * num),
+    }
+    actions = np.random.default_rng(0).standard_normal((num, 2)).astype(np.float32)
+    found = {}
+    for name, env in envs.items():
+        env.reset(seed=0)
+        times = [seconds(partial(env.step, actions)) for _ in range(repeats * NUM_STEPS)]
+        # The mean: one step in T begins episodes and costs more.
+        found[name] = num / float(np.mean(times[NUM_STEPS:]))
+        env.close()
+    return found
+
+
+def compare_vector_envs(rows: list[int], repeats: int) -> None:
+    """Print the table of the batched env against Gymnasium's own."""
+    print("| rows | batched, steps/s | SyncVectorEnv, steps/s | times |\n|---|---|---|---|")
+    for num in rows:
+        found = rates(num, repeats)
+        batched, single = found["batched"], found["SyncVectorEnv"]
+        print(f"| {num} | {batched:,.0f} | {single:,.0f} | {batched / single:.0f} |", flush=True)
+
+
 def main() -> None:
     """Measure, print the table, keep the numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=200, help="episodes of points")
+    parser.add_argument("--rows", type=int, nargs="+", help="against Gymnasium's own, that is all")
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
+    if args.rows:
+        compare_vector_envs(args.rows, args.repeats)
+        return
     config = load_config("swiss_roll", [f"sampler.num_steps={NUM_STEPS}"])
     print("| samples | action | array | bare, ms a step | env, ms a step | overhead (quartiles) |")
     print("|---|---|---|---|---|---|")
