@@ -102,7 +102,8 @@ class NetworkCritic(Critic):
         value = value + self.config.drift_weight * scores.square().mean()
         metrics = {"critic_gap": (real_scores.mean() - generated_scores.mean()).detach()}
         every = self.config.penalty_every  # StyleGAN2's lazy regularisation (Karras et al., 2020)
-        is_due = int(self.num_steps) % every == 0
+        # A dry run's counter is "meta": it counts a step with the penalty.
+        is_due = self.num_steps.is_meta or int(self.num_steps) % every == 0
         if self.config.regulariser in ("gradient_penalty", "r1", "r1_r2") and is_due:
             penalty, norm = self._penalty(real, generated, generator, *labels)
             value = value + every * self.config.penalty_weight * penalty
