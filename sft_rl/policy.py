@@ -165,6 +165,17 @@ class DenoisingPolicy(nn.Module):
         a, b = self.target[:, step_index]
         return expand(a, self.event_ndim), expand(b, self.event_ndim)
 
+    def noised(self, x_0: Tensor, eps: Tensor, step_index: Tensor) -> Tensor:
+        """The latent that the forward process makes of a sample, as a step finds it.
+
+        Args:
+            x_0: Samples, shape (..., *shape).
+            eps: Standard normal noise of that shape.
+            step_index: k, int64, broadcastable to (...).
+        """
+        alpha_bar = expand(self.alpha_bar[step_index], self.event_ndim)
+        return alpha_bar.sqrt() * x_0 + (1.0 - alpha_bar).sqrt() * eps
+
     def step_std(self, step_index: Tensor) -> Tensor:
         """Standard deviation at the given steps, expanded to multiply latents."""
         return expand(self.std[step_index], self.event_ndim)
@@ -202,7 +213,10 @@ class DenoisingPolicy(nn.Module):
         self, latents: Tensor, actions: Tensor, step_index: Tensor, labels: Tensor | None = None
     ) -> Tensor:
         """Log-density of given actions, nats, reduced over a sample, shape (...)."""
-        mean = self.mean(latents, step_index, labels)
+        return self.log_prob_from_mean(actions, self.mean(latents, step_index, labels), step_index)
+
+    def log_prob_from_mean(self, actions: Tensor, mean: Tensor, step_index: Tensor) -> Tensor:
+        """Log-density of given actions for a mean that is known, shapes as in :meth:`log_prob`."""
         return self._log_prob(actions, mean, self.step_std(step_index))
 
     def kl(

@@ -60,6 +60,8 @@ def update(config: ResolvedConfig) -> tuple[dict[str, list[Tensor]], dict[str, f
         ("swiss_roll", ("algorithm=pathwise", "critic.objective=n2ce")),
         ("swiss_roll", ("algorithm=hybrid", "hybrid.num_last_steps=2")),
         ("swiss_roll", ("algorithm=pathwise", "critic.objective=mmd")),
+        ("swiss_roll", ("algorithm=grpo", "rollout.group_size=4", "grpo.trust_region=1.0")),
+        ("swiss_roll", ("algorithm=nft",)),
         ("digits", (CLASSES, "algorithm=ppo")),
         ("digits", (CLASSES, "algorithm=hybrid", "hybrid.num_last_steps=2")),
     ],

@@ -32,11 +32,13 @@ def test_every_critic_trains(tmp_path: Path, tiny_settings: tuple[str, ...], obj
     assert changed(before, after, "critic")  # its weights, or the batches it remembers
 
 
-@pytest.mark.parametrize("algorithm", ["sft_pg", "ppo", "hybrid", "pathwise"])
+@pytest.mark.parametrize("algorithm", ["sft_pg", "ppo", "hybrid", "pathwise", "grpo"])
 def test_every_algorithm_learns_the_noise_too(
     tmp_path: Path, tiny_settings: tuple[str, ...], algorithm: str
 ):
     settings = (*tiny_settings, "sampler.learn_std=true", f"algorithm={algorithm}")
+    if algorithm == "grpo":
+        settings += ("rollout.group_size=4", "grpo.window=null")
     before, after = train(tmp_path / "run", *settings)
     assert "log_std_scale" in changed(before, after, "policy")
     scale = after["policy"]["log_std_scale"]

@@ -75,6 +75,10 @@ def runs(
             "policy.ema_decay=0",
         ),
         "hybrid": tiny_config(odd, "algorithm=hybrid", "critic.objective=hinge"),
+        "grpo": tiny_config(
+            odd, "algorithm=grpo", "rollout.group_size=3", "grpo.trust_region=1e-4"
+        ),
+        "nft": tiny_config(odd, "algorithm=nft", "training.n_generator=2"),
     }
     for name, config in configs.items():
         learn(config, alone / name, Team())
@@ -82,7 +86,7 @@ def runs(
     return {name: (alone / name, together / name) for name in configs}
 
 
-@pytest.mark.parametrize("name", ["sft_pg", "ppo", "pathwise", "hybrid"])
+@pytest.mark.parametrize("name", ["sft_pg", "ppo", "pathwise", "hybrid", "grpo", "nft"])
 def test_two_learners_give_the_numbers_of_one(runs: dict[str, tuple[Path, Path]], name: str):
     alone, together = (pd.read_csv(out / "metrics.csv").drop(columns=TIMES) for out in runs[name])
     assert together["iteration"].tolist() == [1, 2, 3]

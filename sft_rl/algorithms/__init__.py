@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from sft_rl.algorithms.base import Algorithm, Networks
+from sft_rl.algorithms.grpo import GRPO
 from sft_rl.algorithms.hybrid import Hybrid
+from sft_rl.algorithms.nft import NFT
 from sft_rl.algorithms.pathwise import Pathwise
 from sft_rl.algorithms.ppo import PPO
 from sft_rl.algorithms.sft_pg import SFTPG
@@ -17,6 +19,8 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "ppo": PPO,
     "pathwise": Pathwise,
     "hybrid": Hybrid,
+    "grpo": GRPO,
+    "nft": NFT,
 }
 
 

@@ -43,6 +43,23 @@ def normalised(advantages: Tensor, how: str) -> Tensor:
     return advantages
 
 
+def within_groups(scores: Tensor, group_size: int, *, scale: str) -> Tensor:
+    """Advantages of scores (B,) over the mean of their groups, K in a row; shape (B,).
+
+    Args:
+        scores: Shape (B,).
+        group_size: K.
+        scale: Divide by the standard deviation in each ``group``, over the ``batch``, or ``none``.
+    """
+    groups = scores.reshape(-1, group_size)
+    centred = groups - groups.mean(dim=1, keepdim=True)
+    if scale == "group":
+        centred = centred / (groups.std(dim=1, keepdim=True) + 1e-8)
+    elif scale == "batch":
+        centred = centred / (centred.std() + 1e-8)
+    return centred.reshape(-1)
+
+
 @torch.no_grad()
 def score_transitions(
     trajectories: Trajectories,

@@ -9,7 +9,9 @@ from typing import Any, Self
 from pydantic import Field
 
 from sft_rl.config.algorithms import (
+    GRPOConfig,
     HybridConfig,
+    NFTConfig,
     PathwiseConfig,
     PolicyGradientConfig,
     PPOConfig,
@@ -42,10 +44,12 @@ __all__ = [
     "Config",
     "CriticConfig",
     "DataConfig",
+    "GRPOConfig",
     "HybridConfig",
     "LearnerConfig",
     "MetricsConfig",
     "ModelConfig",
+    "NFTConfig",
     "NoiseConfig",
     "PPOConfig",
     "PathwiseConfig",
@@ -94,7 +98,7 @@ class Config(Section):
     device: str = "auto"
     """Learner's device: `auto`, `cpu`, `cuda` or `cuda:N`."""
     algorithm: str = "sft_pg"
-    """Learning algorithm: sft_pg, ppo, pathwise, hybrid, or a user's `module:Class`."""
+    """Learning algorithm: sft_pg, ppo, pathwise, hybrid, grpo, nft, or a user's `module:Class`."""
     reward: str = "critic"
     """`critic`, or a user's `module:function` from samples (B, *shape) in model units, and their
     labels (B,) if the model is conditional, to scores (B,), to be maximised instead; `own` is a
@@ -125,6 +129,10 @@ class Config(Section):
     """Options of `algorithm=pathwise`."""
     hybrid: HybridConfig = HybridConfig()
     """Options of `algorithm=hybrid`."""
+    grpo: GRPOConfig = GRPOConfig()
+    """Options of `algorithm=grpo`."""
+    nft: NFTConfig = NFTConfig()
+    """Options of `algorithm=nft`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options that a user's own algorithm, critic or reward declares as its `Options`."""
     training: TrainingConfig = TrainingConfig()

@@ -63,3 +63,36 @@ class HybridConfig(PolicyGradientConfig):
 
     num_last_steps: Count = 1
     """How many of the last steps are back-propagated."""
+
+
+class GRPOConfig(Section):
+    """Group-relative policy optimisation, by branches."""
+
+    scale: Literal["group", "batch", "none"] = "batch"
+    """What advantages are divided by: the spread of scores within each group, within all groups
+    together, or nothing."""
+    window: Count | None = 1
+    """Steps from the branch on that learn; none takes all that are left."""
+    clip_range: Positive = 0.2
+    """Bound epsilon of the ratio's deviation from 1."""
+    trust_region: Positive | None = None
+    """In place of the clip: KL to the old policy, nats a dimension, beyond which a term that still
+    moves away is dropped."""
+    num_epochs: Count = 1
+    """Passes over an iteration's transitions."""
+    num_minibatches: Count = 1
+    """Policy steps in a pass."""
+    kl_weight: NonNegative = 0.0
+    """Weight of the KL to the pretrained policy, nats a step."""
+
+
+class NFTConfig(Section):
+    """Fine-tuning by the forward process, towards good samples and away from bad ones."""
+
+    beta: Positive = 1.0
+    """How far the two implicit predictions go from the old one, in changes of the network."""
+    spread: Positive = 1.0
+    """Distance from the mean score, in standard deviations, at which a sample counts as entirely
+    good or bad; the mean is its group's if there are groups."""
+    levels_per_sample: Count = 2
+    """Steps to whose noise level each sample is brought for a policy step."""

@@ -198,7 +198,7 @@ def _check_algorithm(config: Config, schedule: StepSchedule) -> None:
         raise UserError(
             f"sampler.eta and sampler.final_std: algorithm {name!r} needs noise in its first "
             f"{num_density_steps} steps, got std {schedule.std.round(4).tolist()}; "
-            "set both above 0, or use algorithm=pathwise"
+            "set both above 0, or use algorithm=pathwise or nft"
         )
     rounding = torch.finfo(getattr(torch, config.rollout.latent_dtype)).eps / 2
     smallest = std.min(initial=math.inf)

@@ -1,0 +1,111 @@
+"""Branches that are compared, trust regions that hold, and samples that are drawn to or away."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from sft_rl.algorithms import Networks
+from sft_rl.algorithms.advantages import within_groups
+from sft_rl.config import ResolvedConfig
+from sft_rl.data import load_dataset
+from sft_rl.jobs.build import build_runner
+from sft_rl.runs.parts import algorithm_of, learner_of, network_of, networks_of
+from sft_rl.types import Trajectories
+
+TinyConfig = Callable[..., ResolvedConfig]
+GROUPS = ("algorithm=grpo", "rollout.group_size=4", "rollout.branch_step=1")
+
+
+def parts(config: ResolvedConfig) -> tuple[Networks, Trajectories]:
+    """Networks from a seed, and a shard that they drew."""
+    torch.manual_seed(0)
+    networks = networks_of(config, network_of(config))
+    runner = build_runner(config)
+    runner.policy.load_state_dict(networks.policy.state_dict())
+    return networks, runner.collect(0, 0)
+
+
+def gradient(value: Tensor, networks: Networks) -> Tensor:
+    parameters = list(networks.policy.network.parameters())
+    return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)])
+
+
+def test_advantages_are_those_over_the_groups_mean():
+    scores = torch.tensor([1.0, 3.0, 10.0, 10.0])
+    assert within_groups(scores, 2, scale="none").tolist() == [-1.0, 1.0, 0.0, 0.0]
+    expected = torch.tensor([-(0.5**0.5), 0.5**0.5, 0.0, 0.0])
+    torch.testing.assert_close(within_groups(scores, 2, scale="group"), expected)
+    assert within_groups(scores, 2, scale="batch").std().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("window", "steps"), [("1", [1]), ("2", [1, 2]), ("null", [1, 2, 3])])
+def test_the_steps_of_the_window_learn(tiny_config: TinyConfig, window: str, steps: list[int]):
+    config = tiny_config(*GROUPS, f"grpo.window={window}")
+    networks, trajectories = parts(config)
+    prepared = algorithm_of(config).prepare(trajectories, networks)
+    index = prepared.transitions.step_index
+    assert index.unique().tolist() == steps
+    assert len(index) == len(steps) * len(trajectories)
+    assert torch.equal(prepared.transitions.actions[:32], trajectories.latents[2])
+
+
+def test_the_trust_region_drops_what_still_moves_away(tiny_config: TinyConfig):
+    """And nothing else: what is on its way back keeps its gradient."""
+    config = tiny_config(*GROUPS, "grpo.trust_region=1e-9", "grpo.window=null")
+    networks, trajectories = parts(config)
+    algorithm = algorithm_of(config)
+    prepared = algorithm.prepare(trajectories, networks)
+    there = algorithm.loss(prepared, networks)
+    assert there.metrics["dropped_fraction"] == 0
+    with torch.no_grad():
+        for p in networks.policy.network.parameters():
+            p.add_(0.01)
+    found = algorithm.loss(prepared, networks)
+    t = prepared.transitions
+    ratio = (networks.policy.log_prob(t.latents, t.actions, t.step_index) - t.old_log_probs).exp()
+    returning = (ratio - 1.0) * t.advantages <= 0
+    by_hand = -(ratio * t.advantages * returning).mean()
+    assert 0.2 < found.metrics["dropped_fraction"] < 0.8
+    assert found.metrics["dropped_fraction"] == (~returning).float().mean()
+    torch.testing.assert_close(gradient(found.value, networks), gradient(by_hand, networks))
+    wide = tiny_config(*GROUPS, "grpo.trust_region=1e9", "grpo.window=null")
+    assert algorithm_of(wide).loss(prepared, networks).metrics["dropped_fraction"] == 0
+
+
+def test_nft_at_the_old_policy_is_denoising_weighted_by_quality(tiny_config: TinyConfig):
+    config = tiny_config("algorithm=nft", "nft.beta=0.7")
+    networks, trajectories = parts(config)
+    algorithm = algorithm_of(config)
+    source = torch.Generator().manual_seed(0)
+    (batch,) = algorithm.batches(algorithm.prepare(trajectories, networks), source)
+    assert (batch.quality.min(), batch.quality.max()) == (0.0, 1.0)
+    expected = networks.policy.expected_final(batch.latents, batch.step_index)
+    error = expected - batch.samples
+    weight = 0.7 * (2.0 * batch.quality - 1.0) / (error.detach().abs().mean(1) + 1e-5)
+    by_hand = (weight * error.square().mean(1)).mean()
+    found = algorithm.loss(batch, networks)
+    assert found.metrics["prediction_change"] == 0
+    torch.testing.assert_close(gradient(found.value, networks), gradient(by_hand, networks))
+
+
+def to_the_right(samples: Tensor) -> Tensor:
+    """Known at whole tenths alone: it has no gradient."""
+    return samples[:, 0].detach().mul(10).round()
+
+
+def test_nft_moves_a_deterministic_sampler_by_a_reward_without_a_gradient(tiny_config: TinyConfig):
+    faster = ("policy.learning_rate=1e-2", "training.batch_size=128", "training.lr_decay=none")
+    config = tiny_config("algorithm=nft", "sampler.eta=0", "sampler.final_std=0", *faster)
+    torch.manual_seed(0)
+    networks = networks_of(config, network_of(config), to_the_right)
+    learner = learner_of(config, networks, load_dataset(config.data))
+    runner = build_runner(config)
+    means = []
+    for iteration in range(30):
+        runner.load(learner.version, learner.weights())
+        trajectories = runner.collect(iteration, 0)
+        means.append(trajectories.final[:, 0].mean().item())
+        learner.update_policy(trajectories, iteration)
+    assert sum(means[-5:]) / 5 > sum(means[:5]) / 5 + 0.5
