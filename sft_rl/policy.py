@@ -147,6 +147,13 @@ class DenoisingPolicy(nn.Module):
         coef_x_0: Tensor = -coef_output * (alpha * b - sigma * a) / sigma
         return mean + coef_x_0 * (x_0.clamp(-self.clip, self.clip) - x_0)
 
+    def expected_final(
+        self, latents: Tensor, step_index: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
+        """The final sample that the network expects at a state, shapes as in :meth:`mean`."""
+        output = self.output(latents, step_index, labels)
+        return self.expected_from_output(latents, output, step_index)
+
     def expected_from_output(self, latents: Tensor, output: Tensor, step_index: Tensor) -> Tensor:
         """The final sample that a given prediction expects, shapes as in :meth:`mean`.
 
@@ -173,8 +180,8 @@ class DenoisingPolicy(nn.Module):
             eps: Standard normal noise of that shape.
             step_index: k, int64, broadcastable to (...).
         """
-        alpha_bar = expand(self.alpha_bar[step_index], self.event_ndim)
-        return alpha_bar.sqrt() * x_0 + (1.0 - alpha_bar).sqrt() * eps
+        alpha, sigma = self._levels(step_index)
+        return alpha * x_0 + sigma * eps
 
     def step_std(self, step_index: Tensor) -> Tensor:
         """Standard deviation at the given steps, expanded to multiply latents."""
