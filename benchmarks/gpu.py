@@ -150,7 +150,7 @@ def updates(learner: Learner, chains: int) -> Callable[[], Any]:
     shape = (policy.num_steps + 1, chains, *policy.shape)
     latents = torch.randn(shape, device=policy.device)
     unused = latents.new_zeros(policy.num_steps, chains)
-    trajectories = Trajectories(latents, unused, unused[0], 0, expected=latents[1:])
+    trajectories = Trajectories(latents, unused, unused[:0], 0, expected=latents[1:])
 
     return lambda: learner.update_policy(trajectories, 0)
 

@@ -54,7 +54,7 @@ class SleepingRunner:
         """Sleep for as long as a rollout takes."""
         time.sleep(self.rollout_s)
         return Trajectories(
-            self.latents, torch.zeros(NUM_STEPS, BATCH), torch.zeros(BATCH), self.version
+            self.latents, torch.zeros(NUM_STEPS, BATCH), torch.zeros(0, BATCH), self.version
         )
 
 

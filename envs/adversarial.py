@@ -63,7 +63,7 @@ class AdversarialReward:
             if value <= 0:
                 raise UserError(f"reward_options.{name}: must be positive, got {value}")
         if not critic.state_dict():
-            raise UserError("reward: 'adversarial' trains a critic, but this one is a function")
+            raise UserError("reward: 'adversarial' trains a critic; this one has nothing to learn")
         self.critic = critic.eval()
         self.data = data
         self.batch_size = batch_size

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from envs.adversarial import AdversarialReward
 from envs.denoising import DenoisingEnv, DenoisingVectorEnv
-from sft_rl.config import ResolvedConfig
+from envs.rewards import Source, build_reward
 from sft_rl.config.files import load_config
-from sft_rl.critics import Reward
-from sft_rl.data import Dataset, load_dataset
-from sft_rl.errors import UserError, did_you_mean
+from sft_rl.data import load_dataset
+from sft_rl.errors import UserError
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.runs.parts import full_step_network, policy_of, seeded_critic
+from sft_rl.rewards import OwnReward
+from sft_rl.runs.parts import full_step_network, policy_of
 from sft_rl.runs.remote import open_run
 from sft_rl.runs.resolve import resolve
-
-REWARDS = ("critic", "adversarial")
-OPTIONS_OF_ADVERSARIAL = tuple(inspect.signature(AdversarialReward).parameters)[3:]
 
 
 def make_env(**options: Any) -> DenoisingEnv:
@@ -47,7 +40,7 @@ def env_arguments(
     policy: DenoisingPolicy | None = None,
     num_steps: int | None = None,
     settings: Sequence[str] = (),
-    reward: Reward | str | None = None,
+    reward: OwnReward = None,
     reward_options: dict[str, Any] | None = None,
     action: str = "next_latent",
     action_bound: float | None = None,
@@ -62,9 +55,9 @@ def env_arguments(
         policy: A sampler of your own instead, with `reward` a callable or None.
         num_steps: Number of steps T, for a preset.
         settings: ``key=value`` settings, for a preset.
-        reward: ``"critic"`` (a run's, frozen), ``"adversarial"`` (trained by the env), a function
-            from samples (B, *shape), and labels (B,) of a class-conditional model, to scores
-            (B,), or None to pay nothing.
+        reward: ``"critic"`` (a run's, frozen), ``"adversarial"`` (trained by the env), a function,
+            object or module as of :class:`sft_rl.rewards.Reward`, its ``"module:name"``, a list of
+            such as terms of a weighted sum, or None to pay nothing.
         reward_options: Options of :class:`envs.AdversarialReward`; what is not given, and the
             critic with its regulariser, come from the settings.
         action: See :class:`envs.DenoisingEnv`.
@@ -97,82 +90,27 @@ def env_arguments(
         "action": action,
         "action_bound": action_bound,
         "observation": observation,
-        "reward": _reward(reward, reward_options or {}, source, device),
+        "reward": build_reward(
+            reward,
+            reward_options or {},
+            source,
+            num_classes=policy.num_classes,
+            device=device,
+        ),
     }
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where a sampler comes from.
-
-    Attributes:
-        config: Its settings.
-        policy: The sampler.
-        load_data: Loads its data; a run's are not needed but for an adversarial reward.
-        critic_state: A run's trained critic, or None.
-    """
-
-    config: ResolvedConfig
-    policy: DenoisingPolicy
-    load_data: Callable[[], Dataset]
-    critic_state: dict[str, Tensor] | None = None
 
 
 def _of_preset(
     preset: str, num_steps: int | None, settings: Sequence[str], device: torch.device
-) -> _Source:
+) -> Source:
     if num_steps is not None:
         settings = [*settings, f"sampler.num_steps={num_steps}"]
     config, data = resolve(load_config(preset, settings), trains=False)
     network, _ = full_step_network(config, data, device=device)
-    return _Source(config, policy_of(config, network), lambda: data)
+    return Source(config, policy_of(config, network), lambda: data)
 
 
-def _of_run(place: str | Path) -> _Source:
+def _of_run(place: str | Path) -> Source:
     store = open_run(place)
     policy, tensors = store.result()
-    return _Source(store.config, policy, lambda: load_dataset(store.config.data), tensors["critic"])
-
-
-def _reward(
-    reward: Reward | str | None,
-    options: dict[str, Any],
-    source: _Source | None,
-    device: torch.device,
-) -> Reward | None:
-    if options and reward != "adversarial":
-        raise UserError("reward_options: are for reward='adversarial'")
-    if reward is None or callable(reward):
-        return reward
-    if reward not in REWARDS:
-        raise UserError(f"reward: {reward!r} is unknown, use critic, adversarial or a callable")
-    if source is None:
-        raise UserError(f"reward: {reward!r} needs a preset's or a run's data and critic")
-    if reward == "adversarial":
-        return _adversarial_reward(source, options, device)
-    if source.critic_state is None:
-        raise UserError("reward: 'critic' is a trained one, give run=FOLDER to take it from")
-    critic = seeded_critic(source.config).to(device)
-    critic.load_state_dict(source.critic_state)
-    frozen = critic.requires_grad_(False).eval()
-    return lambda *samples: frozen(*samples)
-
-
-def _adversarial_reward(
-    source: _Source, options: dict[str, Any], device: torch.device
-) -> AdversarialReward:
-    known = OPTIONS_OF_ADVERSARIAL
-    for name in options:
-        if name not in known:
-            raise UserError(f"reward_options: {name!r} is unknown; {did_you_mean(name, known)}")
-    config = source.config
-    size = options.get("batch_size", config.training.batch_size)
-    critic = seeded_critic(config, batch_size=size).to(device)
-    defaults = {
-        "num_classes": config.model.num_classes,
-        "learning_rate": config.critic.learning_rate,
-        "adam_betas": config.critic.adam_betas,
-        "batch_size": size,
-        "seed": config.seed,
-    }
-    return AdversarialReward(critic, source.load_data(), **{**defaults, **options})
+    return Source(store.config, policy, lambda: load_dataset(store.config.data), tensors["critic"])

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sft_rl.critics.function import checked_scores
 from sft_rl.errors import UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.rewards import Reward
 from sft_rl.seeding import label_rows, normal_rows, row_keys
 from sft_rl.types import given
 
@@ -65,6 +65,9 @@ class DenoisingProcess:
         self.num_steps = num_steps
         self.shape = shape
         self.reward = reward
+        self._checked: RewardFunction | None = reward
+        if reward is not None and not isinstance(reward, Reward):
+            self._checked = Reward(reward, name="reward", num_classes=num_classes, device=device)
         self.action = action
         self.policy = policy
         self.num_classes = num_classes
@@ -106,11 +109,12 @@ class DenoisingProcess:
         """Score the final samples, shape (B,).
 
         Raises:
-            UserError: If the reward function returns another shape or numbers not finite.
+            UserError: If the reward returns another shape or numbers not finite.
         """
-        if self.reward is None:
+        if self._checked is None:
             return self.latents.new_zeros(self.num_rows)
-        return checked_scores(self.reward(self.latents, *given(self.labels)), self.latents)
+        with torch.no_grad():
+            return self._checked(self.latents, *given(self.labels))
 
     def _next_latents(self, actions: Tensor) -> Tensor:
         if self.action == "next_latent":

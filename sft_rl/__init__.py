@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sft_rl.errors import UserError
     from sft_rl.export.sampler import Sampler, load_sampler
     from sft_rl.policy import DenoisingPolicy
+    from sft_rl.rewards.reward import reward
     from sft_rl.types import Loss, Trajectories, Transitions
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ _HOMES = {
     "load_config": "sft_rl.api",
     "load_result": "sft_rl.api",
     "load_sampler": "sft_rl.export.sampler",
+    "reward": "sft_rl.rewards.reward",
 }
 """Where each public name is defined; it is imported when it is first used."""
 
@@ -60,6 +62,7 @@ __all__ = [
     "load_config",
     "load_result",
     "load_sampler",
+    "reward",
 ]
 
 

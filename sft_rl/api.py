@@ -23,13 +23,13 @@ from torch import nn
 from sft_rl.config import Config
 from sft_rl.config.files import load_config as load_preset
 from sft_rl.config.files import load_config_file, named_overrides
-from sft_rl.critics import Reward
 from sft_rl.data import dataset_of
 from sft_rl.errors import UserError, home_expanded
 from sft_rl.export.sampler import Sampler, load_sampler, sampler_of
 from sft_rl.jobs.commands import train
 from sft_rl.jobs.console import CallbackObserver, ConsoleObserver
 from sft_rl.learning.protocols import Observer, Silent
+from sft_rl.rewards import OwnReward
 from sft_rl.runs.folder import RunFolder
 from sft_rl.types import Metrics
 
@@ -91,7 +91,7 @@ def fine_tune(
     out: str | Path | None = None,
     network: nn.Module | None = None,
     data: Any = None,
-    reward: Reward | None = None,
+    reward: OwnReward = None,
     observer: Watch = "console",
     resume: bool = False,
 ) -> Result:
@@ -109,8 +109,9 @@ def fine_tune(
             (N,) in training steps, it returns the noise in the latents. It is copied.
         data: Data of your own: points (N, dim), or images (N, channels, height, width), uint8: an
             array, a tensor or a data frame.
-        reward: A function from samples (B, *shape) in model units to scores (B,), to be maximised
-            in place of a critic's.
+        reward: A reward of your own, to be maximised in place of a critic's score: a function,
+            object or module from samples (B, *shape), in the units that it wants, to scores (B,).
+            Or a list of terms, as ``["critic", {"use": function, "weight": 0.5}]``.
         observer: ``"console"`` shows progress as the command line does, and as a bar in a
             notebook; None shows nothing; a function gets ``(done, total, metrics)`` of every
             iteration; or an object with the methods of `Observer`.

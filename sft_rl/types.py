@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ALONG_B = {"rewards": 0, "labels": 0, "branch_step": 0}
+ALONG_B = {"labels": 0, "branch_step": 0}
 """The dimension that counts trajectories, where it is not 1."""
 
 Metrics = dict[str, float]
@@ -44,7 +44,8 @@ class Trajectories:
             shape (T+1, B, *shape); maybe narrower than float32 until :meth:`to` widens them.
         log_probs: Log-density of each action under the policy that drew it, shape (T, B);
             zero at steps without noise, which have no density.
-        rewards: What the env paid at the end, shape (B,).
+        rewards: Raw scores of the final samples by the K terms of the objective that score each
+            sample once, shape (K, B); the critic alone has none.
         policy_version: Number of the weights that drew them.
         labels: Class that each sample is to be of, int64, shape (B,); None if the model is
             unconditional.

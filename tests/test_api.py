@@ -144,7 +144,7 @@ def test_own_network_data_and_reward_from_memory(tmp_path: Path, load: Load):
         ({"network": nn.Linear(3, 2)}, r"network: network\(latents \(2, 2\), timesteps \(2,\)\)"),
         ({"network": nn.Identity()}, "has no parameters"),
         ({"observer": "loud"}, "observer: 'loud' is unknown"),
-        ({"reward": lambda samples: samples}, r"reward: returned shape \(32, 2\)"),
+        ({"reward": lambda samples: samples}, r"reward: .* returned shape \(2, 2\)"),
     ],
 )
 def test_parts_that_cannot_work_are_one_line(

@@ -9,7 +9,6 @@ from sft_rl.config import ResolvedConfig
 from sft_rl.critics import WITNESSES
 from sft_rl.critics.network import OBJECTIVES, n2ce_loss, one_sided_gradient_penalty
 from sft_rl.critics.witness import MMDCritic, SlicedWassersteinCritic
-from sft_rl.errors import UserError
 from sft_rl.runs.parts import critic_of
 
 SOURCE = torch.Generator().manual_seed(0)
@@ -117,20 +116,3 @@ def test_sliced_potential_points_along_the_transport():
     critic(x).sum().backward()
     transport = real.sort(dim=0).values[1:-1] - x.detach()
     torch.testing.assert_close(x.grad, transport, rtol=1e-3, atol=1e-3)
-
-
-def wrong_shape(samples: torch.Tensor) -> torch.Tensor:
-    return samples
-
-
-def not_finite(samples: torch.Tensor) -> torch.Tensor:
-    return samples[:, 0] / 0.0
-
-
-@pytest.mark.parametrize(("name", "message"), [("wrong_shape", "shape"), ("not_finite", "finite")])
-def test_a_users_reward_is_checked(
-    tiny_config: Callable[..., ResolvedConfig], name: str, message: str
-):
-    critic = critic_of(tiny_config(f"reward={__name__}:{name}"))
-    with pytest.raises(UserError, match=message):
-        critic(REAL)

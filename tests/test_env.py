@@ -266,14 +266,12 @@ def test_sources_that_do_not_fit_are_named(
     policy: DenoisingPolicy, tiny_settings: tuple[str, ...], tmp_path: Path
 ):
     preset = {"preset": "swiss_roll", "settings": tiny_settings}
-    own_reward = (*tiny_settings, f"reward={__name__}:score")
     for options, message in (
         ({"preset": "swiss_roll", "policy": policy}, "exactly one of preset, run or policy"),
         ({"policy": policy, "reward": "adversary"}, "'adversary' is unknown"),
         ({"policy": policy, "reward": "adversarial"}, "needs a preset's or a run's data"),
         ({"run": tmp_path}, "holds no run"),
         ({**preset, "reward": "critic"}, "give run=FOLDER"),
-        ({**preset, "reward": "adversarial", "settings": own_reward}, "this one is a function"),
         ({**preset, "reward_options": {"batch_size": 4}}, "are for reward='adversarial'"),
     ):
         with pytest.raises(UserError, match=message):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import envs
+import sft_rl
 from envs import AdversarialReward, DenoisingEnv, DenoisingVectorEnv
 from sft_rl.cli import main
 from sft_rl.data import load_dataset
@@ -109,7 +110,7 @@ def test_a_runs_sampler_and_its_frozen_critic(tmp_path: Path, tiny_settings: tup
 
 @pytest.mark.parametrize(
     ("reward", "message"),
-    [(lambda x: x, "reward: returned shape"), (lambda x: x[:, 0] / 0.0, "not finite")],
+    [(lambda x: x, "reward: 'reward' returned shape"), (lambda x: x[:, 0] / 0.0, "not finite")],
 )
 def test_a_callable_reward_is_checked(reward: Any, message: str):
     for env in (
@@ -119,3 +120,64 @@ def test_a_callable_reward_is_checked(reward: Any, message: str):
         env.reset(seed=0)
         with pytest.raises(UserError, match=message):
             env.step(np.ones(env.action_space.shape))
+
+
+class Slope(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[:, 0]
+
+
+@pytest.mark.parametrize("reward", [Slope(), lambda x: x[:, 0].numpy()])
+def test_rewards_leak_no_gradient(reward: Any):
+    env = DenoisingVectorEnv(num_envs=3, num_steps=1, shape=(2,), reward=reward, array="torch")
+    env.reset(seed=0)
+    _, paid, *_ = env.step(torch.ones(3, 2, requires_grad=True))
+    assert paid.shape == (3,)
+    assert not paid.requires_grad
+
+
+def test_a_mix_beside_a_critic_that_learns(make_options: dict[str, Any]):
+    """The env pays the weighted sum; options go to the adversarial term."""
+
+    def in_units(points: np.ndarray) -> np.ndarray:
+        return points[:, 0]
+
+    terms = ["adversarial", {"use": sft_rl.reward(wants="numpy")(in_units), "weight": 0.5}]
+    options = {"batch_size": 16, "update_every": 5}
+    env = gymnasium.make_vec(**make_options, num_envs=5, reward=terms, reward_options=options)
+    mixed = env.unwrapped.process.reward  # type: ignore[attr-defined]
+    critic = mixed.objective.terms[0].score.score.function
+    assert isinstance(critic, AdversarialReward)
+    assert critic.batch_size == 16
+    env.reset(seed=0)
+    for _ in range(4):
+        _, paid, *_, infos = env.step(np.ones((5, 2), np.float32))
+    units = critic.data.units
+    final = torch.from_numpy(infos["final_obs"]["latent"])
+    with torch.no_grad():
+        known = critic.critic(*critic._remembered())
+        learned = (critic.critic(final) - known.mean()) / (known.std() + 1e-8)
+    expected = learned.numpy() + 0.5 * units.to_data(final)[:, 0]
+    np.testing.assert_allclose(paid, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (["adversary"], "'adversary' is unknown"),
+        (["adversarial", "adversarial"], "two are called 'adversarial'"),
+        (["critic", lambda x: x[:, 0]], "give run=FOLDER"),
+        ([{"use": lambda x: x[:, 0], "weight": float("nan")}], "weight: .* finite"),
+        ("nowhere:f", "cannot import 'nowhere'"),
+    ],
+)
+def test_a_mix_that_cannot_work_is_one_line(
+    make_options: dict[str, Any], reward: Any, message: str
+):
+    with pytest.raises(UserError, match=message) as error:
+        gymnasium.make(**make_options, reward=reward)
+    assert "\n" not in str(error.value)

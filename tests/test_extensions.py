@@ -2,14 +2,18 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from sft_rl.cli import main
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
-from sft_rl.runs.parts import algorithm_of, critic_of
+from sft_rl.rewards import Reward, build_objective
+from sft_rl.rewards.parts import InParts
+from sft_rl.runs.parts import algorithm_of
 from sft_rl.runs.resolve import resolve
 from tuning.search import Search
 from tuning.space import parse_space
@@ -62,6 +66,14 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
 
 
+def reward_of(config: ResolvedConfig) -> Any:
+    """The one reward that settings name, as it was made."""
+    (term,) = build_objective(config).terms
+    assert isinstance(term.score, InParts)
+    assert isinstance(term.score.score, Reward)
+    return term.score.score.function
+
+
 OWN = ("algorithm=options_of_mine:Mine", "reward=options_of_mine:Penalty")
 
 
@@ -71,9 +83,9 @@ def test_they_are_typed_filled_in_and_given_to_whom_declares_them(tiny_settings:
     assert (config.options["group_size"], config.options["weight"]) == (8, 0.5)
     algorithm = algorithm_of(config)
     assert (algorithm.options.group_size, algorithm.uses_value) == (8, True)
-    assert critic_of(config).function.weight == 0.5
+    assert reward_of(config).weight == 0.5
     config, _ = resolve(load_config("swiss_roll", [*tiny_settings, "reward=options_of_mine:plain"]))
-    assert critic_of(config).function.keywords["options"].bias == 2.0
+    assert reward_of(config).keywords["options"].bias == 2.0
 
 
 @pytest.mark.parametrize(

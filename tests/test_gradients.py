@@ -147,7 +147,7 @@ def drawn_by(
     lead = latents[:-1].shape[:2]
     eps = policy.network(latents[:-1], policy.timesteps[steps], *(y.expand(lead) for y in labels))
     expected = policy.expected_from_output(latents[:-1], eps, steps)
-    rewards = torch.zeros(latents.shape[1])
+    rewards = torch.zeros(0, latents.shape[1])
     return Trajectories(latents, log_probs, rewards, 0, *labels, expected=expected)
 
 
@@ -362,7 +362,7 @@ def test_one_ratio_per_step_is_a_first_order_surrogate():
         start = torch.randn(num, 1, generator=generator, dtype=torch.float64)
         latents = torch.stack([start, *drawing.denoise(start, generator)]).detach()
         old_log_probs = drawing.log_prob(latents[:-1], latents[1:], steps).detach()
-        trajectories = Trajectories(latents, old_log_probs, torch.zeros(num), 0)
+        trajectories = Trajectories(latents, old_log_probs, torch.zeros(0, num), 0)
         networks = Networks(policy, Parabola(), NoValue(), pretrained=policy)
         (batch,) = algorithm.batches(algorithm.prepare(trajectories, networks), generator)
         loss = algorithm.loss(batch, networks).value * -policy.num_steps

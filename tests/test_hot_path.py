@@ -16,7 +16,9 @@ from sft_rl.data import load_dataset
 from sft_rl.jobs.build import build_runner
 from sft_rl.jobs.commands import dry_run
 from sft_rl.learning.protocols import NoStore, Silent
+from sft_rl.learning.team import Team
 from sft_rl.learning.trainer import Trainer
+from sft_rl.learning.validation import Validation
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.rollout.runner import LocalCollector, Request
 from sft_rl.runs.parts import learner_of, network_of, networks_of
@@ -95,7 +97,9 @@ def test_a_warmup_holds_no_more_batches_than_a_policy_step_needs(tiny_config: Ti
     trainer = Trainer(
         learner,
         LocalCollector(build_runner(config), num_threads=1),
-        evaluator=Evaluator(data, config.metrics),
+        validation=Validation(
+            Evaluator(data, config.metrics), networks, num_scored=10, team=Team(), warn=print
+        ),
         store=NoStore(),
         observer=Silent(),
         training=config.training,

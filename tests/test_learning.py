@@ -14,7 +14,9 @@ from sft_rl.data import Dataset, load_dataset
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.learning.learner import Learner, Optimisation
 from sft_rl.learning.optim import update_average
+from sft_rl.learning.team import Team
 from sft_rl.learning.trainer import Trainer
+from sft_rl.learning.validation import Validation
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks.mlp import TimeMLP
 from sft_rl.policy import DenoisingPolicy
@@ -94,8 +96,9 @@ def fine_tune(config: ResolvedConfig, folder: Path) -> Learner:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         critic, value = critic_of(config), value_of(config)
+    networks = Networks(policy, critic, value, pretrained=copy.deepcopy(policy))
     learner = Learner(
-        Networks(policy, critic, value, pretrained=copy.deepcopy(policy)),
+        networks,
         algorithm_of(config),
         data=data,
         training=config.training,
@@ -109,7 +112,9 @@ def fine_tune(config: ResolvedConfig, folder: Path) -> Learner:
     trainer = Trainer(
         learner,
         LocalCollector(runner, num_threads=1),
-        evaluator=Evaluator(data, config.metrics),
+        validation=Validation(
+            Evaluator(data, config.metrics), networks, num_scored=10, team=Team(), warn=print
+        ),
         store=RunFolder.create(folder, config),
         observer=Silent(),
         training=config.training,

@@ -16,7 +16,6 @@ from sft_rl.algorithms.sft_pg import SFTPG
 from sft_rl.cli import main
 from sft_rl.config import Config, ResolvedConfig
 from sft_rl.critics import Critic
-from sft_rl.critics.function import FunctionCritic
 from sft_rl.diffusion.reverse import gaussian_kl
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.jobs.build import build_runner
@@ -32,6 +31,7 @@ from sft_rl.learning.monitors import (
 )
 from sft_rl.learning.team import Team
 from sft_rl.policy import DenoisingPolicy, to_arrays
+from sft_rl.rewards import Objective, Term
 from sft_rl.runs.parts import algorithm_of, network_of, networks_of
 from sft_rl.storage.checkpoint import load
 from sft_rl.types import Loss, Trajectories, Transitions
@@ -107,7 +107,7 @@ def test_the_critics_slope_in_closed_form(tiny_config: Callable[..., ResolvedCon
     networks, trajectories = setup(tiny_config())
     inclined = replace(networks, critic=Inclined())
     assert critic_slope(trajectories, inclined) == {"critic_slope": pytest.approx(5.0)}
-    flat = replace(networks, critic=FunctionCritic(lambda x: x.detach().square().sum(1)))
+    flat = replace(networks, objective=Objective([Term(score=lambda x: x[:, 0])]))
     assert critic_slope(trajectories, flat) == {}
 
 
@@ -201,7 +201,7 @@ def test_the_gradients_signal_to_noise_in_closed_form(
     policy = DenoisingPolicy(Bias(dim), schedule, shape=(dim,))
     x = torch.randn(num, dim, generator=torch.Generator().manual_seed(0))
     latents = torch.stack([torch.zeros_like(x), x])
-    drawn = Trajectories(latents, torch.zeros(1, num), torch.zeros(num), policy_version=0)
+    drawn = Trajectories(latents, torch.zeros(1, num), torch.zeros(0, num), policy_version=0)
     networks = Networks(policy, Offset(), Constant(), pretrained=policy)
     config = tiny_config(
         "sft_pg.baseline=value", "sampler.num_steps=1", "training.micro_batch_size=1000"

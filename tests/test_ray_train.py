@@ -78,8 +78,12 @@ def test_two_learners(tmp_path: Path, tiny_settings: tuple[str, ...]):
 def test_a_learners_own_error_is_one_line(
     tmp_path: Path, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "my_reward.py").write_text("def reward(x):\n    raise KeyError('height')\n")
+    (tmp_path / "my_reward.py").write_text(
+        "def reward(x):\n    if len(x) > 2:\n        raise KeyError('height')\n    return x[:, 0]\n"
+    )
     monkeypatch.chdir(tmp_path)
     done = run(tmp_path / "run", *tiny_settings, *LAUNCH, "reward=my_reward:reward")
     assert done.returncode == 1
-    assert done.stderr == "sft-rl: learner: failed: KeyError: 'height'\n"
+    assert done.stderr == (
+        "sft-rl: reward: 'reward' failed in my_reward.py:3, reward: KeyError: 'height'\n"
+    )

@@ -28,6 +28,12 @@ def test_any_number_of_workers_gives_the_same_policy(scenarios: dict[str, Any]):
     assert on_policy != overlapped
 
 
+def test_a_scorer_that_dies_changes_nothing(scenarios: dict[str, Any]):
+    scored = scenarios["scored"]
+    assert scored["died"]
+    assert scored["here"] == scored["scorers"]
+
+
 def test_shards_in_any_order_are_the_same(scenarios: dict[str, Any]):
     assert scenarios["undisturbed"]["same"] == [True] * 8
 

@@ -22,7 +22,7 @@ from ray._private.worker import global_worker
 from real_cluster import wait_for
 from users_ray import NUM_CPUS
 
-from sft_rl.config import ResolvedConfig, RolloutConfig
+from sft_rl.config import ResolvedConfig, RolloutConfig, Section
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.distributed.collector import RayCollector
@@ -40,6 +40,8 @@ from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 
 NUM_SHARDS = 8
+BATCH = 8
+"""Samples that a scorer gets at once."""
 
 
 class Unpunctual(RolloutRunner):
@@ -240,6 +242,36 @@ def policy_sha256(config: ResolvedConfig, num_workers: int, lag: int = 0) -> str
     return str(summary["policy_sha256"])
 
 
+class Mortal:
+    """A reward whose process dies at the first batch of training, and is as good as ever after."""
+
+    class Options(Section):
+        flag: str
+        """A file that is there until then."""
+
+    def __init__(self, options: Options) -> None:
+        self.flag = Path(options.flag)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == BATCH and self.flag.exists():  # evaluations end with fewer
+            self.flag.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x[:, 0]
+
+
+def scored(settings: list[str], flag: Path) -> dict[str, object]:
+    """Fine-tune by a reward scored here, and by two scorers, of which one dies."""
+    found: dict[str, object] = {}
+    for name, more in (("here", ""), ("scorers", ", num_scorers: 2, num_cpus_per_scorer: 0.1")):
+        term = f"use: 'worker_scenarios:Mortal', weight: 0.5, batch_size: {BATCH}{more}"
+        own = [f"reward.terms=[critic, {{{term}}}]", f"options.flag={flag}"]
+        config, _ = resolve(load_config("swiss_roll", [*settings, *own, "reward.num_scored=60"]))
+        if more:
+            flag.touch()
+        found[name] = policy_sha256(config, 1, lag=1)
+    return {**found, "died": not flag.exists()}
+
+
 def main(out: str, settings: list[str]) -> None:
     config, _ = resolve(load_config("swiss_roll", settings))
     results: dict[str, object] = {}
@@ -249,6 +281,7 @@ def main(out: str, settings: list[str]) -> None:
         results[f"sha256 {num}"] = policy_sha256(narrow, num)
     for num in (0, 1):
         results[f"sha256 {num}, overlapped"] = policy_sha256(config, num, lag=1)
+    results["scored"] = scored(settings, Path(out).with_name("flag"))
     results |= losses(config)
     for name, make_runner in (
         ("faulty", partial(make, Faulty, config)),

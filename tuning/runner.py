@@ -13,7 +13,7 @@ from ray import tune
 
 from sft_rl.config import RayConfig
 from sft_rl.distributed.nodes import is_fixed, room
-from sft_rl.distributed.placement import learner_bundle, worker_bundles
+from sft_rl.distributed.placement import learner_bundle, scorer_bundles, worker_bundles
 from sft_rl.distributed.session import RaySession
 from sft_rl.jobs.console import ConsoleObserver
 from tuning.final import final_trials
@@ -151,9 +151,10 @@ def _fit(
 
 
 def _placement(search: Search, given: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """Return a trial's placement group: the learner's bundle and one for each worker."""
+    """Return a trial's placement group: the learner's bundle one for each worker and scorer."""
     config = search.config(given["trial"]["values"])
-    bundles = [learner_bundle(config.learner), *worker_bundles(config.rollout)]
+    workers = [*worker_bundles(config.rollout), *scorer_bundles(config.reward)]
+    bundles = [learner_bundle(config.learner), *workers]
     amounts = [{"CPU": bundle.cpus, "GPU": bundle.gpus} for bundle in bundles]
     return tune.PlacementGroupFactory([{k: v for k, v in a.items() if v > 0} for a in amounts])
 

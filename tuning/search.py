@@ -175,7 +175,7 @@ class Search:
                 f"learner.launcher: got {base.learner.launcher!r}; a search places the learner of "
                 "every trial itself, leave it at 'local'"
             )
-        check_ray(on_cluster, base.rollout, base.learner)
+        check_ray(on_cluster, base.rollout, base.learner, base.reward)
         check_settings(base)
         self._check_space(base)
         if self.scheduler == "pbt":
@@ -183,7 +183,7 @@ class Search:
         if self.searcher == "random":
             for number in range(self.num_trials):
                 config = self.config(self.planned(number))
-                check_ray(on_cluster, config.rollout, config.learner)
+                check_ray(on_cluster, config.rollout, config.learner, config.reward)
                 check_settings(config)
 
     def check_room(self, nodes: placement.Nodes) -> None:
@@ -198,7 +198,8 @@ class Search:
             if key in REQUESTS
         }
         config = self.config(largest)
-        placement.check_room(nodes, placement.learner_bundle(config.learner), config.rollout)
+        learner = placement.learner_bundle(config.learner)
+        placement.check_room(nodes, learner, config.rollout, config.reward)
 
     def _check_counts(self) -> None:
         for name, number in (("--num-trials", self.num_trials), ("--seeds", self.seeds)):

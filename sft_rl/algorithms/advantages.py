@@ -6,7 +6,7 @@ from torch import Tensor
 from sft_rl.algorithms.base import Networks
 from sft_rl.algorithms.baselines import baseline_values
 from sft_rl.config import PolicyGradientConfig
-from sft_rl.types import Trajectories, Transitions, given
+from sft_rl.types import Trajectories, Transitions
 
 
 def generalised_advantages(scores: Tensor, values: Tensor, *, gae_lambda: float) -> Tensor:
@@ -70,11 +70,12 @@ def score_transitions(
 ) -> Transitions:
     """Turn trajectories into the (T, B) grid of transitions with detached advantages.
 
-    Scores come from the *current* critic, the baseline from the current networks.
+    Scores come from the *current* critic and the other terms of the objective, the baseline from
+    the current networks.
     """
     latents = trajectories.latents[:-1]
     steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
-    scores = networks.critic(trajectories.final, *given(trajectories.labels))
+    scores = networks.scores(trajectories)
     values = baseline_values(options.baseline, trajectories, scores, networks)
     advantages = generalised_advantages(scores, values, gae_lambda=options.gae_lambda)
     return Transitions(

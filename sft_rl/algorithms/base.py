@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sft_rl.config import Section, TrainingConfig
 from sft_rl.critics import Critic
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.types import Loss, Metrics, Trajectories
+from sft_rl.rewards import Objective
+from sft_rl.types import Loss, Metrics, Trajectories, given
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class Networks:
 
     Attributes:
         policy: The policy being trained.
-        critic: Scores final samples; its score is the reward.
+        critic: Scores final samples by how near the data they are.
         value: V(s_k), called as ``value(latents, step_index)``, shape (..., 1).
         pretrained: The policy as it was before fine-tuning, frozen.
+        objective: What is maximised: the critic's score, unless it says otherwise.
 
     Of a class-conditional model all of them take the trajectories' labels as last argument, too.
     """
@@ -33,6 +35,22 @@ class Networks:
     critic: Critic
     value: nn.Module
     pretrained: DenoisingPolicy
+    objective: Objective = field(default_factory=Objective)
+
+    def score(self, x: Tensor, *labels: Tensor) -> Tensor:
+        """The objective's live terms at samples (B, *shape), differentiable in x, shape (B,).
+
+        Those are the critic and the rewards that have a gradient; zeros if there are none.
+        """
+        if not self.objective.live:
+            return x.new_zeros(len(x))
+        return self.objective.total(self.objective.live_scores(self.critic, x, *labels), *labels)
+
+    def scores(self, trajectories: Trajectories) -> Tensor:
+        """The whole objective at the final samples, shape (B,): live terms and those paid once."""
+        labels, objective = given(trajectories.labels), self.objective
+        live = objective.live_scores(self.critic, trajectories.final, *labels)
+        return objective.total(live | objective.of_fixed(trajectories.rewards), *labels)
 
 
 class Algorithm(ABC):
@@ -56,6 +74,9 @@ class Algorithm(ABC):
     splits_batches: bool = False
     """Whether a batch has a length, and slices that are batches, over whose rows the loss is a
     mean: what `training.micro_batch_size` needs."""
+
+    needs_gradient: ClassVar[bool] = False
+    """Whether it learns by the gradient of scores alone, so that every term must have one."""
 
     def __init__(self, options: Any, training: TrainingConfig) -> None:
         self.options = options

@@ -8,7 +8,9 @@ The look ahead, which nobody trains:
 where x_hat(s_k) is the final sample that the policy itself expected at s_k when it drew the action;
 m, m_k and beta_k are a regression of the scores on f(x_hat(s_k)) over the batch, step by step. Any
 function of the state leaves the policy gradient's expectation as it is, and so does a regression
-that leaves out the trajectory whose baseline it gives.
+that leaves out the trajectory whose baseline it gives. f are the objective's live terms: a reward
+that scores each sample once is not asked ahead, and without live terms the mean of the other
+trajectories is left.
 
 Of a group, the mean score of its *other* members is a baseline from the step at which they part:
 given the state there, they are independent. Before it they share their actions, so there it is the
@@ -35,7 +37,7 @@ def baseline_values(
         name: ``look_ahead``, ``group``, ``value`` or ``none``, which is 0.
         trajectories: T steps of B trajectories.
         scores: Final scores f, shape (B,).
-        networks: Policy, critic and V.
+        networks: Policy, objective and V.
     """
     if name == "look_ahead":
         return leave_one_out(_expected_scores(trajectories, networks), scores)
@@ -99,11 +101,13 @@ def _expected_scores(trajectories: Trajectories, networks: Networks) -> Tensor:
     expected, labels = trajectories.expected, trajectories.labels
     assert expected is not None, "a look ahead needs what the policy expected"
     lead = expected.shape[:2]
+    if not networks.objective.live:
+        return expected.new_zeros(lead)
     flat = expected.flatten(0, 1)
     rows = [y.expand(lead).reshape(-1) for y in given(labels)]
     size = POINTS_A_CHUNK if networks.policy.event_ndim == 1 else IMAGES_A_CHUNK
     parts = [
-        networks.critic(*(values[start : start + size] for values in (flat, *rows)))
+        networks.score(*(values[start : start + size] for values in (flat, *rows)))
         for start in range(0, len(flat), size)
     ]
     return torch.cat(parts).reshape(lead)

@@ -8,7 +8,8 @@ back-propagated, as DRaFT does for rewards (Clark et al., 2024):
     \nabla \Phi = -\mathbb{E}\Bigl[\sum_{k < T-K} A_k \nabla \log \pi(a_k \mid s_k)
         + \nabla_\theta f\bigl(x_T(\theta, x_{T-K}, z)\bigr)\Bigr]
 
-Both terms are parts of one gradient, so advantages are not normalised here.
+Both terms are parts of one gradient, so advantages are not normalised here. Rewards without a
+gradient go through the first term alone: nothing tells the last K steps of them.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Hybrid(Algorithm):
         """Return both terms, summed over steps and averaged over trajectories."""
         steps = batch.transitions
         final = walk(networks.policy, batch.chain)
-        value = -networks.critic(final, *given(steps.labels)).mean()
+        value = -networks.score(final, *given(steps.labels)).mean()
         if not len(steps.latents):
             return Loss(value, {})
         log_prob = networks.policy.log_prob(

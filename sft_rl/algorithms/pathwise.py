@@ -52,6 +52,7 @@ class Pathwise(Algorithm):
 
     Options = PathwiseConfig
     options: PathwiseConfig
+    needs_gradient = True
     splits_batches = True
 
     def num_density_steps(self, num_steps: int) -> int:
@@ -86,7 +87,7 @@ class Pathwise(Algorithm):
     def loss(self, batch: Chain, networks: Networks) -> Loss:
         """Return minus the mean score of where the chains end."""
         final = walk(networks.policy, batch, checkpointed=self.options.checkpoint_activations)
-        return Loss(-networks.critic(final, *given(batch.labels)).mean(), {})
+        return Loss(-networks.score(final, *given(batch.labels)).mean(), {})
 
 
 def walk(policy: DenoisingPolicy, chain: Chain, *, checkpointed: bool = False) -> Tensor:

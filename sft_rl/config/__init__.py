@@ -26,6 +26,7 @@ from sft_rl.config.model import (
     PretrainingConfig,
 )
 from sft_rl.config.networks import CriticConfig, PolicyConfig, SamplerConfig, ValueConfig
+from sft_rl.config.rewards import CRITIC, OWN, RewardConfig, TermConfig
 from sft_rl.config.system import (
     DISTANCES,
     OF_FEATURES,
@@ -38,8 +39,10 @@ from sft_rl.config.system import (
 )
 
 __all__ = [
+    "CRITIC",
     "DISTANCES",
     "OF_FEATURES",
+    "OWN",
     "WATCHED_OF_POINTS",
     "Config",
     "CriticConfig",
@@ -58,12 +61,14 @@ __all__ = [
     "PretrainingConfig",
     "RayConfig",
     "ResolvedConfig",
+    "RewardConfig",
     "RolloutConfig",
     "PolicyGradientConfig",
     "SFTPGConfig",
     "SamplerConfig",
     "Samples",
     "Section",
+    "TermConfig",
     "TrainingConfig",
     "ValueConfig",
 ]
@@ -99,10 +104,8 @@ class Config(Section):
     """Learner's device: `auto`, `cpu`, `cuda` or `cuda:N`."""
     algorithm: str = "sft_pg"
     """Learning algorithm: sft_pg, ppo, pathwise, hybrid, grpo, nft, or a user's `module:Class`."""
-    reward: str = "critic"
-    """`critic`, or a user's `module:function` from samples (B, *shape) in model units, and their
-    labels (B,) if the model is conditional, to scores (B,), to be maximised instead; `own` is a
-    function that Python hands over."""
+    reward: RewardConfig = RewardConfig()
+    """What is maximised; `reward=module:function` is short for a reward alone, without a critic."""
     data: DataConfig = DataConfig()
     """The data to generate."""
     noise: NoiseConfig = NoiseConfig()
@@ -177,7 +180,11 @@ class Config(Section):
     @property
     def uses_ray(self) -> bool:
         """Whether anything of a run is placed by Ray."""
-        return self.rollout.num_workers > 0 or self.learner.launcher == "ray_train"
+        return (
+            self.rollout.num_workers > 0
+            or self.learner.launcher == "ray_train"
+            or any(term.uses_ray for term in self.reward.terms)
+        )
 
 
 class ResolvedConfig(Config):

@@ -94,7 +94,7 @@ def with_typed_options(config: Config) -> Config:
     names = {
         "algorithm": config.algorithm,
         "critic.objective": config.critic.objective,
-        "reward": config.reward,
+        **{f"reward.terms ({t.name})": t.use for t in config.reward.terms if not t.is_url},
     }
     kinds = {f: load_object(f, name) for f, name in names.items() if is_reference(name)}
     typed: dict[str, Any] = {}

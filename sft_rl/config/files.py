@@ -29,6 +29,9 @@ Tree = dict[str, Any]
 
 T = TypeVar("T", bound=Config)
 
+SHORTHANDS = {"reward": "reward.terms"}
+"""Sections that may be given as a word: short for one of their keys."""
+
 PRESETS = resources.files("sft_rl.config") / "presets"
 
 
@@ -132,6 +135,7 @@ def parse_overrides(overrides: Iterable[str]) -> Tree:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"{text!r}: a setting is written key=value, as in seed=1")
+        key = SHORTHANDS.get(key, key)
         check_key(key)
         try:
             pairs.append((key, read_value(value, _kind_of(key))))
@@ -159,6 +163,7 @@ def named_overrides(
     pairs = dict(overrides) if isinstance(overrides, Mapping) else {}
     for name, value in settings.items():
         keys = [key for key in all_keys() if key == name or key.endswith(f".{name}")]
+        keys = [SHORTHANDS[name]] if name in SHORTHANDS else keys
         if not keys:
             leaves = {key.rsplit(".", 1)[-1] for key in all_keys()}
             raise UserError(f"{name}: unknown setting; {did_you_mean(name, leaves)}")

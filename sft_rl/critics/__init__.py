@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
-from torch import Tensor
-
 from sft_rl.config import CriticConfig
-from sft_rl.config.extensions import is_reference, load_class, load_object, own_options
+from sft_rl.config.extensions import is_reference, load_class, own_options
 from sft_rl.critics.base import Critic
 from sft_rl.critics.network import OBJECTIVES, NetworkCritic
 from sft_rl.critics.witness import MMDCritic, SlicedWassersteinCritic
@@ -18,45 +13,12 @@ from sft_rl.networks import critic_network
 __all__ = [
     "Critic",
     "NetworkCritic",
-    "Reward",
     "build_critic",
     "check_objective",
-    "reward_function",
 ]
 
 
-Reward = Callable[..., Tensor]
-"""Maps samples (B, *shape) in model units, and labels (B,) if there are classes, to scores (B,)."""
-
 WITNESSES = ("mmd", "sliced_wasserstein")
-
-
-def reward_function(name: str, own: dict[str, object] | None = None) -> Reward | None:
-    """Find a user's own reward by its ``module:function``; None for the critic's score.
-
-    A class is made with an instance of its ``Options``, a function that has ``Options`` gets one as
-    ``options=``.
-
-    Args:
-        name: The setting `reward`.
-        own: Options of users' own classes and functions.
-
-    Raises:
-        UserError: If there is none of that name.
-    """
-    if name == "critic":
-        return None
-    if not is_reference(name):
-        hint = "hand it over in Python as reward=…" if name == "own" else "use 'critic'"
-        raise UserError(f"reward: {name!r} is unknown; {hint} or your own 'module:function'")
-    loaded = load_object("reward", name)
-    if not callable(loaded):
-        raise UserError(f"reward: {name!r} is no function, but {type(loaded).__name__}")
-    if isinstance(loaded, type):
-        return loaded(own_options(loaded, own or {}))  # type: ignore[no-any-return]
-    if hasattr(loaded, "Options"):
-        return partial(loaded, options=own_options(loaded, own or {}))
-    return loaded  # type: ignore[no-any-return]
 
 
 def check_objective(name: str, *, num_classes: int) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from sft_rl.config import LearnerConfig, RolloutConfig
+from sft_rl.config import LearnerConfig, RewardConfig, RolloutConfig
 from sft_rl.errors import UserError
 
 
@@ -54,10 +54,21 @@ def worker_bundles(config: RolloutConfig) -> list[Bundle]:
     return [Bundle(config.num_cpus_per_worker, config.num_gpus_per_worker)] * config.num_workers
 
 
+def scorer_bundles(config: RewardConfig) -> list[Bundle]:
+    """Return what each scorer asks for."""
+    return [
+        Bundle(term.num_cpus_per_scorer, term.num_gpus_per_scorer)
+        for term in config.terms
+        if term.uses_ray
+        for _ in range(term.num_scorers)
+    ]
+
+
 def check_room(
     nodes: Nodes,
     learner: Bundle,
     rollout: RolloutConfig | None,
+    reward: RewardConfig | None = None,
     *,
     num_learners: int = 1,
     field: str = "learner.num_cpus, learner.num_gpus",
@@ -68,6 +79,7 @@ def check_room(
         nodes: All nodes.
         learner: What a learner asks for; ``NOTHING`` if it runs where it is.
         rollout: The job's workers, if it has any.
+        reward: The job's scorers, if it has any.
         num_learners: How many learners there are.
         field: Where the learner's wishes come from.
 
@@ -90,6 +102,12 @@ def check_room(
             f"rollout.num_workers: no room for {len(workers)} workers with {workers[0]} each"
             f"{beside}: {exists}; "
             "take fewer, or set rollout.num_cpus_per_worker or num_gpus_per_worker lower"
+        )
+    scorers = scorer_bundles(reward) if reward else []
+    if not _fit(nodes.values(), [*learners, *workers, *scorers]):
+        raise UserError(
+            f"reward.terms.num_scorers: no room for {len(scorers)} scorers beside the workers: "
+            f"{exists}; take fewer, or set num_cpus_per_scorer or num_gpus_per_scorer lower"
         )
 
 

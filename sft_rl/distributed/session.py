@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
-from sft_rl.config import LearnerConfig, RayConfig, RolloutConfig
+from sft_rl.config import LearnerConfig, RayConfig, RewardConfig, RolloutConfig
 from sft_rl.distributed.placement import NOTHING, check_room, learner_bundle, this_machine
 from sft_rl.errors import RunFailed, UserError, first_line, last_line
 
@@ -244,7 +244,12 @@ def _stop_ray() -> None:
     ray.shutdown()
 
 
-def check_ray(ray: RayConfig, rollout: RolloutConfig, learner: LearnerConfig) -> None:
+def check_ray(
+    ray: RayConfig,
+    rollout: RolloutConfig,
+    learner: LearnerConfig,
+    reward: RewardConfig | None = None,
+) -> None:
     """Refuse an address that is none, or more than there is, before Ray starts.
 
     Raises:
@@ -258,7 +263,7 @@ def check_ray(ray: RayConfig, rollout: RolloutConfig, learner: LearnerConfig) ->
 
             nodes = room_from_here()
         placed = learner_bundle(learner) if learner.launcher == "ray_train" else NOTHING
-        check_room(nodes, placed, rollout, num_learners=learner.num_workers)
+        check_room(nodes, placed, rollout, reward, num_learners=learner.num_workers)
     elif address != "auto" and not re.fullmatch(r"[^:/\s]+:\d{1,5}|\[[\w:]+\]:\d{1,5}", address):
         raise UserError(
             f"ray.address: got {address!r}; allowed: auto, or HOST:6379 of a cluster that this "

@@ -17,7 +17,9 @@ from torch import nn
 from envs import DenoisingVectorEnv
 from sft_rl.config import ResolvedConfig
 from sft_rl.jobs.memory import keep_freed_memory
+from sft_rl.rewards import Objective
 from sft_rl.rollout.runner import Collector, LocalCollector, RolloutRunner
+from sft_rl.rollout.scored import ScoredAheadCollector, ScoredCollector
 from sft_rl.runs.parts import algorithm_of, network_of, policy_of
 from sft_rl.runs.resolve import rollout_device
 
@@ -69,22 +71,37 @@ def build_runner(config: ResolvedConfig, own: nn.Module | None = None) -> Rollou
 def build_collector(
     config: ResolvedConfig,
     session: RaySession | None = None,
+    objective: Objective | None = None,
     *,
     own: nn.Module | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Collector:
-    """Build who draws trajectories: this process, or actors.
+    """Build who draws trajectories, this process or actors, and who scores them once.
 
     Args:
         config: The run's configuration.
         session: The Ray to wait for before actors start; none if it is there already.
+        objective: Whose rewards score each trajectory once; none for the critic alone.
         own: The network, where Python hands it over.
         warn: Is told of workers that had to be replaced.
     """
+    if session is not None:
+        session.wait()
+    collector = _build_drawing(config, own=own, warn=warn)
+    if objective is None or not objective.fixed:
+        return collector
+    elsewhere = [term for term in config.reward.terms if term.is_elsewhere]
+    if not elsewhere or config.rollout.num_workers == 0:
+        return ScoredCollector(collector, objective.fixed_scores)
+    at_once = max(term.num_scorers for term in elsewhere)
+    return ScoredAheadCollector(collector, objective.fixed_scores, at_once=max(at_once, 1))
+
+
+def _build_drawing(
+    config: ResolvedConfig, *, own: nn.Module | None, warn: Callable[[str], None]
+) -> Collector:
     if config.rollout.num_workers == 0:
         return LocalCollector(build_runner(config, own), num_threads=config.rollout.num_threads)
     from sft_rl.distributed.collector import RayCollector
 
-    if session is not None:
-        session.wait()
     return RayCollector(partial(build_runner, config, own), config.rollout, warn=warn)

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from sft_rl.config import Config, ResolvedConfig
-from sft_rl.critics import Reward
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError
 from sft_rl.export.sampler import load_sampler, sampler_of
@@ -29,6 +28,7 @@ from sft_rl.learning.preemption import Preempted, PreemptionNotice
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.pretrained.full_step import FullStep, Summary
+from sft_rl.rewards import OwnReward
 from sft_rl.runs.folder import RunFolder, free_run_path
 from sft_rl.runs.parts import (
     algorithm_of,
@@ -68,7 +68,7 @@ def train(
     resume: Resume = "never",
     network: nn.Module | None = None,
     data: Dataset | None = None,
-    reward: Reward | None = None,
+    reward: OwnReward = None,
 ) -> TrainedRun:
     """Run the main job: pretrain once, fine-tune to few steps, evaluate, report.
 
@@ -102,7 +102,7 @@ def train(
     if config.uses_ray:
         from sft_rl.distributed.session import check_ray
 
-        check_ray(config.ray, config.rollout, config.learner)
+        check_ray(config.ray, config.rollout, config.learner, config.reward)
     if out is None:
         out = free_run_path(config.preset, config.sampler.num_steps, config.seed)
     going_on = resume == "always" or (resume == "auto" and holds_run(out))
@@ -132,7 +132,7 @@ def _train(
     clock: Clock,
     going_on: bool,
     network: nn.Module | None,
-    reward: Reward | None,
+    reward: OwnReward,
 ) -> Summary:
     """Train in an open folder; arguments as of :func:`train`."""
     prepare_process(deterministic=config.training.deterministic)

@@ -6,7 +6,7 @@ import math
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sft_rl.config import DISTANCES, ResolvedConfig
-from sft_rl.critics import Reward
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_collector, prepare_process
@@ -24,10 +23,12 @@ from sft_rl.learning.preemption import PreemptionNotice
 from sft_rl.learning.protocols import NoStore, Notice, Observer
 from sft_rl.learning.team import Team
 from sft_rl.learning.trainer import Trainer
+from sft_rl.learning.validation import Validation
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path
 from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.pretrained.full_step import FullStep, Summary
+from sft_rl.rewards import OwnReward, Remote, build_objective
 from sft_rl.rollout.runner import Weights
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.parts import (
@@ -60,7 +61,7 @@ def fine_tune(
     notice: Notice | None = None,
     team: Team | None = None,
     own: nn.Module | None = None,
-    reward: Reward | None = None,
+    reward: OwnReward = None,
 ) -> Summary:
     """Fine-tune a pretrained network to few steps, evaluate, report.
 
@@ -83,42 +84,59 @@ def fine_tune(
     config, data, team = store.config, evaluator.data, team or Team()
     prepare_process(deterministic=config.training.deterministic)
     with clock.phase("first evaluation"), num_threads(config.learner.num_threads):
-        networks = networks_of(config, network, reward)
+        device = next(network.parameters()).device
+        objective = build_objective(config, reward, device=device, remote=_scorers(config, clock))
+        networks = networks_of(config, network, objective)
         before = evaluator.samples(networks.policy)
-    with ExitStack() as stack:
-        with clock.phase("starting workers"):
-            warn = clock.observer.warn
-            collector = team.collector(
-                partial(build_collector, config, session, own=own, warn=warn)
+    with closing(objective):
+        with ExitStack() as stack:
+            with clock.phase("starting workers"):
+                warn = clock.observer.warn
+                collector = team.collector(
+                    partial(build_collector, config, session, objective, own=own, warn=warn)
+                )
+                stack.callback(collector.close)
+            # The first optimiser takes a second to import; the workers start meanwhile.
+            learner = learner_of(config, networks, data, team=team)
+            validation = Validation(
+                evaluator, networks, num_scored=config.reward.num_scored, team=team, warn=warn
             )
-            stack.callback(collector.close)
-        # The first optimiser takes a second to import; the workers start meanwhile.
-        learner = learner_of(config, networks, data, team=team)
-        trainer = Trainer(
-            learner,
-            collector,
-            evaluator=evaluator,
-            store=store if team.leads else NoStore(),
-            observer=clock.observer,
-            training=config.training,
-            shards_per_batch=config.rollout.shards_per_batch,
-            num_warmup_steps=config.critic.num_warmup_steps,
-            threads=config.learner.num_threads,
-            notice=notice,
+            trainer = Trainer(
+                learner,
+                collector,
+                validation=validation,
+                store=store if team.leads else NoStore(),
+                observer=clock.observer,
+                training=config.training,
+                shards_per_batch=config.rollout.shards_per_batch,
+                num_warmup_steps=config.critic.num_warmup_steps if objective.critic else 0,
+                threads=config.learner.num_threads,
+                notice=notice,
+            )
+            if checkpoint is not None:
+                best = checkpoint.meta["best_loss"]
+                learner.load_state(checkpoint.tensors, version=checkpoint.meta["version"])
+                learner.best_loss = math.inf if best is None else best
+                trainer.iteration = checkpoint.meta["iteration"]
+            stack.enter_context(
+                team.divide(networks.policy.network, networks.critic, networks.value)
+            )
+            with clock.phase("fine-tuning"):
+                trainer.train()
+        if not team.leads:
+            return {}
+        return _conclude(
+            learner, full_step(), before=before, store=store, validation=validation, clock=clock
         )
-        if checkpoint is not None:
-            best = checkpoint.meta["best_distance"]
-            learner.load_state(checkpoint.tensors, version=checkpoint.meta["version"])
-            learner.best_distance = math.inf if best is None else best
-            trainer.iteration = checkpoint.meta["iteration"]
-        stack.enter_context(team.divide(networks.policy.network, networks.critic, networks.value))
-        with clock.phase("fine-tuning"):
-            trainer.train()
-    if not team.leads:
-        return {}
-    return _conclude(
-        learner, full_step(), before=before, store=store, evaluator=evaluator, clock=clock
-    )
+
+
+def _scorers(config: ResolvedConfig, clock: Clock) -> Remote | None:
+    """What starts scorers in Ray actors, where there is a Ray."""
+    if not config.uses_ray:
+        return None
+    from sft_rl.distributed.scorers import start_scorers
+
+    return start_scorers(clock.observer.warn)
 
 
 def fine_tune_elsewhere(
@@ -130,7 +148,7 @@ def fine_tune_elsewhere(
     clock: Clock,
     notice: PreemptionNotice,
     own: nn.Module | None = None,
-    reward: Reward | None = None,
+    reward: OwnReward = None,
 ) -> Summary:
     """Fine-tune in workers of Ray Train; arguments as of :func:`fine_tune`."""
     from sft_rl.distributed.training import run_on_train
@@ -169,7 +187,7 @@ def _fine_tune_here(
     seconds: float,
     data: Dataset | None,
     own: nn.Module | None,
-    reward: Reward | None,
+    reward: OwnReward,
 ) -> None:
     """Fine-tune as one learner under Ray Train, from where the run stands.
 
@@ -221,11 +239,12 @@ def _conclude(
     *,
     before: Array,
     store: RunFolder,
-    evaluator: Evaluator,
+    validation: Validation,
     clock: Clock,
 ) -> Summary:
     """Measure the result against held-out data, draw the pictures, write the summary."""
-    config, data, policy = store.config, evaluator.data, learner.result
+    evaluator, config, policy = validation.evaluator, store.config, learner.result
+    data = evaluator.data
     with clock.phase("last evaluation"), num_threads(config.learner.num_threads):
         begun = time.perf_counter()
         after = evaluator.samples(policy)
@@ -236,6 +255,8 @@ def _conclude(
             for one in (found, found_before)
         )
         final |= found.less(found_before.estimates, "before")
+        initial |= validation.reported(learner.networks.pretrained, initial[evaluator.name])
+        final |= validation.reported(policy, final[evaluator.name])
     if config.training.plots:
         from sft_rl.jobs.plots import Samples, write_plots
 

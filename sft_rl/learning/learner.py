@@ -82,14 +82,14 @@ class Learner:
         overlaps = training.max_offpolicy_steps > 0
         self.previous = copy.deepcopy(self.average) if overlaps else None
         self.best = copy.deepcopy(self.average)
-        self.best_distance = math.inf
+        self.best_loss = math.inf
         self.optimizers: dict[str, Optimizer] = {"policy": self._policy_optimizer()}
         for name, module, own in (
             ("critic", networks.critic, optimisation.critic),
             ("value", networks.value, optimisation.value),
         ):
             parameters = list(module.parameters())
-            if parameters:  # a critic without a network has none
+            if parameters:  # a critic without a network has none, nor has one that takes no part
                 self.optimizers[name] = Adam(
                     parameters, lr=own.learning_rate, betas=own.adam_betas, fused=True
                 )
@@ -108,10 +108,10 @@ class Learner:
         """What the training gives: the best policy seen, or the last one."""
         return self.best if self.training.select_best else self.evaluated_policy
 
-    def consider(self, distance: float) -> None:
-        """Keep the evaluated policy if it is the best so far."""
-        if distance < self.best_distance:
-            self.best_distance = distance
+    def consider(self, loss: float) -> None:
+        """Keep the evaluated policy if its validation loss is the least so far."""
+        if loss < self.best_loss:
+            self.best_loss = loss
             self.best.load_state_dict(self.evaluated_policy.state_dict())
 
     def weights(self) -> Weights:
@@ -140,7 +140,8 @@ class Learner:
         If the generated ones have labels (B,), the real ones are drawn of the same classes.
 
         Returns:
-            The scores of the generated samples after the step, shape (B,), and the numbers.
+            The critic's scores of the generated samples after the step, shape (B,), and the
+            numbers.
         """
         source = generator(self.seed, "critic", iteration, update, device=self.device)
         real = self.data.batch(len(generated), source, labels)
@@ -159,12 +160,32 @@ class Learner:
             loss = loss_of(slice(None))
         with torch.no_grad():
             scores = critic(generated, *given(labels))
+        return scores, {k: float(value) for k, value in loss.metrics.items()}
+
+    def judge(self, batch: Trajectories, iteration: int, update: int) -> tuple[Tensor, Metrics]:
+        """Step the critic, if it takes part; score a batch by the objective.
+
+        Returns:
+            The objective at the final samples, shape (B,), and the numbers.
+        """
+        objective, labels = self.networks.objective, given(batch.labels)
+        scores, metrics = objective.of_fixed(batch.rewards), Metrics()
+        if objective.critic is not None:
+            of_critic, metrics = self.update_critic(batch.final, iteration, update, batch.labels)
+            scores[objective.critic.config.name] = of_critic
+        with torch.no_grad():
+            for term in objective.live:
+                if term.score is not None:
+                    scores[term.config.name] = term.score(batch.final, *labels)
+            objective.observe(scores, *labels)
+            total = objective.total(scores, *labels)
         watched = {
-            "reward_mean": scores.mean(),
-            "reward_std": scores.std(),
-            "sample_spread": generated.std(),
+            "reward_mean": total.mean(),
+            "reward_std": total.std(),
+            "sample_spread": batch.final.std(),
+            **{f"term_{t.config.name}": scores[t.config.name].mean() for t in objective.rewards},
         }
-        return scores, {k: float(value) for k, value in (loss.metrics | watched).items()}
+        return total, metrics | {k: float(value) for k, value in watched.items()}
 
     def update_value(self, trajectories: Trajectories, scores: Tensor) -> Metrics:
         """Regress V(s_k) on the final scores (B,) over all T * B states; they are detached."""
@@ -250,8 +271,9 @@ class Learner:
         return Adam(groups, betas=options.adam_betas, fused=True)
 
     def state(self) -> TensorGroups:
-        """Everything that is needed to go on: networks, average and optimisers."""
+        """Everything that is needed to go on: networks, average, optimisers, normalisations."""
         groups = {name: dict(module.state_dict()) for name, module in self._modules().items()}
+        groups["objective"] = self.networks.objective.state()
         for name, optimizer in self.optimizers.items():
             groups[f"{name}_optimizer"] = optimizer_tensors(optimizer)
         return groups
@@ -260,6 +282,7 @@ class Learner:
         """Undo :meth:`state`; names and shapes must match exactly."""
         for name, module in self._modules().items():
             module.load_state_dict(groups[name])
+        self.networks.objective.load_state(groups["objective"])
         for name, optimizer in self.optimizers.items():
             load_optimizer_tensors(optimizer, groups[f"{name}_optimizer"])
         self.version = version

@@ -95,9 +95,11 @@ def drift(trajectories: Trajectories, networks: Networks) -> Metrics:
 def critic_slope(trajectories: Trajectories, networks: Networks) -> Metrics:
     """How steep the critic is where the samples are: the mean norm of its gradient.
 
-    Whatever keeps the critic Lipschitz. Looks at the first 256 final samples; a user's function
-    without a gradient has no slope.
+    Whatever keeps the critic Lipschitz. Looks at the first 256 final samples; nothing where no
+    critic takes part, or one without a gradient.
     """
+    if networks.objective.critic is None:
+        return {}
     samples = trajectories.final[:NUM_WATCHED].detach().clone().requires_grad_()
     scores = networks.critic(samples, *given(_watched_labels(trajectories)))
     if not scores.requires_grad:
@@ -117,7 +119,7 @@ def baseline_quality(
     latents = trajectories.latents[:-1]
     steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
     with torch.no_grad():
-        scores = networks.critic(trajectories.final, *given(trajectories.labels))
+        scores = networks.scores(trajectories)
         values = baseline_values(algorithm.baseline, trajectories, scores, networks)
     explained = explained_variance(values, scores).tolist()
     metrics = {f"explained_variance_{k}": value for k, value in enumerate(explained)}

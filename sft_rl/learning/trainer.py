@@ -18,7 +18,7 @@ from sft_rl.learning.monitors import (
 )
 from sft_rl.learning.preemption import Preempted, PreemptionNotice
 from sft_rl.learning.protocols import Notice, Observer, RunStore
-from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.learning.validation import Validation
 from sft_rl.rollout.runner import Collector, Request, Weights
 from sft_rl.seeding import num_threads
 from sft_rl.types import Metrics, Trajectories
@@ -30,7 +30,7 @@ class Trainer:
     Args:
         learner: Updates the networks.
         collector: Draws trajectories.
-        evaluator: Measures the policy.
+        validation: Measures the policy.
         store: Takes metrics and checkpoints.
         observer: Is told of the progress.
         training: Lengths and intervals.
@@ -45,7 +45,7 @@ class Trainer:
         learner: Learner,
         collector: Collector,
         *,
-        evaluator: Evaluator,
+        validation: Validation,
         store: RunStore,
         observer: Observer,
         training: TrainingConfig,
@@ -56,7 +56,7 @@ class Trainer:
     ) -> None:
         self.learner = learner
         self.collector = collector
-        self.evaluator = evaluator
+        self.validation = validation
         self.store = store
         self.observer = observer
         self.training = training
@@ -121,22 +121,32 @@ class Trainer:
 
     def _evaluate(self) -> Metrics:
         """Measure the policy, keep it if it is the best, show its samples."""
-        measured, picture = self.evaluator.validate(self.learner.evaluated_policy)
-        self.learner.consider(measured[self.evaluator.name])
+        loss, measured, picture = self.validation(self.learner.evaluated_policy)
+        self.learner.consider(loss)
         if picture is not None:
             self.store.show(picture, iteration=self.iteration)
         return measured
 
     def _num_updates(self, iteration: int) -> int:
         """Critic steps of an iteration; the first has a warm-up."""
-        warmup = self.num_warmup_steps if iteration == 0 else 0
-        return self.training.n_critic + warmup
+        return self.training.n_critic + self._num_warmup(iteration)
+
+    def _num_warmup(self, iteration: int) -> int:
+        return self.num_warmup_steps if iteration == 0 else 0
+
+    def _num_unscored(self, iteration: int) -> int:
+        """Batches of an iteration that only the critic learns from."""
+        return 0 if self.learner.algorithm.uses_value else self._num_warmup(iteration)
 
     def _order(self, iteration: int, version: int, weights: Weights) -> None:
         """Order the trajectories of an iteration, unless it lies beyond the run's end."""
         if iteration < self.training.num_iterations:
-            num_shards = self._num_updates(iteration) * self.shards_per_batch
-            self.collector.submit(Request(iteration, version, weights, num_shards))
+            num_shards, num_unscored = (
+                num * self.shards_per_batch
+                for num in (self._num_updates(iteration), self._num_unscored(iteration))
+            )
+            request = Request(iteration, version, weights, num_shards, num_unscored)
+            self.collector.submit(request)
 
     def _iterate(self) -> Metrics:
         """Draw trajectories with the current policy, step the critic and value, the policy."""
@@ -157,9 +167,10 @@ class Trainer:
             assert batch.policy_version == drawn_with, "trajectories of another version"
             batch = batch.to(learner.device)
             batches.append(batch)
-            scores, watched = learner.update_critic(
-                batch.final, self.iteration, update, batch.labels
-            )
+            if update < self._num_unscored(self.iteration):
+                learner.update_critic(batch.final, self.iteration, update, batch.labels)
+                continue
+            scores, watched = learner.judge(batch, self.iteration, update)
             metrics |= watched
             if learner.algorithm.uses_value:
                 metrics |= learner.update_value(batch, scores)

@@ -28,12 +28,14 @@ class Request:
         version: Number of the weights to draw them with.
         weights: The policy's weights, numpy.
         num_shards: How many shards, each a full batch of the vector env.
+        num_unscored: How many of the first only the critic learns from: no reward scores them.
     """
 
     iteration: int
     version: int
     weights: Weights
     num_shards: int
+    num_unscored: int = 0
 
 
 class Collector(Protocol):
@@ -109,16 +111,17 @@ class RolloutRunner:
         start, labels = observation["latent"], observation.get("label")
         branch = self._branch_step(iteration + shard)
         draw = self._drawn_at_once if self.cuda_graphs else self._drawn
-        latents, log_probs, rewards, expected = draw(start, source, labels, branch)
+        latents, log_probs, expected = draw(start, source, labels, branch)
+        parted = torch.full((len(start),), branch, device=start.device)
         grouped = self.group_size > 1
         return Trajectories(
             latents,
             log_probs,
-            rewards,
+            start.new_empty(0, len(start)),  # rewards score what is drawn
             self.version,
             labels,
             self.group_size,
-            torch.full_like(rewards, branch, dtype=torch.int64) if grouped else None,
+            parted if grouped else None,
             expected,
         )
 
@@ -133,14 +136,13 @@ class RolloutRunner:
 
     def _drawn(
         self, start: Tensor, source: torch.Generator, labels: Tensor | None, branch: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Draw latents, log-probs, rewards and, if kept, expectations, step by step."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw latents, log-probs and, if kept, expectations, step by step."""
         policy, num_steps = self.policy, self.policy.num_steps
         # Made outside inference mode: the learner differentiates through functions of them.
         latents = start.new_empty(num_steps + 1, *start.shape, dtype=self.latent_dtype)
         log_probs = start.new_empty(num_steps, len(start))
         expected = torch.empty_like(latents[1:]) if self.keep_expected else None
-        rewards = start.new_empty(len(start))
         noise = torch.empty_like(start)
         with torch.inference_mode():
             latents[0] = start
@@ -161,14 +163,13 @@ class RolloutRunner:
                 latents[k + 1], log_probs[k] = drawn.action, drawn.log_prob
                 if expected is not None:
                     expected[k] = drawn.expected
-                _, paid, *_ = self.env.step(drawn.action)
-            rewards.copy_(paid)
-        return latents, log_probs, rewards, expected
+                self.env.step(drawn.action)
+        return latents, log_probs, expected
 
     def _drawn_at_once(
         self, start: Tensor, source: torch.Generator, labels: Tensor | None, branch: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Draw all steps, then take them in the env, which checks them and pays at the end."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw all steps, then take them in the env, which checks them."""
         self._chain = self._chain or GraphedChain(
             self.policy,
             len(start),
@@ -177,8 +178,8 @@ class RolloutRunner:
         )
         latents, log_probs, expected = self._chain(start, source, labels)
         for action in latents[1:]:
-            _, rewards, *_ = self.env.step(action.to(start.dtype))
-        return latents, log_probs, rewards, expected
+            self.env.step(action.to(start.dtype))
+        return latents, log_probs, expected
 
 
 class LocalCollector:

@@ -18,6 +18,11 @@ FREE_TO_CHANGE = (
     "pretrained.path",
     "pretrained.variant",
     "ray.",
+    "reward.terms.num_cpus_per_scorer",
+    "reward.terms.num_gpus_per_scorer",
+    "reward.terms.num_scorers",
+    "reward.terms.timeout_s",
+    "reward.terms.token_variable",
     "rollout.num_workers",
     "rollout.num_cpus_per_worker",
     "rollout.num_gpus_per_worker",
@@ -49,6 +54,9 @@ def changes(
             changed += [] if old == new else ["the data are others"]
         elif isinstance(old, dict) and prefix == "" and isinstance(new, dict):
             changed += changes(old, new, f"{key}.", fewer=fewer)
+        elif key == "reward.terms" and [t["name"] for t in old] == [t["name"] for t in new]:
+            for term, other in zip(old, new, strict=True):
+                changed += changes(term, other, f"{key}.")
         elif old != new and not key.startswith(FREE_TO_CHANGE):
             more = key == "training.num_iterations" and (fewer or new > old)
             if not more:

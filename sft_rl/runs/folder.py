@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 
 import sft_rl
-from sft_rl.config import ResolvedConfig
+from sft_rl.config import CRITIC, ResolvedConfig
 from sft_rl.config.files import dump_config, load_resolved
 from sft_rl.errors import UserError, first_line
 from sft_rl.learning.learner import Learner
@@ -172,6 +172,9 @@ class RunFolder:
         Asked for where a run is written: to read one imports no algorithm of the user's.
         """
         names = [*self.config.watched, "critic_slope", "kl_to_pretrained"]
+        if not self.config.reward.is_critic_alone:
+            rewards = (t for t in self.config.reward.terms if t.use != CRITIC)
+            names += ["objective", *(f"validation_{term.name}" for term in rewards)]
         each_step = ["log_prob_drift"]
         if algorithm_of(self.config).baseline != "none":
             names += ["policy_grad_snr", "policy_grad_snr_raw"]
@@ -186,7 +189,7 @@ class RunFolder:
             "version": learner.version,
             "sft_rl": sft_rl.__version__,
             "config": self.config.model_dump(mode="json"),
-            "best_distance": learner.best_distance if learner.best_distance < math.inf else None,
+            "best_loss": learner.best_loss if learner.best_loss < math.inf else None,
         }
         self._metrics.sync()
         self._events.write()

@@ -13,8 +13,7 @@ from torch import nn
 from sft_rl.algorithms import Algorithm, Networks, algorithm_class
 from sft_rl.config import Config, ResolvedConfig
 from sft_rl.config.extensions import is_reference, own_options
-from sft_rl.critics import Critic, NetworkCritic, Reward, build_critic, reward_function
-from sft_rl.critics.function import FunctionCritic
+from sft_rl.critics import Critic, NetworkCritic, build_critic
 from sft_rl.data import Dataset
 from sft_rl.diffusion.noise import path_of
 from sft_rl.diffusion.prediction import Prediction
@@ -28,6 +27,7 @@ from sft_rl.networks.own import OwnNetwork
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.full_step import FullStep, measure_full_step
 from sft_rl.pretrained.training import pretrained_key, pretrained_network
+from sft_rl.rewards import Objective
 from sft_rl.seeding import derive_seed, num_threads
 from sft_rl.storage.cache import hash_of
 from sft_rl.types import Progress, silent
@@ -83,19 +83,13 @@ def policy_of(config: ResolvedConfig, network: nn.Module) -> DenoisingPolicy:
     )
 
 
-def critic_of(
-    config: ResolvedConfig, reward: Reward | None = None, *, batch_size: int | None = None
-) -> Critic:
-    """Build what scores final samples: a critic, or a user's own reward in its place.
+def critic_of(config: ResolvedConfig, *, batch_size: int | None = None) -> Critic:
+    """Build the critic.
 
     Args:
         config: The run's configuration.
-        reward: A function that Python hands over (`reward=own`).
         batch_size: Samples of a critic step, if not the run's own.
     """
-    reward = reward or reward_function(config.reward, config.options)
-    if reward is not None:
-        return FunctionCritic(reward)
     return build_critic(
         config.critic,
         config.samples.shape,
@@ -131,7 +125,7 @@ def algorithm_of(config: Config) -> Algorithm:
 
 
 def networks_of(
-    config: ResolvedConfig, network: nn.Module, reward: Reward | None = None
+    config: ResolvedConfig, network: nn.Module, objective: Objective | None = None
 ) -> Networks:
     """Build policy, critic and value; the last two start from the run's seed.
 
@@ -141,11 +135,12 @@ def networks_of(
     Args:
         config: The run's configuration.
         network: The full-step network, on its device.
-        reward: A function that Python hands over.
+        objective: What is maximised; none is the critic alone.
     """
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
-        critic, value = critic_of(config, reward), value_of(config)
+        critic = critic_of(config) if config.reward.uses_critic else Critic()
+        value = value_of(config)
     device = next(network.parameters()).device
     policy = policy_of(config, network).to(device)
     if config.model.compile:
@@ -157,6 +152,7 @@ def networks_of(
         critic=critic.to(device).eval(),
         value=value.to(device).eval(),
         pretrained=copy.deepcopy(policy).requires_grad_(False),
+        objective=objective or Objective(),
     )
 
 

@@ -13,12 +13,13 @@ from torch import nn
 
 from sft_rl.config import Config, PretrainedConfig, ResolvedConfig
 from sft_rl.config.extensions import with_typed_options
-from sft_rl.critics import Reward, check_objective
+from sft_rl.critics import check_objective
 from sft_rl.data import Dataset, check_labels, load_dataset
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.errors import UserError, home_expanded
 from sft_rl.metrics.measures import build_measure
 from sft_rl.networks.own import check_network, made_network
+from sft_rl.rewards import Objective, OwnReward, build_objective, handed_over
 from sft_rl.runs.models import Sections, with_factory, with_pretrained
 from sft_rl.runs.parts import (
     algorithm_of,
@@ -29,7 +30,7 @@ from sft_rl.runs.parts import (
     value_of,
 )
 from sft_rl.storage.checkpoint import state_sha256
-from sft_rl.types import Progress, silent
+from sft_rl.types import Progress, given, silent
 
 PATHS = (
     "data.path",
@@ -47,7 +48,7 @@ def resolve(
     *,
     network: nn.Module | None = None,
     data: Dataset | None = None,
-    reward: Reward | None = None,
+    reward: OwnReward = None,
     pretrained: Sections | None = None,
     fetch: bool = True,
     trains: bool = True,
@@ -87,7 +88,7 @@ def resolve(
     elif config.pretrained.path is not None:
         config = with_pretrained(config, pretrained, fetch=fetch, warn=warn)
     if reward is not None:
-        config = config.model_copy(update={"reward": "own"})
+        config = config.model_copy(update={"reward": handed_over(reward)[0]})
     config = with_typed_options(config)
     data = data or load_dataset(config.data, progress)
     tree = {**dict(config), "data": data.config, "samples": data.units.samples}
@@ -143,7 +144,7 @@ def check(
     data: Dataset,
     *,
     network: nn.Module | None = None,
-    reward: Reward | None = None,
+    reward: OwnReward = None,
     trains: bool = True,
 ) -> None:
     """Refuse what cannot work, before anything starts; arguments as of :func:`resolve`.
@@ -156,8 +157,12 @@ def check(
     with torch.device("meta"):  # networks refuse samples of a shape that they do not take
         if network is None:
             network_of(config)
-        critic_of(config, reward)
+        if config.reward.uses_critic:
+            critic_of(config)
         value_of(config)
+    if trains:
+        objective = build_objective(config, reward, remote=lambda *_: torch.zeros)
+        _check_objective(config, objective, data)
     path, num_classes = config.pretrained.path, config.model.num_classes
     field = f"pretrained.path: {path}" if path else "model.unet.num_class_embeds: the model"
     check_labels(data, num_classes=num_classes, field=field)
@@ -219,6 +224,25 @@ def _check_algorithm(config: Config, schedule: StepSchedule) -> None:
             f"training.micro_batch_size: algorithm {name!r} does not split its batches; leave it "
             "out, or see Algorithm.splits_batches"
         )
+
+
+def _check_objective(config: ResolvedConfig, objective: Objective, data: Dataset) -> None:
+    """Refuse a reward without a gradient that is needed; let those here score two real samples."""
+    samples = data.batch(2, torch.Generator().manual_seed(0))
+    num_classes = config.model.num_classes
+    labels = given(torch.zeros(len(samples), dtype=torch.int64) if num_classes else None)
+    for term in objective.rewards:
+        field = f"reward: {term.config.name!r}"
+        assert term.score is not None
+        x = samples.clone().requires_grad_(term.has_gradient)
+        scores = x[:, 0] if term.config.uses_ray else term.score(x, *labels)
+        if term.has_gradient and not scores.requires_grad:
+            raise UserError(f"{field} says has_gradient, but what it returns has none")
+        if term.config.weight and not term.has_gradient and algorithm_of(config).needs_gradient:
+            raise UserError(
+                f"{field} has no gradient, which algorithm={config.algorithm} learns by; set "
+                "has_gradient = True on it if it has, or use sft_pg, ppo or hybrid"
+            )
 
 
 def _check_system(config: Config) -> None:

@@ -1,0 +1,147 @@
+"""Rewards scored by Ray actors of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
+from torch import Tensor
+
+from sft_rl.config import TermConfig
+from sft_rl.errors import RunFailed, UserError, last_line
+from sft_rl.rewards import Reward
+
+MAX_LOSSES = 3
+"""Scorers that a batch may be lost on in a row."""
+
+START_S = 120.0
+"""Seconds more that a new scorer gets: it has to be placed, and to load its model."""
+
+
+class Scorer:
+    """Scores batches in a process of its own; holds no state that matters."""
+
+    def __init__(self, make_reward: list[Any], module_path: list[str], device: str) -> None:
+        torch.set_num_threads(1)
+        sys.path.extend(path for path in module_path if path not in sys.path)
+        (reference,) = make_reward  # in a list, so that it is read after the line before
+        self.reward: Reward = ray.get(reference)(device=device)
+
+    def score(self, samples: np.ndarray, *labels: np.ndarray) -> np.ndarray:
+        """Score samples in model units (B, *shape), shape (B,)."""
+        scores: np.ndarray = self.reward(*map(torch.tensor, (samples, *labels))).cpu().numpy()
+        return scores
+
+
+class RayScorers:
+    """The scorers of one term; any free one takes a batch, which is the same by all of them.
+
+    They start with the first batch. A scorer that dies or takes too long is replaced, and its batch
+    scored again. Several threads may call.
+
+    Args:
+        term: How many, and what each may use.
+        make_reward: Makes the reward in an actor, on its `device`.
+        warn: Is told when a scorer is replaced.
+    """
+
+    def __init__(
+        self,
+        term: TermConfig,
+        make_reward: Callable[..., Reward],
+        *,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        self.term = term
+        self.make_reward = make_reward
+        self.warn = warn
+        self.actors: list[Any] = []
+        self._free: SimpleQueue[tuple[Any, bool]] = SimpleQueue()
+        self._starting = threading.Lock()
+
+    def __call__(self, x: Tensor, *labels: Tensor) -> Tensor:
+        """Score samples in model units (B, *shape), shape (B,).
+
+        Raises:
+            RunFailed: If the reward fails, or scorers are lost with the same batch again and again.
+        """
+        with self._starting:
+            if not self.actors:
+                for _ in range(self.term.num_scorers):
+                    self._start()
+        batch = ray.put(x.cpu().numpy())
+        others = [y.cpu().numpy() for y in labels]
+        for _ in range(MAX_LOSSES):
+            actor, is_new = self._free.get()
+            try:
+                timeout = self.term.timeout_s + (START_S if is_new else 0.0)
+                scores = ray.get(actor.score.remote(batch, *others), timeout=timeout)
+            except RayTaskError as error:
+                self._free.put((actor, False))
+                raise self._own_error(error.cause) from error
+            except (RayActorError, ObjectLostError, GetTimeoutError) as error:
+                if getattr(error, "actor_init_failed", False):
+                    raise self._own_error(getattr(error, "cause", None) or error) from error
+                why = "took too long" if isinstance(error, GetTimeoutError) else "died"
+                self._replace(actor, why)
+                continue
+            self._free.put((actor, False))
+            return torch.tensor(scores, device=x.device)
+        raise RunFailed(
+            f"reward: {self.term.name!r}: {MAX_LOSSES} scorers in a row were lost with the same "
+            "batch; look at their memory, and at reward.terms.timeout_s"
+        )
+
+    def close(self) -> None:
+        """Stop the scorers."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors.clear()
+
+    def _start(self) -> None:
+        term = self.term
+        in_group = ray.get_runtime_context().should_capture_child_tasks_in_placement_group
+        actor = (
+            ray.remote(Scorer)
+            .options(
+                num_cpus=term.num_cpus_per_scorer,
+                num_gpus=term.num_gpus_per_scorer,
+                scheduling_strategy=None if in_group else "SPREAD",
+            )
+            .remote(
+                [ray.put(self.make_reward)],
+                [os.getcwd(), *filter(None, sys.path)],
+                "cuda" if term.num_gpus_per_scorer else "cpu",
+            )
+        )
+        self.actors.append(actor)
+        self._free.put((actor, True))
+
+    def _replace(self, actor: Any, why: str) -> None:
+        self.warn(f"a scorer of {self.term.name!r} {why}; it is replaced, its batch scored again")
+        with self._starting:
+            ray.kill(actor)
+            self.actors.remove(actor)
+            self._start()
+
+    def _own_error(self, error: Exception) -> UserError:
+        """What a scorer's own code raised, as one line."""
+        if isinstance(error, UserError):
+            return error
+        kind = type(error).__name__
+        return RunFailed(f"reward: {self.term.name!r}: a scorer failed: {kind}: {last_line(error)}")
+
+
+def start_scorers(warn: Callable[[str], None]) -> Callable[..., RayScorers]:
+    """What starts the scorers of a term, and tells `warn` of those that are replaced."""
+    return partial(RayScorers, warn=warn)
