@@ -32,7 +32,7 @@ from sft_rl.algorithms.advantages import within_groups
 from sft_rl.algorithms.base import Algorithm, Networks
 from sft_rl.config import GRPOConfig
 from sft_rl.diffusion.reverse import gaussian_kl
-from sft_rl.types import Loss, Trajectories, Transitions, given
+from sft_rl.types import Loss, Trajectories, Transitions
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class GRPO(Algorithm):
         """Score the final samples, compare them within their groups, keep the window's steps."""
         policy, options, branch = networks.policy, self.options, trajectories.branch_step
         assert branch is not None, "no groups were drawn"
-        scores = networks.critic(trajectories.final, *given(trajectories.labels))
+        scores = networks.scores(trajectories)
         advantages = within_groups(scores, trajectories.group_size, scale=options.scale)
         steps = torch.arange(trajectories.num_steps, device=branch.device)[:, None]
         lead = (len(steps), len(scores))

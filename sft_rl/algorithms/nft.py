@@ -85,7 +85,7 @@ class NFT(Algorithm):
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Drawn:
         """Score the final samples; keep the policy that drew them."""
         labels = trajectories.labels
-        scores = networks.critic(trajectories.final, *given(labels))
+        scores = networks.scores(trajectories)
         compared = trajectories.group_size if trajectories.group_size > 1 else len(scores)
         centred = within_groups(scores, compared, scale="none")
         scaled = centred / (self.options.spread * scores.std() + 1e-8)
