@@ -18,7 +18,7 @@ from sft_rl.diffusion.reverse import (
 )
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.seeding import random_labels
-from sft_rl.types import given
+from sft_rl.types import Progress, given, silent
 
 POINTS_A_CHUNK, IMAGES_A_CHUNK = 2500, 250
 
@@ -260,23 +260,33 @@ class DenoisingPolicy(nn.Module):
             yield latents
 
     @torch.inference_mode()
-    def sample(self, num: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
+    def sample(
+        self,
+        num: int,
+        generator: torch.Generator,
+        labels: Tensor | None = None,
+        *,
+        progress: Progress = silent,
+    ) -> Tensor:
         """Draw final samples, shape (num, *shape), in chunks that stay in the CPU's cache.
 
         Args:
             num: How many.
             generator: Source of noise, and before it of labels.
             labels: Classes, int64, shape (num,); None draws them, if the model has classes.
+            progress: Is told after every step how many of all there are over.
         """
         if labels is None:
             labels = random_labels(self.num_classes, num, generator)
         chunk_size = POINTS_A_CHUNK if len(self.shape) == 1 else IMAGES_A_CHUNK
         samples = torch.empty(num, *self.shape, device=self.device)
+        done, total = 0, -(-num // chunk_size) * self.num_steps
         for start in range(0, num, chunk_size):
             latents = _normal((min(chunk_size, num - start), *self.shape), generator)
             own = None if labels is None else labels[start : start + chunk_size]
             for latents in self.denoise(latents, generator, own):  # noqa: B007, B020
-                pass
+                done += 1
+                progress(done, total, {})
             samples[start : start + len(latents)] = latents
         return samples
 

@@ -5,7 +5,13 @@ import pytest
 
 from sft_rl.config import NoiseConfig, SamplerConfig
 from sft_rl.diffusion.noise import NoiseSchedule
-from sft_rl.diffusion.schedule import StepSchedule, from_levels, own_steps, step_schedule
+from sft_rl.diffusion.schedule import (
+    StepSchedule,
+    from_levels,
+    own_steps,
+    spread_steps,
+    step_schedule,
+)
 from sft_rl.errors import UserError
 
 DDPM = NoiseSchedule.from_config(NoiseConfig())
@@ -104,6 +110,13 @@ def test_trailing_times_end_one_spacing_above_zero():
 def test_times_must_decrease_within_the_training_range(times: list[float]):
     with pytest.raises((UserError, ValueError), match="decrease"):
         step_schedule(DDPM, SamplerConfig(timesteps=tuple(times)))
+
+
+def test_steps_spread_over_all_times_are_the_models_own():
+    own, spread = own_steps(DDPM), spread_steps(DDPM, 1000)
+    for name in ("timesteps", "coef_x", "coef_eps", "std", "alpha_bar"):
+        np.testing.assert_allclose(getattr(spread, name), getattr(own, name), rtol=1e-9, atol=1e-12)
+    assert spread_steps(DDPM, 4).timesteps.tolist() == [999.0, 666.0, 333.0, 0.0]
 
 
 def test_a_schedule_with_nan_is_refused():

@@ -77,7 +77,8 @@ def _draw_final(axis: Axes, final: list[Result], full_step: dict[str, Any], metr
     _bars(axis, [(r.contender.num_steps, r.held_out) for r in winners], "o-", BLUE, "winner")
     shown = [(ASIDE * r.contender.num_steps, r.held_out) for r in own]
     _bars(axis, shown, "x", GREEN, "the preset's own")
-    axis.axhline(full_step[metric], color="black", lw=1.0, label=f"{full_step['nfe']} steps")
+    if "nfe" in full_step:
+        axis.axhline(full_step[metric], color="black", lw=1.0, label=f"{full_step['nfe']} steps")
     floor = full_step["noise_floor"]
     if floor is not None:  # too few real images to say
         axis.axhline(floor, color="black", lw=1.0, ls=":", label="noise floor")

@@ -160,14 +160,15 @@ def _final_table(search: Search, final: list[Result], full_step: dict[str, Any])
     own = {r.contender.num_steps: r for r in final if r.contender.is_own}
     metric, seeds, floor = search.metric, final_seeds(search), full_step["noise_floor"]
     real = "too few to say" if floor is None else f"{floor:.4f}"
+    many = ""
+    if "nfe" in full_step:
+        many = f"Without cutting steps ({full_step['nfe']}): {full_step[metric]:.4f}. "
     lines = [
         "## On held-out data",
         "",
         f"Winners of the search and the preset's own, trained again with seeds {seeds[0]} to "
         f"{seeds[-1]}: {metric} to held-out data, mean ± standard error over the seeds; of what "
-        "no seed changes, the error of the measurement. Less is better. "
-        f"Without cutting steps ({full_step['nfe']}): "
-        f"{full_step[metric]:.4f}; real data: {real}.",
+        f"no seed changes, the error of the measurement. Less is better. {many}Real data: {real}.",
         "",
         "| steps | winner | the preset's own | not fine-tuned | verdict |",
         "|--:|--:|--:|--:|:--|",

@@ -57,11 +57,14 @@ def share_pretrained(search: Search, observer: Observer) -> Pretrained:
     warn = observer.warn
     network, _ = full_step_network(resolved, data, progress=observer.progress, warn=warn)
     evaluator = Evaluator(data, resolved.metrics)
+    observer.phase("full-step sampler")
     return {
         "sections": sections,
         "key": full_step_key(resolved, data),
         "weights": to_arrays(network),
-        "full_step": measured_full_step(resolved, network, evaluator, warn=warn),
+        "full_step": measured_full_step(
+            resolved, network, evaluator, warn=warn, progress=observer.progress
+        ),
     }
 
 

@@ -128,6 +128,10 @@ WATCHED_OF_POINTS = ("two_sample", "precision", "recall", "sliced_wasserstein")
 """What every evaluation of points measures, whatever leads."""
 
 
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # as YAML reads the word
+
+
 class MetricsConfig(Section):
     """How samples are measured, against held-out real data unless `reference` says otherwise."""
 
@@ -150,6 +154,9 @@ class MetricsConfig(Section):
     reference_stats: str | None = None
     """Local .npz with `mu` and `sigma` of Inception's features, as others publish them, for the
     FID; KID, precision and recall keep the images of `reference`."""
+    full_step: Annotated[Literal["all", "off"] | Count, BeforeValidator(_off)] = "all"
+    """Steps of the sampler that stands beside the results as what many steps give: `all` the
+    model's own, a number of them, spread evenly, or `off`."""
     num_samples: Annotated[int, Field(ge=10, le=10**9)] = 10_000
     """Samples to measure, and real images for the floor; of points as many real ones."""
     num_excess: Annotated[int, Field(ge=10, le=10**9)] = 65_536

@@ -228,6 +228,17 @@ def own_steps(
     return replace(steps, std=std if final_noise else np.append(std[:-1], 0.0))
 
 
+def spread_steps(
+    path: GaussianPath, num_steps: int, prediction: Prediction = EPSILON
+) -> StepSchedule:
+    """Walk through `num_steps` training times, evenly spread, by the DDPM posterior.
+
+    As many as the model's own are the model's own.
+    """
+    times = np.linspace(path.num_train_timesteps - 1.0, 0.0, num_steps)
+    return on_path(path, prediction, times, levels=path.alpha_bar_at(times))
+
+
 def subsampled_times(path: GaussianPath, config: SamplerConfig) -> Array:
     """Choose T of the training times, fractional ones included, from the noisiest down.
 

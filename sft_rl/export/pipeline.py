@@ -163,13 +163,15 @@ def _facts(store: RunFolder, policy: DenoisingPolicy) -> dict[str, Any]:
     if not file.exists():
         return facts
     summary, name = json.loads(file.read_text()), config.distance
+    full_step = summary["full_step"]
+    many = {f"{full_step['nfe']} steps": _told(full_step, name)} if "nfe" in full_step else {}
     return {
         **facts,
         "base model, SHA-256": summary["base_sha256"],
         f"{DISTANCES[name]}, {policy.num_steps} steps": _told(summary["final"], name),
         "before fine-tuning": _told(summary["before"], name),
-        f"{summary['full_step']['nfe']} steps": _told(summary["full_step"], name),
-        "real against real": _told(summary["full_step"]["noise_floors"], name),
+        **many,
+        "real against real": _told(full_step["noise_floors"], name),
         "protocol": ", ".join(f"{k} {v}" for k, v in summary["protocol"].items()),
     }
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from sft_rl.learning.protocols import Observer
-
-T = TypeVar("T")
 
 
 class Clock:
@@ -27,15 +24,6 @@ class Clock:
         self.observer.phase(name)
         yield
         self.seconds[name] = round(time.perf_counter() - begun, 2)
-
-    def timed(self, name: str, work: Callable[[], T]) -> Callable[[], T]:
-        """Let some work be a phase whenever it is asked for."""
-
-        def in_a_phase() -> T:
-            with self.phase(name):
-                return work()
-
-        return in_a_phase
 
     def total(self) -> dict[str, float]:
         """Seconds since the start, and of each phase."""

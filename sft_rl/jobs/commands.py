@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from threading import Event
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from sft_rl.export.sampler import load_sampler, sampler_of
 from sft_rl.jobs.beside import beside
 from sft_rl.jobs.build import prepare_process
 from sft_rl.jobs.clock import Clock
-from sft_rl.jobs.dry_run import requirements
+from sft_rl.jobs.dry_run import GIB, Requirements, check_memory, memory_of, requirements
 from sft_rl.jobs.fine_tuning import fine_tune, fine_tune_elsewhere
 from sft_rl.jobs.report import FLOOR, Table, comparison, names_of, number
 from sft_rl.learning.preemption import Preempted, PreemptionNotice
@@ -36,10 +37,12 @@ from sft_rl.runs.parts import (
     measured_full_step,
     network_of,
     networks_of,
+    resolve_device,
 )
 from sft_rl.runs.remote import create_run, holds_run, open_run
 from sft_rl.runs.resolve import resolve
 from sft_rl.seeding import num_threads
+from sft_rl.types import Metrics
 
 Resume = Literal["never", "always", "auto"]
 
@@ -99,6 +102,8 @@ def train(
         warn=observer.warn,
         progress=observer.progress,
     )
+    if data.units.is_images and network is None and config.reward != "own":
+        _check_memory(config)
     if config.uses_ray:
         from sft_rl.distributed.session import check_ray
 
@@ -156,17 +161,9 @@ def _train(
             network, _ = full_step_network(
                 config, data, own=own, progress=observer.progress, warn=observer.warn
             )
-        # Of a copy: the network itself goes on to be fine-tuned. Where the learner waits for
-        # workers now and then, it is measured beside that, with the same number of threads.
-        measure: Callable[[], FullStep] = partial(
-            measured_full_step, config, copy.deepcopy(network), evaluator, warn=observer.warn
-        )
         if config.rollout.num_workers:
             stack.enter_context(num_threads(config.learner.num_threads))
-            measure = beside(measure)
-        full_step = cache(clock.timed("full-step sampler", measure))
-        if not config.rollout.num_workers:
-            full_step()
+        full_step = _measure_full_step(config, network, evaluator, clock)
         if config.learner.launcher == "ray_train":
             assert session is not None, "Ray Train needs Ray"
             session.wait()
@@ -205,6 +202,42 @@ def _taken_back(store: RunFolder) -> Iterator[None]:
         raise
 
 
+def _measure_full_step(
+    config: ResolvedConfig, network: nn.Module, evaluator: Evaluator, clock: Clock
+) -> Callable[[], FullStep]:
+    """Measure the full-step sampler; return what waits for the result, if it is not there yet.
+
+    Where the learner waits for workers now and then it is measured beside that, with the same
+    number of threads; how far that is shows only when somebody waits for it.
+    """
+    observer, has_workers, waited_for = clock.observer, config.rollout.num_workers > 0, Event()
+
+    def progress(done: int, total: int, metrics: Metrics) -> None:
+        if waited_for.is_set():
+            observer.progress(done, total, metrics)
+
+    measure: Callable[[], FullStep] = partial(
+        measured_full_step,
+        config,
+        copy.deepcopy(network),  # the network itself goes on to be fine-tuned
+        evaluator,
+        warn=observer.warn,
+        progress=progress,
+    )
+    if has_workers:
+        measure = beside(measure)
+
+    @cache
+    def full_step() -> FullStep:
+        with clock.phase("full-step sampler"):
+            waited_for.set()
+            return measure()
+
+    if not has_workers:
+        full_step()
+    return full_step
+
+
 def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
     """Say what a run will need; return the rows of a table.
 
@@ -215,13 +248,39 @@ def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
         data: The data, where Python hands them over.
     """
     resolved, data = resolve(config, data=data, fetch=False)
+    there = memory_of(resolve_device(resolved.device))
+    rows = requirements_of(resolved, resolved.training.micro_batch_size).rows
+    model = resolved.model
+    if model.kind == "unet" and "block_out_channels" in model.unet:
+        widths, size = model.unet["block_out_channels"], resolved.samples.shape[-1]
+        coarsest = size // 2 ** (len(widths) - 1)
+        rows["U-Net"] = f"{', '.join(map(str, widths))} channels at {size} to {coarsest} pixels"
+    return {
+        **data.description,
+        **rows,
+        "updates": f"{resolved.training.micro_batch_size or 'all'} rows at a time",
+        "memory, there": f"{there / GIB:.2f} GiB",
+    }
+
+
+def _check_memory(config: ResolvedConfig) -> None:
+    """Refuse a run whose tensors do not fit into its device's memory."""
+    check_memory(
+        partial(requirements_of, config),
+        config.training,
+        available=memory_of(resolve_device(config.device)),
+        splits_batches=algorithm_of(config).splits_batches,
+    )
+
+
+def requirements_of(config: ResolvedConfig, micro_batch_size: int | None) -> Requirements:
+    """What a run needs with updates of so many rows at a time."""
+    training = config.training.model_copy(update={"micro_batch_size": micro_batch_size})
+    config = config.model_copy(update={"training": training})
     with torch.device("meta"):
-        networks = networks_of(resolved, network_of(resolved))
-    return data.description | requirements(
-        networks,
-        algorithm_of(resolved),
-        resolved.training,
-        draws_here=resolved.rollout.num_workers == 0,
+        networks = networks_of(config, network_of(config))
+    return requirements(
+        networks, algorithm_of(config), training, draws_here=config.rollout.num_workers == 0
     )
 
 
@@ -239,9 +298,14 @@ def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     seconds = time.perf_counter() - begun
     observer.phase("evaluation")
     evaluator = Evaluator(data, resolved.metrics)
-    measured = measured_full_step(resolved, network, evaluator, warn=observer.warn).numbers
+    measured = measured_full_step(
+        resolved, network, evaluator, warn=observer.warn, progress=observer.progress
+    ).numbers
+    rows = {}
+    if "nfe" in measured:
+        rows[f"{resolved.distance}, {measured['nfe']} steps"] = number(measured, resolved.distance)
     return {
-        f"{resolved.distance}, {measured['nfe']} steps": number(measured, resolved.distance),
+        **rows,
         FLOOR: number(measured["noise_floors"], resolved.distance),
         "pretraining": "found in the cache" if cached else f"{seconds:.1f} s",
     }

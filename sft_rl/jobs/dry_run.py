@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.config import TrainingConfig
 from sft_rl.critics import Critic
+from sft_rl.errors import UserError
 from sft_rl.networks.mlp import num_parameters
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.types import given
@@ -22,11 +26,65 @@ COPIES = 4
 """The policy in training, its average, its best state and the pretrained one, of any run."""
 ADAM = 3
 """Gradient and two moments of every parameter in training."""
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a run will need.
+
+    Attributes:
+        rows: For people, by name.
+        num_bytes: Memory of its tensors.
+    """
+
+    rows: dict[str, str]
+    num_bytes: int
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory that a device has; of a CPU what the machine, or the container, allows."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
+    return there if limit == "max" else min(there, int(limit))
+
+
+def check_memory(
+    needs: Callable[[int | None], Requirements],
+    training: TrainingConfig,
+    *,
+    available: int,
+    splits_batches: bool = True,
+) -> None:
+    """Refuse a run whose tensors do not fit, and say which setting would.
+
+    Args:
+        needs: What it needs with a `training.micro_batch_size`.
+        training: Batch sizes.
+        available: Bytes of memory.
+        splits_batches: Whether the algorithm takes micro-batches.
+
+    Raises:
+        UserError: With the largest micro-batch that fits, if there is one.
+    """
+    needed = needs(training.micro_batch_size).num_bytes
+    if needed <= available:
+        return
+    rows = (training.micro_batch_size or training.batch_size) // 2 if splits_batches else 0
+    while rows and needs(rows).num_bytes > available:
+        rows //= 2
+    fits = f"training.micro_batch_size={rows} does" if rows else "a smaller training.batch_size may"
+    raise UserError(
+        f"training.batch_size: an iteration needs {_gib(needed)} of memory, there are "
+        f"{_gib(available)}; {fits} fit"
+    )
 
 
 def requirements(
     networks: Networks, algorithm: Algorithm, training: TrainingConfig, *, draws_here: bool
-) -> dict[str, str]:
+) -> Requirements:
     """Say what a run will need; nothing is trained or written.
 
     Memory is that of tensors which live at the same time; activations are counted by running
@@ -65,7 +123,8 @@ def requirements(
         states = training.batch_size * num_steps
         size = min(states, rows or states)
         activations["value"] = kept_bytes(partial(_values, value, policy), value, size)
-    return {
+    total = weights + optimizers + max(stored + max(activations.values()), drawn)
+    rows_of_table = {
         "samples": "x".join(str(n) for n in shape),
         **{f"parameters, {name}": f"{count:,}" for name, count in counts.items()},
         "trajectories an iteration": f"{training.n_critic} x {training.batch_size}",
@@ -75,8 +134,9 @@ def requirements(
         "memory, optimisers": _gib(optimizers),
         "memory, trajectories": _gib(stored),
         **{f"memory, activations of a {k} step": _gib(v) for k, v in activations.items()},
-        "memory, all": _gib(weights + optimizers + max(stored + max(activations.values()), drawn)),
+        "memory, all": _gib(total),
     }
+    return Requirements(rows_of_table, total)
 
 
 def activation_bytes(policy: DenoisingPolicy, batch: int) -> int:

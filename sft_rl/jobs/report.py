@@ -34,10 +34,8 @@ def names_of(metrics: Metrics) -> list[str]:
 def final_table(summary: dict[str, Any]) -> Table:
     """What a run's summary says of its sampler, before and after, and of the full steps."""
     num, full = summary["num_steps"], summary["full_step"]
-    columns = {
-        f"{num} steps, before": summary["before"],
-        f"{num} steps, after": summary["final"],
-        f"{full['nfe']} steps": full,
-        FLOOR: full["noise_floors"],
-    }
+    columns = {f"{num} steps, before": summary["before"], f"{num} steps, after": summary["final"]}
+    if "nfe" in full:  # else `metrics.full_step` is off
+        columns[f"{full['nfe']} steps"] = full
+    columns[FLOOR] = full["noise_floors"]
     return comparison(columns, names_of(summary["final"]))

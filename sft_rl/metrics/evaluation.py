@@ -16,7 +16,7 @@ from sft_rl.metrics.measures import build_measure
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator, random_labels
 from sft_rl.storage.cache import Key, digest
-from sft_rl.types import Metrics
+from sft_rl.types import Metrics, Progress, silent
 
 NUM_FLOOR_DRAWS = 8
 VALIDATION_FACTOR = 2
@@ -41,12 +41,13 @@ class Evaluator:
         """All that determines its numbers beside the samples."""
         # by the measure's key
         covered = {"distance", "inception_path", "dinov2_path", "reference_stats"}
+        of_a_policy = {"full_step"}
         # Some metrics take all that is held out, others only as much as they ask for.
         held_out = [] if self.data.held_out is None else [self.data.held_out]
         units = self.data.units.samples.model_dump(include={"shift", "scale", "pixel_max"})
         return {
             "measure": self.measure.key,
-            "settings": self.config.model_dump(exclude=covered | self.measure.unused),
+            "settings": self.config.model_dump(exclude=covered | of_a_policy | self.measure.unused),
             "real": digest(*held_out, *self._real_draws()),
             **units,
         }
@@ -72,19 +73,25 @@ class Evaluator:
             real = self.data.train_in_units(num)
         return self.measure.num_generated(real), self.measure.watching(real)
 
-    def samples(self, policy: DenoisingPolicy, *, few: bool = False) -> Array:
+    def samples(
+        self, policy: DenoisingPolicy, *, few: bool = False, progress: Progress = silent
+    ) -> Array:
         """Draw as many samples as the protocol wants, in the data's units.
 
         Args:
             policy: Draws them.
             few: Leave out what only the excess distance takes, since a sample costs many steps.
+            progress: Is told how far the drawing is.
         """
         num = self.measure.num_generated(self.reference)
-        return self._draw(policy, num if few else max(num, self.measure.num_more), "evaluation")
+        num = num if few else max(num, self.measure.num_more)
+        return self._draw(policy, num, "evaluation", progress)
 
-    def _draw(self, policy: DenoisingPolicy, num: int, purpose: str) -> Array:
+    def _draw(
+        self, policy: DenoisingPolicy, num: int, purpose: str, progress: Progress = silent
+    ) -> Array:
         source = generator(self.config.seed, purpose, device=policy.device)
-        return self.data.units.to_data(policy.sample(num, source))
+        return self.data.units.to_data(policy.sample(num, source, progress=progress))
 
     def validate(self, policy: DenoisingPolicy) -> tuple[Metrics, Array | None]:
         """Measure a policy against validation data, with noise of its own, and make a picture.

@@ -56,7 +56,8 @@ class UNet(nn.Module):
         if height % 2**halvings or width % 2**halvings:
             raise UserError(
                 f"model.unet: {halvings + 1} levels halve the images {halvings} times, which "
-                f"{height}x{width} pixels do not allow"
+                f"{height}x{width} pixels do not allow; take fewer in block_out_channels, or "
+                f"multiples of {2**halvings} pixels in data.image_size"
             )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.unet.to(memory_format=self.memory_format)

@@ -12,7 +12,7 @@ from torch import nn
 
 from sft_rl.diffusion.noise import GaussianPath
 from sft_rl.diffusion.prediction import Prediction
-from sft_rl.diffusion.schedule import own_steps
+from sft_rl.diffusion.schedule import own_steps, spread_steps
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.estimates import Estimate, Estimates
 from sft_rl.metrics.evaluation import Evaluator
@@ -20,6 +20,7 @@ from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator, random_labels
 from sft_rl.storage.cache import arithmetic, cached, digest
 from sft_rl.storage.checkpoint import Checkpoint, state_sha256
+from sft_rl.types import Progress, silent
 
 Summary = dict[str, Any]
 NUM_KEPT = {"images": 64, "points": 10_000}
@@ -34,13 +35,14 @@ class FullStep:
     """The full-step sampler, measured.
 
     Attributes:
-        numbers: Every distance, the noise floors, and the number of function evaluations.
-        samples: Some samples in the data's units, for pictures.
+        numbers: Every distance, the noise floors, and the number of function evaluations; the
+            floors alone if no such sampler is wanted.
+        samples: Some samples in the data's units, for pictures, if there are any.
         estimates: What the errors of differences to it need.
     """
 
     numbers: Summary
-    samples: Array
+    samples: Array | None
     estimates: Estimates = field(default_factory=dict)
 
 
@@ -53,8 +55,9 @@ def measure_full_step(
     fixed_large: bool = False,
     num_classes: int = 0,
     warn: Callable[[str], None] = warnings.warn,
+    progress: Progress = silent,
 ) -> FullStep:
-    """Measure the full-step sampler and the noise floors, once for a network.
+    """Measure the sampler of `metrics.full_step` and the noise floors, once for a network.
 
     Kept in the cache, by the sampler's weights, its answers and the measuring protocol.
 
@@ -66,8 +69,17 @@ def measure_full_step(
         fixed_large: Take steps with noise of variance beta, not the posterior's.
         num_classes: Classes it is conditional on; 0 for none.
         warn: Is told of a cache entry that is damaged.
+        progress: Is told how far the drawing is.
     """
-    steps = own_steps(path, prediction, fixed_large=fixed_large)
+    num_steps = evaluator.config.full_step
+    if num_steps == "off":
+        return FullStep(
+            _with_leading_floor(evaluator, {"noise_floors": evaluator.noise_floors()}), None
+        )
+    if num_steps == "all":
+        steps = own_steps(path, prediction, fixed_large=fixed_large)
+    else:
+        steps = spread_steps(path, num_steps, prediction)
     policy = DenoisingPolicy(network, steps, shape=evaluator.data.shape, num_classes=num_classes)
     policy = policy.to(next(network.parameters()).device)
     key = {
@@ -78,16 +90,19 @@ def measure_full_step(
         "protocol": evaluator.key,
         **arithmetic(policy.device),
     }
-    entry, _ = cached("full_step", key, lambda: _measured(policy, evaluator), warn=warn)
+    entry, _ = cached("full_step", key, lambda: _measured(policy, evaluator, progress), warn=warn)
     numbers, tensors = entry.meta["numbers"], dict(entry.tensors)
     samples = tensors.pop("samples")["samples"].numpy()
     estimates = {
         name: Estimate(numbers[name], sides["real"].numpy(), sides["generated"].numpy())
         for name, sides in tensors.items()
     }
-    # Which metric leads is not in the key; a floor may be missing, for want of real images.
-    floor = numbers["noise_floors"].get(evaluator.name)
-    return FullStep({**numbers, "noise_floor": floor}, samples, estimates)
+    return FullStep(_with_leading_floor(evaluator, numbers), samples, estimates)
+
+
+def _with_leading_floor(evaluator: Evaluator, numbers: Summary) -> Summary:
+    """Which metric leads is in no key; a floor may be missing, for want of real images."""
+    return {**numbers, "noise_floor": numbers["noise_floors"].get(evaluator.name)}
 
 
 @torch.inference_mode()
@@ -100,8 +115,9 @@ def _answers(policy: DenoisingPolicy) -> Array:
     return policy.mean(latents, steps, labels).cpu().numpy()
 
 
-def _measured(policy: DenoisingPolicy, evaluator: Evaluator) -> Checkpoint:
-    samples, floors = evaluator.samples(policy, few=True), evaluator.noise_floors()
+def _measured(policy: DenoisingPolicy, evaluator: Evaluator, progress: Progress) -> Checkpoint:
+    samples = evaluator.samples(policy, few=True, progress=progress)
+    floors = evaluator.noise_floors()
     measured = evaluator.measured(samples)
     numbers = {**measured.numbers, "nfe": policy.num_steps, "noise_floors": floors}
     influences = {

@@ -210,6 +210,7 @@ def measured_full_step(
     evaluator: Evaluator,
     *,
     warn: Callable[[str], None] = warnings.warn,
+    progress: Progress = silent,
 ) -> FullStep:
     """Measure the full-step sampler, or find in the cache what was measured."""
     with num_threads(config.learner.num_threads):
@@ -221,6 +222,7 @@ def measured_full_step(
             fixed_large=config.noise.variance == "fixed_large",
             num_classes=config.model.num_classes,
             warn=warn,
+            progress=progress,
         )
 
 

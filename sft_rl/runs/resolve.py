@@ -153,6 +153,12 @@ def check(
         UserError: Naming the field, what was given and what is allowed.
     """
     check_settings(config, trains=trains)
+    batch = config.training.batch_size
+    if trains and data.units.is_images and len(data.train) < batch:
+        raise UserError(
+            f"training.batch_size: {batch}, but there are {len(data.train)} training images beside "
+            "those held out; take at most as many"
+        )
     build_measure(config.metrics, data)
     with torch.device("meta"):  # networks refuse samples of a shape that they do not take
         if network is None:
@@ -185,6 +191,12 @@ def check_settings(config: Config, *, trains: bool = True) -> None:
     resolve_device(config.device)
     check_objective(config.critic.objective, num_classes=config.model.num_classes)
     schedule = schedule_of(config)
+    num_steps, own = config.metrics.full_step, config.noise.num_train_timesteps
+    if isinstance(num_steps, int) and num_steps > own:
+        raise UserError(
+            f"metrics.full_step: the model has {own} steps, got {num_steps}; take at most as many, "
+            "all or off"
+        )
     if trains:
         _check_algorithm(config, schedule)
     _check_system(config)

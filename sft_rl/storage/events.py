@@ -18,7 +18,7 @@ class EventLog:
     """Remembers numbers and pictures, and writes them into an event file when it is told to.
 
     tensorboardX is imported for the first writing, so that no iteration before waits for it. Its
-    ``SummaryWriter`` writes in a thread, where a full disk would go unseen; this does not.
+    ``SummaryWriter`` writes in a thread, where a full disk would go silent; this does not.
 
     Args:
         folder: Where event files go; each process that works on a run begins one.

@@ -1,7 +1,9 @@
 """The presets of the paper's images: their networks, their data, and a whole tiny run."""
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from PIL import Image
 from sft_rl.cli import main
 from sft_rl.config.files import load_config
 from sft_rl.data import dataset_of
+from sft_rl.errors import UserError
 from sft_rl.export.few_step_pipeline import FewStepPipeline
-from sft_rl.jobs.commands import dry_run
-from sft_rl.jobs.dry_run import activation_bytes
+from sft_rl.jobs.commands import dry_run, requirements_of
+from sft_rl.jobs.dry_run import activation_bytes, check_memory, memory_of
 from sft_rl.runs.parts import network_of, policy_of
 from sft_rl.runs.resolve import resolve
 
@@ -39,7 +42,7 @@ TINY = (
 def needs(preset: str, *settings: str) -> dict[str, str]:
     """What a dry run says, of images that are there."""
     config = load_config(preset, settings)
-    images = np.random.default_rng(0).integers(0, 255, (8, *config.data.image_shape), np.uint8)
+    images = np.random.default_rng(0).integers(0, 255, (160, *config.data.image_shape), np.uint8)
     return dry_run(config, data=dataset_of(images, config.data))
 
 
@@ -90,12 +93,47 @@ def test_a_dry_run_says_what_is_needed_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "images", "cifar10")
-    own = ("data.path=images", "training.batch_size=64")
+    own = ("data.path=images", "training.batch_size=32")
     assert main(["train", "cifar10", *own, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    for words in ("3x32x32", "35,746,3", "2 x 64", "memory, all"):
+    for words in ("3x32x32", "35,746,3", "2 x 32", "memory, all", "memory, there"):
         assert words in shown
     assert [p.name for p in tmp_path.iterdir()] == ["images"]
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_what_does():
+    config, _ = resolve(load_config("digits", ["training.batch_size=512"]))
+    needs = partial(requirements_of, config)
+    needed = needs(None).num_bytes
+    check_memory(needs, config.training, available=needed)
+    words = r"needs 0\.40 GiB of memory, there are 0\.2\d GiB; training\.micro_batch_size=64 does"
+    with pytest.raises(UserError, match=words):
+        check_memory(needs, config.training, available=needs(64).num_bytes)
+    with pytest.raises(UserError, match=r"a smaller training\.batch_size may"):
+        check_memory(needs, config.training, available=2**20)
+    here = memory_of(torch.device("cpu"))
+    assert needed < here < 2**44
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path, capsys: Any):
+    write_images(tmp_path / "images", "cifar10")
+    own = [f"data.path={tmp_path / 'images'}", "pretrained.path=null", "training.batch_size=61"]
+    assert main(["train", "cifar10", *own, "--out", str(tmp_path / "run")]) == 2
+    assert "training.batch_size: 61, but there are 60 training images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("size", "levels"), [(10, 2), (28, 3), (64, 4)])
+def test_pictures_of_ones_own_get_a_unet_by_their_size(tmp_path: Path, size: int, levels: int):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (24, size, size, 3), np.uint8)
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    settings = [f"data.path={folder}", f"data.image_size={size}", "training.batch_size=16"]
+    config = load_config("images", settings)
+    needed = dry_run(config)
+    assert needed["U-Net"].count(",") == levels - 1
+    assert needed["U-Net"].endswith(f"at {size} to {size // 2 ** (levels - 1)} pixels")
 
 
 def write_model(folder: Path, size: int, unet: dict[str, object]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sft_rl.cli import main
+from sft_rl.jobs.report import final_table
 
 NOT_MEASURED = {"nfe", "noise_floor", "noise_floors"}
 
@@ -53,6 +54,23 @@ def test_samples_are_whole_pixels_and_repeatable(digits_run: Path, tmp_path: Pat
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     assert grid.shape == (26, 26, 3)  # a line between images
     assert grid[:8, :8, 0].tolist() == (samples[0, 0].astype(int) * 255 // 16).tolist()
+
+
+def test_the_row_of_many_steps_has_as_many_as_asked_for_or_is_left_out(
+    tmp_path: Path, tiny_digits: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    for num in (7, "off"):
+        out, steps = tmp_path / f"run-{num}", f"metrics.full_step={num}"
+        command = ["train", "digits", *tiny_digits, "training.num_iterations=1", steps]
+        assert main([*command, "--out", str(out)]) == 0
+        text, summary = capsys.readouterr().out, json.loads((out / "summary.json").read_text())
+        assert ("full-step sampler 7/7" in text) == (num == 7)
+        assert ("7 steps" in final_table(summary)[""]) == (num == 7)
+        assert summary["noise_floor"] == summary["full_step"]["noise_floors"]["frechet_inf"]
+        less = [name for name in summary["final"] if "_less_full_step" in name]
+        assert bool(less) == ("frechet_inf_full_step" in summary) == (num == 7)
+        assert main(["export", str(out), "--out", str(tmp_path / f"export-{num}")]) == 0
+        assert ("7 steps |" in (tmp_path / f"export-{num}" / "README.md").read_text()) == (num == 7)
 
 
 @pytest.mark.parametrize("algorithm", ["sft_pg", "ppo", "hybrid"])

@@ -46,7 +46,7 @@ def test_a_whole_search_is_told_with_errors_and_verdicts(tmp_path: Path):
     text = (tmp_path / "report.md").read_text()
     assert "| 2 | 0.6025 ± 0.0005 | 0.7025 ± 0.0005 | 0.9000 ± 0.0040 | better" in text
     assert "| 4 | 0.7350 ± 0.0050 | 0.7750 ± 0.0050 |" in text
-    assert "(1000): 0.5500; real data: 0.5000" in text
+    assert "(1000): 0.5500. Real data: 0.5000" in text
     expected = {"pareto.png", "curves.png", "parallel.png", "results.csv", "final.csv"}
     assert named_files(tmp_path) == {*expected, "best-T2.yaml"}
     check_names(tmp_path)
