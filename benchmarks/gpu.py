@@ -1,19 +1,26 @@
-"""CIFAR-10 on one GPU: what each setting gives over a plain float32 loop.
+"""One GPU: is it right, what does each setting give over a plain float32 loop, does it learn.
 
-    python -m benchmarks.gpu           # sampling and policy steps; needs no Ray and no data
-    python -m benchmarks.gpu --tiny    # on any machine, with tiny networks: does it run
+    python -m benchmarks.gpu                # checks and speed; needs no Ray and no data
+    python -m benchmarks.gpu --minutes 8    # then trains `glyphs32` to 4 steps in what is left
+    python -m benchmarks.gpu --tiny --minutes 0    # on any machine, with tiny networks
 
-Networks have the size of the preset ``cifar10`` and random weights, and the data are noise: speed
-depends on neither. Rows add one setting after another to torch's defaults, under which float32
-convolutions are TF32 on recent GPUs. The share is that of the rate of a large bfloat16 matrix
-product, measured in the same process; operations are counted by torch's FlopCounterMode. Writes
-``benchmarks/results/gpu.json``.
+First `benchmarks.gpu_checks`: a deviation above its tolerance is told, and the exit code is 1.
+
+Then speed. Networks have the size of the preset ``cifar10`` and random weights, and the data are
+noise: speed depends on neither. Rows add one setting after another to torch's defaults, under which
+float32 convolutions are TF32 on recent GPUs. The share is that of the rate of a large bfloat16
+matrix product, measured in the same process; operations are counted by torch's FlopCounterMode.
+
+With ``--minutes`` a short run of `glyphs32` at T = 4 says how long iterations take, and one of as
+many as fit gives distances before and after, and its peak memory beside what ``--dry-run`` counts.
+Writes ``benchmarks/results/gpu.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,12 +31,15 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.gpu_checks import TOLERANCES, deviations, failures
 from benchmarks.machine import RESULTS, machine
 from sft_rl.config import Samples
 from sft_rl.config.files import load_config
 from sft_rl.data import Dataset
 from sft_rl.data.units import Units
+from sft_rl.jobs.commands import dry_run, train
 from sft_rl.learning.learner import Learner
+from sft_rl.learning.protocols import Silent
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.rollout.cuda_graphs import GraphedChain
 from sft_rl.runs.parts import learner_of, network_of, networks_of, resolve_device
@@ -70,6 +80,7 @@ class Size:
         chains: Trajectories of an update.
         matrix: Side of the matrices of the reference product.
         rounds: Timed repetitions, after one that is not.
+        training: Settings of the run of `glyphs32`.
     """
 
     settings: tuple[str, ...] = ()
@@ -77,6 +88,23 @@ class Size:
     chains: int = 128
     matrix: int = 8192
     rounds: int = 10
+    training: tuple[str, ...] = ()
+
+
+TINY_SIZE = Size(
+    TINY,
+    batch=4,
+    chains=2,
+    matrix=64,
+    rounds=1,
+    training=(
+        TINY[0],
+        *("data.num_points=40", "noise.num_train_timesteps=20", "sampler.start_time=15"),
+        *("training.batch_size=4", "training.n_critic=1", "critic.width=2", "value.width=2"),
+        *("critic.num_warmup_steps=0", "pretraining.batch_size=4", "pretraining.num_times=4"),
+        *("metrics.distance=sliced_wasserstein", "metrics.num_samples=10", "metrics.full_step=off"),
+    ),
+)
 
 
 def seconds(work: Callable[[], Any], size: Size) -> float:
@@ -176,16 +204,54 @@ def counted(size: Size, device: torch.device) -> dict[str, float]:
     }
 
 
+def trained(iterations: dict[str, int], size: Size) -> dict[str, Any]:
+    """Train `glyphs32` to 4 steps by so many iterations; return what is worth keeping."""
+    fine_tuning = iterations["fine-tuning"]
+    settings = (
+        "sampler.num_steps=4",
+        f"pretraining.num_iterations={iterations['pretraining']}",
+        f"training.num_iterations={fine_tuning}",
+        f"training.eval_every={fine_tuning}",
+        *size.training,
+    )
+    config = load_config("glyphs32", settings)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as place:
+        summary = train(config, Path(place) / "run", observer=Silent()).summary
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return {
+        **{name: summary[name] for name in ("before", "final", "full_step", "protocol")},
+        "iterations": iterations,
+        "seconds": summary["wall_seconds"],
+        "peak_bytes": peak,
+        "dry_run": dry_run(config)["memory, all"],
+    }
+
+
+def trained_for(seconds_left: float, size: Size) -> dict[str, Any]:
+    """Train half of the time and fine-tune the other half, as a short run says they take."""
+    first = {"pretraining": 20, "fine-tuning": 4}
+    taken = trained(first, size)["seconds"]
+    share = max(seconds_left - taken["total"], 0.0) / 2
+    fit = {name: max(int(num * share / taken[name]), num) for name, num in first.items()}
+    return trained(fit, size)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table, keep the numbers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--minutes", type=float, help="train, too, until so many are over")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
-    args = parser.parse_args(arguments)
+    args, begun = parser.parse_args(arguments), time.perf_counter()
     device = resolve_device("auto")
     if device.type != "cuda" and not args.tiny:
         parser.error("there is no GPU; --tiny runs anywhere")
-    size = Size(TINY, batch=4, chains=2, matrix=64, rounds=1) if args.tiny else Size()
+    size = TINY_SIZE if args.tiny else Size()
+    found = deviations(new_learner(size, (), device).networks.policy, size.chains)
+    for name, value in found.items():
+        print(f"{name}: {value:.2g} (at most {TOLERANCES[name]:g})")
     names = [name for name in SETTINGS if not (args.tiny and name == "and compiled")]
     rate, work = matmul_rate(device, size), counted(size, device)
     rates: dict[str, float] = {}
@@ -201,12 +267,20 @@ def main(arguments: list[str] | None = None) -> None:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     content = {
         "machine": {**machine(), "gpu": gpu},
+        "deviations": found,
         "matmul_bfloat16_per_second": rate,
         "operations": work,
         "rows": rows,
     }
+    if args.minutes is not None:
+        left = 60 * args.minutes - (time.perf_counter() - begun)
+        content["glyphs32"] = told = trained_for(left, size)
+        for when in ("before", "final"):
+            print(f"glyphs32, 4 steps, {when}: {told[when]}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(content, indent=1) + "\n")
+    if wrong := failures(found):
+        raise SystemExit(f"deviates by more than it may: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

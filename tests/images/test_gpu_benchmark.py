@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import main
+from benchmarks.gpu_checks import failures
 
 
 def test_every_part_of_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "gpu.json"
-    main(["--tiny", "--out", str(out)])
+    main(["--tiny", "--minutes", "0", "--out", str(out)])
     content = json.loads(out.read_text())
+    assert failures(content["deviations"]) == []
+    assert content["glyphs32"]["iterations"] == {"pretraining": 20, "fine-tuning": 4}
+    assert content["glyphs32"]["final"]["sliced_wasserstein"] > 0
     assert content["matmul_bfloat16_per_second"] > 0
     # T = 2 steps; an update walks 2 chains twice, for it keeps no activations, and back.
     assert content["operations"]["update"] > 2 * 4 * content["operations"]["sampling"]
