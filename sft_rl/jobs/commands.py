@@ -102,7 +102,7 @@ def train(
         warn=observer.warn,
         progress=observer.progress,
     )
-    if data.units.is_images and network is None and config.reward != "own":
+    if data.units.is_images and network is None and reward is None:
         _check_memory(config)
     if config.uses_ray:
         from sft_rl.distributed.session import check_ray
