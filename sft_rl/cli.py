@@ -13,7 +13,7 @@ from typing import Any
 
 from sft_rl import __version__
 from sft_rl.errors import UserError, check_neighbours, first_line, home_expanded
-from sft_rl.streams import imports_left_at_once, lasting_streams
+from sft_rl.jobs.streams import imports_left_at_once, lasting_streams
 
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""

@@ -242,3 +242,13 @@ def test_what_is_dumped_is_read_back(tree: Any):
 @pytest.mark.parametrize("reader", ["settings", "files of settings", "checkpoints"])
 def test_any_bytes_are_read_or_refused_in_one_line(reader: str):
     fuzz(reader, examples=25)
+
+
+def test_each_path_of_a_section_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    paths = ["metrics.dinov2_path=a", "metrics.inception_path=~/b", "data.path=c"]
+    config = with_absolute_paths(load_config("digits", paths))
+    assert config.metrics.dinov2_path == f"{tmp_path}/a"
+    assert config.metrics.inception_path == f"{tmp_path}/home/b"
+    assert config.data.path == f"{tmp_path}/c"

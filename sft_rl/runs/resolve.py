@@ -99,7 +99,6 @@ def resolve(
 
 def with_absolute_paths(config: Config) -> Config:
     """Make paths absolute, so that they mean the same in every process of a run."""
-    updates = {}
     for name, field in (key.split(".") for key in PATHS):
         section = getattr(config, name)
         given = getattr(section, field)
@@ -107,12 +106,11 @@ def with_absolute_paths(config: Config) -> Config:
             continue
         if (name, given) == ("model", "factory"):  # no path: the function brings the weights
             continue
-        if name == "pretrained" and (hub_name := _hub_name(given)) is not None:
-            updates[name] = section.model_copy(update={field: hub_name})
-            continue
-        path = home_expanded(given, f"{name}.{field}")
-        updates[name] = section.model_copy(update={field: str(path.absolute())})
-    return config.model_copy(update=updates)
+        path = _hub_name(given) if name == "pretrained" else None
+        if path is None:
+            path = str(home_expanded(given, f"{name}.{field}").absolute())
+        config = config.model_copy(update={name: section.model_copy(update={field: path})})
+    return config
 
 
 def _hub_name(given: str) -> str | None:
