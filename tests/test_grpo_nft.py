@@ -1,6 +1,7 @@
 """Branches that are compared, trust regions that hold, and samples that are drawn to or away."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from sft_rl.algorithms import Networks
 from sft_rl.algorithms.advantages import within_groups
-from sft_rl.config import ResolvedConfig
+from sft_rl.config import ResolvedConfig, TermConfig
 from sft_rl.data import load_dataset
 from sft_rl.jobs.build import build_runner
+from sft_rl.rewards import Objective, Reward, Term
 from sft_rl.runs.parts import algorithm_of, learner_of, network_of, networks_of
 from sft_rl.types import Trajectories
 
@@ -99,7 +101,8 @@ def test_nft_moves_a_deterministic_sampler_by_a_reward_without_a_gradient(tiny_c
     faster = ("policy.learning_rate=1e-2", "training.batch_size=128", "training.lr_decay=none")
     config = tiny_config("algorithm=nft", "sampler.eta=0", "sampler.final_std=0", *faster)
     torch.manual_seed(0)
-    networks = networks_of(config, network_of(config), to_the_right)
+    reward = Term(TermConfig(use="own:reward"), Reward(to_the_right, name="own"), False)
+    networks = networks_of(config, network_of(config), Objective([reward]))
     learner = learner_of(config, networks, load_dataset(config.data))
     runner = build_runner(config)
     means = []
@@ -107,5 +110,6 @@ def test_nft_moves_a_deterministic_sampler_by_a_reward_without_a_gradient(tiny_c
         runner.load(learner.version, learner.weights())
         trajectories = runner.collect(iteration, 0)
         means.append(trajectories.final[:, 0].mean().item())
-        learner.update_policy(trajectories, iteration)
+        paid = networks.objective.fixed_scores(trajectories.final)
+        learner.update_policy(replace(trajectories, rewards=paid), iteration)
     assert sum(means[-5:]) / 5 > sum(means[:5]) / 5 + 0.5

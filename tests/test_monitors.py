@@ -297,7 +297,7 @@ def test_a_run_whose_numbers_are_not_finite_is_stopped_at_once(
     beyond_float32 = ("policy.learning_rate=1e39", f"training.eval_every={eval_every}")
     command = drift_apart(out, *tiny_settings, *beyond_float32)
     assert alarm_of(command, capsys) == what
-    assert list((out / "checkpoints").iterdir()) == []
+    assert list(out.glob("checkpoints/*")) == []
 
 
 class Shifted(SFTPG):

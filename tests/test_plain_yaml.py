@@ -95,7 +95,7 @@ def test_what_is_no_value_is_one_line(words: list[str], message: str):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("reward=os:sep", "reward: 'os:sep' is no function, but str"),
+        ("reward=os:sep", "reward: 'sep' cannot be called, got '/'"),
         ("algorithm=:b", "algorithm: got ':b'; allowed: module:name"),
         ("algorithm=a.:b", "algorithm: got 'a.:b'"),
         ("device=meta", "device: 'meta' is unknown"),
@@ -247,7 +247,12 @@ def test_any_bytes_are_read_or_refused_in_one_line(reader: str):
 def test_each_path_of_a_section_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    paths = ["metrics.dinov2_path=a", "metrics.inception_path=~/b", "data.path=c"]
+    paths = [
+        "metrics.dinov2_path=a",
+        "metrics.inception_path=~/b",
+        "data.path=c",
+        "data.name=images",
+    ]
     config = with_absolute_paths(load_config("digits", paths))
     assert config.metrics.dinov2_path == f"{tmp_path}/a"
     assert config.metrics.inception_path == f"{tmp_path}/home/b"

@@ -33,7 +33,11 @@ from sft_rl.runs.resolve import resolve
 from sft_rl.storage import checkpoint
 from sft_rl.storage.checkpoint import Checkpoint
 from sft_rl.types import Metrics
+from tuning import records
 from tuning.search import DISTANCE, Search
+
+WARNINGS = "warnings.txt"
+"""File of a trial's folder."""
 
 Pretrained = dict[str, Any]
 """The full-step model for all trials: the ``sections`` that `pretrained.path` fills in, ``key``,
@@ -87,7 +91,7 @@ class TuneObserver:
 
     def warn(self, text: str) -> None:
         """Leave the warning in the trial's folder."""
-        with (self.folder / "warnings.txt").open("a") as file:
+        with (self.folder / WARNINGS).open("a") as file:
             file.write(f"{text}\n")
 
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
@@ -133,7 +137,7 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         taken_over = tune.get_checkpoint()
         start = None
         if not RunFolder.holds_run(folder):
-            store = RunFolder.create(folder, config)
+            store = RunFolder.create(folder, config, beside=(records.FILE, WARNINGS))
         elif taken_over is None:
             store = RunFolder.open(folder)
             start = store.resume(config)

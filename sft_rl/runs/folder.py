@@ -69,23 +69,29 @@ class RunFolder:
         return os.path.isfile(path / "config.yaml")  # False of a name that is too long, too
 
     @staticmethod
-    def create(path: Path, config: ResolvedConfig) -> RunFolder:
+    def create(path: Path, config: ResolvedConfig, *, beside: tuple[str, ...] = ()) -> RunFolder:
         """Make the folder of a new run.
 
+        Args:
+            path: Where.
+            config: The run's configuration.
+            beside: Files that whoever calls has put there.
+
         Raises:
-            UserError: If it holds a run already or cannot be written.
+            UserError: If it holds a run or other files already, or cannot be written.
         """
         store = RunFolder(path, config)
-        store.begin()
+        store.begin(beside=beside)
         return store
 
-    def begin(self) -> None:
+    def begin(self, *, beside: tuple[str, ...] = ()) -> None:
         """Make the folder of a new run; see :meth:`create`."""
         self._refuse_a_run()
-        self._refuse_others_files()
+        self._refuse_others_files(beside)
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            (self.path / "plots").mkdir(exist_ok=True)
+            if self.config.training.plots:
+                (self.path / "plots").mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"--out: cannot write to {self.place}: {error.strerror}") from error
         with self.lock():
@@ -93,8 +99,8 @@ class RunFolder:
             self.config = self.config.model_copy(update={"run_id": uuid.uuid4().hex})
             self._write_config()
 
-    def _refuse_others_files(self) -> None:
-        check_unused(self.path, leftovers=(".lock",))
+    def _refuse_others_files(self, beside: tuple[str, ...]) -> None:
+        check_unused(self.path, leftovers=(".lock", *beside))
 
     def _refuse_a_run(self) -> None:
         if self.holds_run(self.path):

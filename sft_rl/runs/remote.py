@@ -89,7 +89,7 @@ class StoredRun(RunFolder):
         """See :attr:`RunFolder.absolute_place`."""
         return self.remote.url
 
-    def _refuse_others_files(self) -> None:
+    def _refuse_others_files(self, beside: tuple[str, ...]) -> None:
         if not self.remote.is_empty():
             raise UserError(
                 f"--out: {self.place} is not empty; choose a new folder, nothing there is "
