@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 from ray import tune
 from torch import nn
 
-from sft_rl.config.files import dump_config
 from sft_rl.errors import UserError
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.fine_tuning import fine_tune
@@ -31,7 +29,6 @@ from sft_rl.runs.parts import (
 )
 from sft_rl.runs.resolve import resolve
 from sft_rl.storage import checkpoint
-from sft_rl.storage.checkpoint import Checkpoint
 from sft_rl.types import Metrics
 from tuning import records
 from tuning.search import DISTANCE, Search
@@ -145,7 +142,8 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
                 observer.repeat(config.training.num_iterations)
         else:
             start = checkpoint.load(Path(taken_over.path))
-            store = _taken_over(folder, dump_config(config), start)
+            store = RunFolder.open(folder)
+            store.take_over(config, start)
         evaluator = Evaluator(data, config.metrics)
         network, full_step = full_step_model(store, pretrained, evaluator, observer)
         fine_tune(
@@ -159,17 +157,6 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
     except UserError as error:  # another attempt would end the same way
         # Tune insists on the metric of a scheduler that has one.
         tune.report({"refused": str(error), DISTANCE: math.inf})
-
-
-def _taken_over(folder: Path, settings: str, start: Checkpoint) -> RunFolder:
-    """Let a trial's run go on from another trial's checkpoint, with settings of its own."""
-    (folder / "config.yaml").write_text(settings)
-    for own in (folder / "checkpoints").glob("[0-9]*"):
-        if int(own.name) > start.meta["iteration"]:
-            shutil.rmtree(own)
-    store = RunFolder.open(folder)
-    store.resume(store.config)  # cuts metrics.csv
-    return store
 
 
 def full_step_model(

@@ -237,6 +237,18 @@ class RunFolder:
             shutil.rmtree(torn)
         return found
 
+    def take_over(self, config: ResolvedConfig, start: Checkpoint) -> None:
+        """Go on from another run's checkpoint, with other settings than before.
+
+        The run's own checkpoints are of those before, and go.
+        """
+        for own in checkpoints(self.path):
+            shutil.rmtree(own)
+        self.config = config.model_copy(update={"run_id": self.config.run_id})
+        self._write_config()
+        self._metrics.cut(start.meta["iteration"])
+        self._events.resume(start.meta["iteration"])
+
     def check_settings(self, config: ResolvedConfig) -> None:
         """Refuse to go on with settings that would give another result.
 
