@@ -9,9 +9,9 @@ from torch.optim import Adam
 from sft_rl.critics import Critic
 from sft_rl.data import Dataset
 from sft_rl.errors import UserError
-from sft_rl.learning.optim import load_optimizer_tensors, optimizer_tensors
 from sft_rl.seeding import generator
 from sft_rl.storage.checkpoint import TensorGroups
+from sft_rl.storage.state import load_optimizer_tensors, optimizer_tensors
 from sft_rl.types import given
 
 

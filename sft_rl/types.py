@@ -6,7 +6,7 @@ sample: (2,) for points of the plane, (3, 32, 32) for images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -203,7 +203,7 @@ class Transitions:
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to minimise and the numbers worth watching about it."""
+    """A scalar to minimise and the numbers worth watching about it, floats or tensors of one."""
 
     value: Tensor
-    metrics: dict[str, Tensor]
+    metrics: Mapping[str, Tensor | float]

@@ -14,6 +14,7 @@ from sft_rl.config import Section, TrainingConfig
 from sft_rl.critics import Critic
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.rewards import Objective
+from sft_rl.storage.state import State
 from sft_rl.types import Loss, Metrics, Trajectories, given
 
 
@@ -81,6 +82,26 @@ class Algorithm(ABC):
     def __init__(self, options: Any, training: TrainingConfig) -> None:
         self.options = options
         self.training = training
+
+    def begin(self, networks: Networks) -> None:  # noqa: B027 (most need nothing)
+        """Build what it needs of its own, such as a Q-network and its optimiser.
+
+        Called once, before the first iteration and before a checkpoint is loaded; torch's random
+        numbers start from the run's seed here. Modules and optimisers among the attributes are
+        saved with the run by themselves.
+        """
+
+    def state(self) -> State:
+        """Whatever else it keeps between iterations: tensors, arrays and numbers by name."""
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """Undo :meth:`state`; by default each becomes the attribute of its name."""
+        for name, value in state.items():
+            own = getattr(self, name)
+            if isinstance(own, Tensor) and isinstance(value, Tensor):
+                value = value.to(own.device)
+            setattr(self, name, value)
 
     @property
     def uses_value(self) -> bool:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+import sysconfig
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from sft_rl.config import Config, Section
 from sft_rl.config.files import explain
-from sft_rl.errors import UserError, did_you_mean
+from sft_rl.errors import NEIGHBOURS, RunFailed, UserError, did_you_mean
 
 
 def is_reference(name: str) -> bool:
@@ -108,3 +112,43 @@ def with_typed_options(config: Config) -> Config:
             hint = did_you_mean(name, typed) if typed else "nothing of your own declares options"
             raise UserError(f"options.{name}: unknown option; {hint}")
     return config.model_copy(update={"options": typed})
+
+
+@contextmanager
+def blaming_users(folder: Path | None = None) -> Iterator[None]:
+    """Turn an error out of a user's own code into one line that says where; ours stay as they are.
+
+    Args:
+        folder: Where the whole traceback goes, as ``error.txt``; none keeps none.
+
+    Raises:
+        RunFailed: Naming the user's function, its file and line.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frame = _users_frame(error)
+        if frame is None:
+            raise
+        where = f"{frame.name} ({frame.filename}, line {frame.lineno})"
+        message = (str(error).strip().splitlines() or ["no message"])[0]
+        text = f"{where} failed: {type(error).__name__}: {message}"
+        if folder is not None:
+            file = folder / "error.txt"
+            file.write_text("".join(traceback.format_exception(error)))
+            text += f"; its traceback is in {file}"
+        raise RunFailed(text) from error
+
+
+def _users_frame(error: Exception) -> traceback.FrameSummary | None:
+    """The innermost place of an error that is neither ours nor a library's."""
+    home, paths = Path(__file__).parents[2], sysconfig.get_paths()
+    others = [home / name for name in ("sft_rl", *NEIGHBOURS)]
+    others += [Path(paths[kind]) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_file() and not any(file.is_relative_to(place) for place in others):
+            return frame
+    return None

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from sft_rl.config import Config, ResolvedConfig
+from sft_rl.config.extensions import blaming_users
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError
 from sft_rl.export.sampler import load_sampler, sampler_of
@@ -94,14 +95,15 @@ def train(
         raise UserError("--resume: say which run, with --out FOLDER")
     if config.data.is_images:
         observer.phase("images")
-    config, data = resolve(
-        config,
-        network=network,
-        data=data,
-        reward=reward,
-        warn=observer.warn,
-        progress=observer.progress,
-    )
+    with blaming_users():
+        config, data = resolve(
+            config,
+            network=network,
+            data=data,
+            reward=reward,
+            warn=observer.warn,
+            progress=observer.progress,
+        )
     if data.units.is_images and network is None and reward is None:
         _check_memory(config)
     if config.uses_ray:
@@ -117,15 +119,16 @@ def train(
         store.check_settings(config)
         if store.is_finished(config):
             return TrainedRun(store, store.read_summary(), was_finished=True)
-    summary = _train(
-        config,
-        data,
-        store,
-        clock=Clock(started, observer),
-        going_on=going_on,
-        network=network,
-        reward=reward,
-    )
+    with blaming_users(store.path):
+        summary = _train(
+            config,
+            data,
+            store,
+            clock=Clock(started, observer),
+            going_on=going_on,
+            network=network,
+            reward=reward,
+        )
     return TrainedRun(store, summary)
 
 

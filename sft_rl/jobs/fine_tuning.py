@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sft_rl.config import DISTANCES, ResolvedConfig
+from sft_rl.config.extensions import blaming_users
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_collector, prepare_process
@@ -219,6 +220,7 @@ def _fine_tune_here(
             # A predecessor may still be dying, on this node or on another.
             stack.enter_context(store.lock(".learner.lock", patience_s=PATIENCE_S))
             checkpoint = store.resume(config)
+        stack.enter_context(blaming_users(store.path))
         fine_tune(
             network.to(resolve_device(config.device)),
             lambda: full_step,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,19 +17,24 @@ from torch.optim import Adam, Optimizer
 from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.config import CriticConfig, PolicyConfig, TrainingConfig, ValueConfig
 from sft_rl.data import Dataset
+from sft_rl.errors import UserError
 from sft_rl.learning.optim import (
     accumulate,
     decay_factor,
-    load_optimizer_tensors,
     micro_batches,
-    optimizer_tensors,
     update_average,
 )
 from sft_rl.learning.team import Team
 from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.rollout.runner import Weights
-from sft_rl.seeding import generator
+from sft_rl.seeding import derive_seed, generator
 from sft_rl.storage.checkpoint import TensorGroups
+from sft_rl.storage.state import (
+    kept_state,
+    load_kept_state,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
 from sft_rl.types import Loss, Metrics, Trajectories, given
 
 
@@ -93,6 +98,9 @@ class Learner:
                 self.optimizers[name] = Adam(
                     parameters, lr=own.learning_rate, betas=own.adam_betas, fused=True
                 )
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, "algorithm weights"))
+            algorithm.begin(networks)
         self._base_rates = {
             name: [group["lr"] for group in optimizer.param_groups]
             for name, optimizer in self.optimizers.items()
@@ -160,7 +168,7 @@ class Learner:
             loss = loss_of(slice(None))
         with torch.no_grad():
             scores = critic(generated, *given(labels))
-        return scores, {k: float(value) for k, value in loss.metrics.items()}
+        return scores, numbers(loss.metrics)
 
     def judge(self, batch: Trajectories, iteration: int, update: int) -> tuple[Tensor, Metrics]:
         """Step the critic, if it takes part; score a batch by the objective.
@@ -185,7 +193,7 @@ class Learner:
             "sample_spread": batch.final.std(),
             **{f"term_{t.config.name}": scores[t.config.name].mean() for t in objective.rewards},
         }
-        return total, metrics | {k: float(value) for k, value in watched.items()}
+        return total, metrics | numbers(watched)
 
     def update_value(self, trajectories: Trajectories, scores: Tensor) -> Metrics:
         """Regress V(s_k) on the final scores (B,) over all T * B states; they are detached."""
@@ -218,16 +226,19 @@ class Learner:
             for batch in self.algorithm.batches(prepared, source):
                 self.optimizers["policy"].zero_grad(set_to_none=True)
                 loss = accumulate(self._policy_losses(batch))
-                ratio = loss.metrics.pop("ratio", None)
+                watched = dict(loss.metrics)
+                ratio = watched.pop("ratio", None)
                 if ratio is not None and not metrics:
-                    metrics["first_ratio_deviation"] = (ratio - 1.0).abs().max().item()
+                    metrics["first_ratio_deviation"] = (
+                        (torch.as_tensor(ratio) - 1.0).abs().max().item()
+                    )
                 self.team.sum_gradients(policy.parameters())
                 norm = nn.utils.clip_grad_norm_(
                     policy.parameters(), self.optimisation.policy.max_grad_norm
                 )
                 self.optimizers["policy"].step()
                 metrics |= {"policy_loss": loss.value.item(), "policy_grad_norm": norm.item()}
-                metrics |= {name: value.item() for name, value in loss.metrics.items()}
+                metrics |= numbers(watched)
                 if self.algorithm.should_stop(metrics):
                     break
         options = self.optimisation.policy
@@ -276,6 +287,8 @@ class Learner:
         groups["objective"] = self.networks.objective.state()
         for name, optimizer in self.optimizers.items():
             groups[f"{name}_optimizer"] = optimizer_tensors(optimizer)
+        if kept := kept_state(self.algorithm):
+            groups["algorithm"] = kept
         return groups
 
     def load_state(self, groups: TensorGroups, *, version: int) -> None:
@@ -285,6 +298,7 @@ class Learner:
         self.networks.objective.load_state(groups["objective"])
         for name, optimizer in self.optimizers.items():
             load_optimizer_tensors(optimizer, groups[f"{name}_optimizer"])
+        load_kept_state(self.algorithm, groups.get("algorithm", {}))
         self.version = version
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -298,6 +312,20 @@ class Learner:
         if self.previous is not None:
             modules["previous"] = self.previous
         return modules
+
+
+def numbers(metrics: Mapping[str, Tensor | float]) -> Metrics:
+    """What an algorithm or a critic watched, as plain numbers.
+
+    Raises:
+        UserError: Naming a metric that is not one number.
+    """
+    found: Metrics = {}
+    for name, value in metrics.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise UserError(f"metric {name!r}: one number is kept, got {tuple(value.shape)}")
+        found[name] = float(value)
+    return found
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Small pieces around the optimisers: decays, averages, gradients in parts, their state."""
+"""Small pieces around the optimisers: decays, averages, gradients in parts."""
 
 import math
 from collections import defaultdict
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from sft_rl.types import Loss
 
@@ -50,33 +49,22 @@ def accumulate(losses: Iterable[tuple[Loss, float]]) -> Loss:
         losses: Loss of each part, a mean over its rows, and its share of the rows.
 
     Returns:
-        The batch's loss, detached; of its numbers, scalars are averaged and others joined.
+        The batch's loss, detached; of its numbers, scalars are averaged over the parts that have
+        them, and others joined.
     """
-    values, numbers = [], defaultdict(list)
+    values, numbers, shares = [], defaultdict(list), defaultdict(list)
     for loss, share in losses:
         (loss.value * share).backward()  # type: ignore[no-untyped-call]
         values.append(loss.value.detach() * share)
         for name, number in loss.metrics.items():
-            numbers[name].append(number if number.ndim else number * share)
-    joined = {
-        k: torch.cat(n, dim=-1) if n[0].ndim else torch.stack(n).sum() for k, n in numbers.items()
-    }
-    return Loss(torch.stack(values).sum(), joined)
+            tensor = torch.as_tensor(number).detach()
+            numbers[name].append(tensor if tensor.ndim else tensor * share)
+            shares[name].append(share)
 
+    def joined(name: str, parts: list[Tensor]) -> Tensor:
+        if parts[0].ndim:
+            return torch.cat(parts, dim=-1)
+        total = torch.stack(parts).sum()
+        return total if len(parts) == len(values) else total / sum(shares[name])
 
-def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state as named tensors: ``PARAMETER.FIELD``."""
-    return {
-        f"{index}.{field}": tensor
-        for index, entry in optimizer.state_dict()["state"].items()
-        for field, tensor in entry.items()
-    }
-
-
-def load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Undo :func:`optimizer_tensors`; learning rates stay as they are."""
-    entries: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, _, field = name.partition(".")
-        entries.setdefault(int(index), {})[field] = tensor.clone()
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+    return Loss(torch.stack(values).sum(), {k: joined(k, n) for k, n in numbers.items()})

@@ -1,4 +1,7 @@
-"""metrics.csv: one row an iteration, none twice and none missing, whatever happened."""
+"""metrics.csv: one row an iteration, none twice and none missing, whatever happened.
+
+A number that comes up later begins a column; one that is missing leaves its place empty.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,21 @@ class MetricsLog:
         if not self._columns:
             self._columns = [*row, *(name for name in self.sparse() if name not in row)]
             csv.writer(text).writerow(self._columns)
+        elif new := [name for name in row if name not in self._columns]:
+            self._widen(new)
         csv.DictWriter(text, self._columns, restval="").writerow(row)
         with saving(self.file, len(text.getvalue())), self.file.open("a", newline="") as stream:
             stream.write(text.getvalue())
+
+    def _widen(self, new: list[str]) -> None:
+        """Begin columns, empty so far."""
+        with self.file.open(newline="") as stream:
+            header, *rows = csv.reader(stream)
+        text = io.StringIO()
+        csv.writer(text).writerows([header + new, *(row + [""] * len(new) for row in rows)])
+        with saving(self.file, len(text.getvalue())):
+            replace_file(self.file, text.getvalue().encode())
+        self._columns = header + new
 
     def sync(self) -> None:
         """Return when the disk has all rows; a checkpoint must not be ahead of them."""

@@ -1,0 +1,114 @@
+"""What an object of anybody's keeps beside the run's own networks, as named tensors.
+
+Modules and optimisers among its attributes are found by themselves; the rest is what ``state()``
+declares: tensors, arrays and numbers by name. So a replay buffer, a running mean or a Q-network is
+in every checkpoint, and a resumed run goes on with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sft_rl.errors import UserError
+
+State = dict[str, Tensor | np.ndarray | float]
+"""Named tensors, arrays and numbers."""
+
+ARRAY, NUMBER = "@array", "@number"
+"""Ends of the names of what was no tensor, so that it comes back as what it was."""
+
+
+def kept_state(owner: object) -> dict[str, Tensor]:
+    """Everything that an object keeps, as named tensors.
+
+    Raises:
+        UserError: If it declares something that is neither tensor, array nor number.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, part in _parts(owner).items():
+        entries = part.state_dict() if isinstance(part, nn.Module) else optimizer_tensors(part)
+        tensors |= {f"{name}.{entry}": tensor for entry, tensor in entries.items()}
+    for name, value in _declared(owner).items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            tensors[name + ARRAY] = torch.tensor(value)
+        elif isinstance(value, bool | int | float):
+            kind = torch.float64 if isinstance(value, float) else None
+            tensors[name + NUMBER] = torch.tensor(value, dtype=kind)
+        else:
+            raise UserError(
+                f"{_name(owner)}.state: {name!r} is a {type(value).__name__}; tensors, arrays and "
+                "numbers are kept"
+            )
+    return tensors
+
+
+def load_kept_state(owner: Any, tensors: dict[str, Tensor]) -> None:
+    """Undo :func:`kept_state`.
+
+    Raises:
+        UserError: If the object keeps other things now.
+    """
+    left = dict(tensors)
+    for name, part in _parts(owner).items():
+        own = [key for key in left if key.startswith(f"{name}.")]
+        entries = {key.removeprefix(f"{name}."): left.pop(key) for key in own}
+        if isinstance(part, nn.Module):
+            part.load_state_dict(entries)
+        else:
+            load_optimizer_tensors(part, entries)
+    state = dict(_value(*item) for item in left.items())
+    if state.keys() != (declared := _declared(owner).keys()):
+        raise UserError(
+            f"{_name(owner)}.state: declares {sorted(declared)}, the checkpoint has {sorted(state)}"
+        )
+    if state:
+        owner.load_state(state)
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's state as named tensors: ``PARAMETER.FIELD``."""
+    return {
+        f"{index}.{field}": tensor
+        for index, entry in optimizer.state_dict()["state"].items()
+        for field, tensor in entry.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo :func:`optimizer_tensors`; learning rates stay as they are."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, field = name.partition(".")
+        entries.setdefault(int(index), {})[field] = tensor.clone()
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+
+
+def _parts(owner: object) -> dict[str, nn.Module | Optimizer]:
+    """Modules and optimisers among an object's attributes; those of a module it keeps itself."""
+    if isinstance(owner, nn.Module) or not hasattr(owner, "__dict__"):
+        return {}
+    found = {k: v for k, v in vars(owner).items() if isinstance(v, nn.Module | Optimizer)}
+    return dict(sorted(found.items()))
+
+
+def _declared(owner: Any) -> State:
+    return dict(owner.state()) if hasattr(owner, "state") else {}
+
+
+def _value(name: str, tensor: Tensor) -> tuple[str, Tensor | np.ndarray | float]:
+    if name.endswith(NUMBER):
+        return name.removesuffix(NUMBER), tensor.item()
+    if name.endswith(ARRAY):
+        return name.removesuffix(ARRAY), tensor.numpy()
+    return name, tensor
+
+
+def _name(owner: object) -> str:
+    return type(owner).__qualname__

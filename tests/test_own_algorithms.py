@@ -1,0 +1,148 @@
+"""Algorithms with a memory: it is in checkpoints, and one that is not declared is found."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from sft_rl.cli import main
+from sft_rl.config.files import load_config
+from sft_rl.errors import UserError
+from sft_rl.learning.optim import accumulate
+from sft_rl.storage.metrics_log import MetricsLog
+from sft_rl.storage.state import kept_state, load_kept_state
+from sft_rl.testing import check_resumes
+from sft_rl.types import Loss
+
+MODULE = """
+from examples.batch_baseline import BatchBaseline
+from examples.running_baseline import RunningBaseline
+from sft_rl.types import Loss
+
+
+class Forgetful(RunningBaseline):
+    def state(self):
+        return {}
+
+
+class Moody(BatchBaseline):
+    calls = 0
+
+    def loss(self, batch, networks):
+        loss = super().loss(batch, networks)
+        self.calls += 1
+        extra = {"seldom": 1.5} if self.calls == 2 else {}
+        return Loss(loss.value, {**loss.metrics, **extra})
+
+
+class Broken(BatchBaseline):
+    def loss(self, batch, networks):
+        return self.helper(batch)
+
+    def helper(self, batch):
+        raise ValueError("no such thing")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "memories.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("algorithm=examples.running_baseline:RunningBaseline",),
+        ("algorithm=examples.clip_higher:ClipHigher", "rollout.group_size=4"),
+        ("algorithm=examples.replay_q:ReplayQ", "options.capacity=80"),
+    ],
+)
+def test_the_examples_resume_to_the_same_bits(
+    settings: tuple[str, ...], tiny_settings: tuple[str, ...]
+):
+    check_resumes(load_config("swiss_roll", [*tiny_settings, *settings]))
+
+
+def test_what_is_not_declared_is_found(tiny_settings: tuple[str, ...]):
+    config = load_config("swiss_roll", [*tiny_settings, "algorithm=memories:Forgetful"])
+    with pytest.raises(AssertionError, match=r"resumed, iteration 3 has another .*state\(\)"):
+        check_resumes(config)
+
+
+def test_an_own_error_is_one_line_and_a_file(
+    tmp_path: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    words = ["train", "swiss_roll", *tiny_settings, "algorithm=memories:Broken"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 1
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if "failed" in text]
+    assert "helper (" in line and "memories.py, line 27) failed" in line
+    assert "ValueError: no such thing" in line and str(tmp_path / "run" / "error.txt") in line
+    assert "raise ValueError" in (tmp_path / "run" / "error.txt").read_text()
+
+
+def test_metrics_come_and_go(tmp_path: Path, tiny_settings: tuple[str, ...]):
+    words = ["train", "swiss_roll", *tiny_settings, "algorithm=memories:Moody"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    seen = pd.read_csv(tmp_path / "run" / "metrics.csv")["seldom"]
+    np.testing.assert_array_equal(seen, [np.nan, 1.5, np.nan])
+
+
+def test_a_late_column_survives_a_cut(tmp_path: Path):
+    log = MetricsLog(tmp_path / "metrics.csv")
+    log.append({"iteration": 1, "a": 0.5})
+    log.append({"iteration": 2, "b": 2.0})
+    log.cut(1)
+    log.append({"iteration": 2, "a": 1.0, "c": 3.0})
+    text = (tmp_path / "metrics.csv").read_text().split()
+    assert text == ["iteration,a,b,c", "1,0.5,,", "2,1.0,,3.0"]
+
+
+def test_parts_that_lack_a_number_do_not_count_for_it():
+    weight = torch.ones(1, requires_grad=True)
+    parts = [
+        (Loss(weight.sum(), {"a": 2.0, "b": 8.0}), 0.25),
+        (Loss(weight.sum(), {"a": 4.0}), 0.75),
+    ]
+    joined = accumulate(parts).metrics
+    assert (float(joined["a"]), float(joined["b"])) == (3.5, 8.0)
+
+
+class Keeper:
+    """Something of each kind."""
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.net = nn.Linear(2, 1)
+        self.optimizer = torch.optim.Adam(self.net.parameters())
+        self.net(torch.ones(1, 2)).sum().backward()
+        self.optimizer.step()
+        self.declared = {"t": torch.rand(2), "a": np.arange(3) + seed, "i": seed, "f": seed / 3}
+
+    def state(self) -> dict[str, object]:
+        return self.declared
+
+    def load_state(self, state: dict[str, object]) -> None:
+        self.declared = state
+
+
+def test_state_comes_back_as_what_it_was():
+    one, other = Keeper(1), Keeper(2)
+    load_kept_state(other, kept_state(one))
+    assert torch.equal(one.net.weight, other.net.weight)
+    moments = [k.optimizer.state[k.net.weight]["exp_avg"] for k in (one, other)]
+    assert torch.equal(*moments)
+    assert {k: type(v) for k, v in other.declared.items()} == {
+        "t": torch.Tensor, "a": np.ndarray, "i": int, "f": float
+    }  # fmt: skip
+    assert (other.declared["i"], other.declared["f"]) == (1, 1 / 3)
+    other.declared = {"words": "no"}
+    with pytest.raises(UserError, match=r"Keeper.state: 'words' is a str; tensors, arrays"):
+        kept_state(other)
+    other.declared = {"else": 1}
+    with pytest.raises(UserError, match=r"Keeper.state: declares \['else'\], the checkpoint has"):
+        load_kept_state(other, kept_state(one))
