@@ -12,7 +12,6 @@ from pathlib import Path
 from threading import Event
 from typing import Literal
 
-import torch
 from torch import nn
 
 from sft_rl.config import Config, ResolvedConfig
@@ -23,7 +22,7 @@ from sft_rl.export.sampler import load_sampler, sampler_of
 from sft_rl.jobs.beside import beside
 from sft_rl.jobs.build import prepare_process
 from sft_rl.jobs.clock import Clock
-from sft_rl.jobs.dry_run import GIB, Requirements, check_memory, memory_of, requirements
+from sft_rl.jobs.dry_run import GIB, check_memory, memory_of, requirements_of
 from sft_rl.jobs.fine_tuning import fine_tune, fine_tune_elsewhere
 from sft_rl.jobs.report import FLOOR, Table, comparison, names_of, number
 from sft_rl.learning.preemption import Preempted, PreemptionNotice
@@ -33,11 +32,8 @@ from sft_rl.pretrained.full_step import FullStep, Summary
 from sft_rl.rewards import OwnReward
 from sft_rl.runs.folder import RunFolder, free_run_path
 from sft_rl.runs.parts import (
-    algorithm_of,
     full_step_network,
     measured_full_step,
-    network_of,
-    networks_of,
     resolve_device,
 )
 from sft_rl.runs.remote import create_run, holds_run, open_run
@@ -105,7 +101,7 @@ def train(
             progress=observer.progress,
         )
     if data.units.is_images and network is None and reward is None:
-        _check_memory(config)
+        check_memory(config)
     if config.uses_ray:
         from sft_rl.distributed.session import check_ray
 
@@ -264,27 +260,6 @@ def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
         "updates": f"{resolved.training.micro_batch_size or 'all'} rows at a time",
         "memory, there": f"{there / GIB:.2f} GiB",
     }
-
-
-def _check_memory(config: ResolvedConfig) -> None:
-    """Refuse a run whose tensors do not fit into its device's memory."""
-    check_memory(
-        partial(requirements_of, config),
-        config.training,
-        available=memory_of(resolve_device(config.device)),
-        splits_batches=algorithm_of(config).splits_batches,
-    )
-
-
-def requirements_of(config: ResolvedConfig, micro_batch_size: int | None) -> Requirements:
-    """What a run needs with updates of so many rows at a time."""
-    training = config.training.model_copy(update={"micro_batch_size": micro_batch_size})
-    config = config.model_copy(update={"training": training})
-    with torch.device("meta"):
-        networks = networks_of(config, network_of(config))
-    return requirements(
-        networks, algorithm_of(config), training, draws_here=config.rollout.num_workers == 0
-    )
 
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from sft_rl.algorithms import Algorithm, Networks
-from sft_rl.config import TrainingConfig
+from sft_rl.config import ResolvedConfig, TrainingConfig
 from sft_rl.critics import Critic
 from sft_rl.errors import UserError
 from sft_rl.networks.mlp import num_parameters
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.runs.parts import algorithm_of, network_of, networks_of, resolve_device
 from sft_rl.types import given
 
 GIB = 2**30
@@ -51,34 +52,41 @@ def memory_of(device: torch.device) -> int:
     return there if limit == "max" else min(there, int(limit))
 
 
-def check_memory(
-    needs: Callable[[int | None], Requirements],
-    training: TrainingConfig,
-    *,
-    available: int,
-    splits_batches: bool = True,
-) -> None:
+def check_memory(config: ResolvedConfig, *, available: int | None = None) -> None:
     """Refuse a run whose tensors do not fit, and say which setting would.
 
     Args:
-        needs: What it needs with a `training.micro_batch_size`.
-        training: Batch sizes.
-        available: Bytes of memory.
-        splits_batches: Whether the algorithm takes micro-batches.
+        config: The run's configuration.
+        available: Bytes of memory; by default those of the learner's device.
 
     Raises:
         UserError: With the largest micro-batch that fits, if there is one.
     """
-    needed = needs(training.micro_batch_size).num_bytes
+    if available is None:
+        available = memory_of(resolve_device(config.device))
+    training = config.training
+    needed = requirements_of(config, training.micro_batch_size).num_bytes
     if needed <= available:
         return
-    rows = (training.micro_batch_size or training.batch_size) // 2 if splits_batches else 0
-    while rows and needs(rows).num_bytes > available:
+    splits = algorithm_of(config).splits_batches
+    rows = (training.micro_batch_size or training.batch_size) // 2 if splits else 0
+    while rows and requirements_of(config, rows).num_bytes > available:
         rows //= 2
     fits = f"training.micro_batch_size={rows} does" if rows else "a smaller training.batch_size may"
     raise UserError(
         f"training.batch_size: an iteration needs {_gib(needed)} of memory, there are "
         f"{_gib(available)}; {fits} fit"
+    )
+
+
+def requirements_of(config: ResolvedConfig, micro_batch_size: int | None) -> Requirements:
+    """What a run needs with updates of so many rows at a time."""
+    training = config.training.model_copy(update={"micro_batch_size": micro_batch_size})
+    config = config.model_copy(update={"training": training})
+    with torch.device("meta"):
+        networks = networks_of(config, network_of(config))
+    return requirements(
+        networks, algorithm_of(config), training, draws_here=config.rollout.num_workers == 0
     )
 
 

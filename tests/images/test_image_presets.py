@@ -16,8 +16,8 @@ from sft_rl.config.files import load_config
 from sft_rl.data import dataset_of
 from sft_rl.errors import UserError
 from sft_rl.export.few_step_pipeline import FewStepPipeline
-from sft_rl.jobs.commands import dry_run, requirements_of
-from sft_rl.jobs.dry_run import activation_bytes, check_memory, memory_of
+from sft_rl.jobs.commands import dry_run
+from sft_rl.jobs.dry_run import activation_bytes, check_memory, memory_of, requirements_of
 from sft_rl.runs.parts import network_of, policy_of
 from sft_rl.runs.resolve import resolve
 
@@ -105,12 +105,12 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_does():
     config, _ = resolve(load_config("digits", ["training.batch_size=512"]))
     needs = partial(requirements_of, config)
     needed = needs(None).num_bytes
-    check_memory(needs, config.training, available=needed)
+    check_memory(config, available=needed)
     words = r"needs 0\.40 GiB of memory, there are 0\.2\d GiB; training\.micro_batch_size=64 does"
     with pytest.raises(UserError, match=words):
-        check_memory(needs, config.training, available=needs(64).num_bytes)
+        check_memory(config, available=needs(64).num_bytes)
     with pytest.raises(UserError, match=r"a smaller training\.batch_size may"):
-        check_memory(needs, config.training, available=2**20)
+        check_memory(config, available=2**20)
     here = memory_of(torch.device("cpu"))
     assert needed < here < 2**44
 
