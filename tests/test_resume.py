@@ -18,6 +18,7 @@ from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
 from sft_rl.runs.changes import changes
+from sft_rl.runs.checkpoints import checkpoints
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.resolve import resolve
 from sft_rl.storage.checkpoint import DamagedCheckpoint, load
@@ -142,6 +143,23 @@ def test_more_iterations_of_a_finished_run_are_not_finished_before_their_end(
     assert not store.is_finished(more)
     store.resume(more)
     assert not RunFolder.open(out).is_finished(more)
+
+
+def test_a_run_takes_over_anothers_checkpoint_with_a_rate_of_its_own(
+    tmp_path: Path, settings: tuple[str, ...], undisturbed: Path
+):
+    """The short form of a population's exchange; the long one is in tests/tuning/test_tune.py."""
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    start = load(checkpoints(undisturbed)[0])
+    other = resolved(*settings, "policy.learning_rate=0.01")
+    store = RunFolder.open(out)
+    own_id = store.config.run_id
+    store.take_over(other, start)
+    opened = RunFolder.open(out)
+    assert (opened.config.run_id, opened.config.policy.learning_rate) == (own_id, 0.01)
+    assert pd.read_csv(out / "metrics.csv")["iteration"].iloc[-1] == start.meta["iteration"]
+    assert checkpoints(out) == []  # those of the rate before are none of this one's
 
 
 def test_what_cannot_be_resumed_is_refused(

@@ -188,6 +188,7 @@ def test_optuna_with_asha_workers_and_trials_that_go_wrong(
     assert "failed" in text
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_population_exchanges_checkpoints(
     tmp_path: Path, tiny_settings: tuple[str, ...], in_users_ray: UsersRay
