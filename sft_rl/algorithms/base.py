@@ -150,3 +150,21 @@ class Algorithm(ABC):
     def should_stop(self, metrics: Metrics) -> bool:
         """Whether to drop the iteration's remaining batches, given the last one's numbers."""
         return False
+
+
+def minibatches(
+    num_rows: int, num_minibatches: int, num_epochs: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Yield the rows of each minibatch, shuffled anew for every epoch; a rest is left out.
+
+    Args:
+        num_rows: How many rows there are.
+        num_minibatches: Minibatches of an epoch, at most one a row.
+        num_epochs: Passes over the rows.
+        generator: Source of the orders.
+    """
+    size = num_rows // min(num_minibatches, num_rows)
+    for _ in range(num_epochs):
+        order = torch.randperm(num_rows, generator=generator, device=generator.device)
+        for start in range(0, num_rows - size + 1, size):
+            yield order[start : start + size]

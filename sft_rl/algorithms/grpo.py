@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sft_rl.algorithms.advantages import within_groups
-from sft_rl.algorithms.base import Algorithm, Networks
+from sft_rl.algorithms.base import Algorithm, Networks, minibatches
 from sft_rl.config import GRPOConfig
 from sft_rl.diffusion.reverse import gaussian_kl
 from sft_rl.types import Loss, Trajectories, Transitions
@@ -100,12 +100,11 @@ class GRPO(Algorithm):
 
     def batches(self, prepared: Branches, generator: torch.Generator) -> Iterator[Branches]:
         """Yield the minibatches of every epoch, shuffled anew for each."""
-        total = len(prepared)
-        size = total // min(self.options.num_minibatches, total)
-        for _ in range(self.options.num_epochs):
-            order = torch.randperm(total, generator=generator, device=generator.device)
-            for start in range(0, total - size + 1, size):
-                yield prepared[order[start : start + size]]
+        options = self.options
+        for rows in minibatches(
+            len(prepared), options.num_minibatches, options.num_epochs, generator
+        ):
+            yield prepared[rows]
 
     def loss(self, batch: Branches, networks: Networks) -> Loss:
         """Return the surrogate plus the KL penalty, averaged over the minibatch."""

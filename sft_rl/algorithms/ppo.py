@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 
 from sft_rl.algorithms.advantages import score_transitions
-from sft_rl.algorithms.base import Algorithm, Networks
+from sft_rl.algorithms.base import Algorithm, Networks, minibatches
 from sft_rl.config import PPOConfig, TrainingConfig
 from sft_rl.types import Loss, Metrics, Trajectories, Transitions
 
@@ -46,12 +46,11 @@ class PPO(Algorithm):
 
     def batches(self, prepared: Transitions, generator: torch.Generator) -> Iterator[Transitions]:
         """Yield the minibatches of every epoch, shuffled anew for each."""
-        total = len(prepared.advantages)
-        size = total // min(self.options.num_minibatches, total)
-        for _ in range(self.options.num_epochs):
-            order = torch.randperm(total, generator=generator, device=generator.device)
-            for start in range(0, total - size + 1, size):
-                yield prepared[order[start : start + size]]
+        options = self.options
+        for rows in minibatches(
+            len(prepared), options.num_minibatches, options.num_epochs, generator
+        ):
+            yield prepared[rows]
 
     def loss(self, batch: Transitions, networks: Networks) -> Loss:
         """Return the clipped surrogate plus the KL penalty, averaged over the minibatch."""
