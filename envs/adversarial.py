@@ -76,8 +76,12 @@ class AdversarialReward:
         )
         device = next(iter(critic.state_dict().values())).device
         self._buffer = torch.zeros(buffer_size, *data.shape, device=device)
-        labels = torch.zeros(buffer_size, dtype=torch.int64, device=device)
-        self._labels = labels if num_classes else None
+        self._labels: Tensor | None = None
+        if data.conditions is not None:
+            width = data.conditions.shape[1]
+            self._labels = torch.zeros(buffer_size, width, device=device)
+        elif num_classes:
+            self._labels = torch.zeros(buffer_size, dtype=torch.int64, device=device)
         self._num_seen = 0
         self._num_waiting = 0
         self._num_steps = 0

@@ -28,7 +28,11 @@ LATENT_BOUND = 1e6
 
 
 def observation_space(
-    num_steps: int, shape: tuple[int, ...], observation: str, num_classes: int
+    num_steps: int,
+    shape: tuple[int, ...],
+    observation: str,
+    num_classes: int,
+    conditions: torch.Tensor | None = None,
 ) -> spaces.Space[Any]:
     """Space of one observation, ``dict`` or ``flat``.
 
@@ -37,9 +41,9 @@ def observation_space(
     """
     _check_choice("observation", observation, OBSERVATIONS)
     if observation == "flat":
-        if num_classes:
+        if num_classes or conditions is not None:
             raise UserError(
-                "observation: 'flat' has no place for the label of a class-conditional model; "
+                "observation: 'flat' has no place for the label or vector of a conditional model; "
                 "use 'dict'"
             )
         return spaces.Box(-LATENT_BOUND, LATENT_BOUND, (math.prod(shape) + 1,), np.float32)
@@ -49,6 +53,10 @@ def observation_space(
     }
     if num_classes:
         parts["label"] = spaces.Discrete(num_classes)
+    if conditions is not None:
+        parts["condition"] = spaces.Box(
+            -LATENT_BOUND, LATENT_BOUND, conditions.shape[1:], np.float32
+        )
     return spaces.Dict(parts)
 
 
@@ -81,14 +89,15 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
     ## Observation space
     By ``observation``: ``dict`` is ``latent``, ``Box(shape)`` in model units, and ``step_index``,
     ``Discrete(T + 1)``, the number of steps taken, and with classes ``label``,
-    ``Discrete(num_classes)``, the class that the sample is to be of; ``flat`` is one ``Box`` with
-    the latent and the step as a share of T, without classes.
+    ``Discrete(num_classes)``, the class that the sample is to be of, or with vectors ``condition``,
+    ``Box(D)``, standardised; ``flat`` is one ``Box`` with the latent and the step as a share of T,
+    without either.
 
     ## Rewards
     0 at every step but the last; there the score of the final sample.
 
     ## Starting state
-    ``latent`` ~ N(0, I), ``step_index`` 0, ``label`` uniform.
+    ``latent`` ~ N(0, I), ``step_index`` 0, ``label`` uniform, ``condition`` a training sample's.
 
     ## Episode end
     Terminated after T steps. Never truncated.
@@ -107,6 +116,7 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
         observation: str = "dict",
         policy: DenoisingPolicy | None = None,
         num_classes: int = 0,
+        conditions: torch.Tensor | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.process = DenoisingProcess(
@@ -117,10 +127,13 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
             action=action,
             policy=policy,
             num_classes=num_classes,
+            conditions=conditions,
         )
         self.observation = observation
         self.render_mode = render_mode
-        self.observation_space = observation_space(num_steps, shape, observation, num_classes)
+        self.observation_space = observation_space(
+            num_steps, shape, observation, num_classes, conditions
+        )
         self.action_space = action_space(shape, action, action_bound)
         self._seeded = False
 
@@ -131,14 +144,13 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
 
         Args:
             seed: Of this episode and those that follow.
-            options: Where this episode starts instead: ``latent`` (*shape), ``label``, or both.
+            options: Where this episode starts instead: ``latent`` (*shape), ``label``,
+                ``condition`` (D,), or a latent with one of these.
 
         Raises:
             UserError: If an option is unknown, or of another shape.
         """
-        start = given_start(
-            options, lead=(), shape=self.process.shape, classes=self.process.num_classes
-        )
+        start = given_start(options, lead=(), process=self.process)
         super().reset(seed=seed)
         if seed is not None:
             self.process.seed(torch.tensor([seed]))
@@ -170,7 +182,9 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
             progress = np.float32(self.process.step_index / self.process.num_steps)
             return np.append(latent.ravel(), progress)
         seen = {"latent": latent, "step_index": np.int64(self.process.step_index)}
-        if self.process.labels is not None:
+        if self.process.conditions is not None and self.process.labels is not None:
+            seen["condition"] = self.process.labels[0].numpy().copy()
+        elif self.process.labels is not None:
             seen["label"] = np.int64(self.process.labels[0])
         return seen
 
@@ -193,6 +207,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         observation: ``"dict"`` or ``"flat"``.
         policy: The pretrained sampler, for the last two actions.
         num_classes: Number of classes of a class-conditional model; 0 for none.
+        conditions: Vectors (K, D) to draw those from that samples are conditional on, or None.
         array: ``"numpy"``, or ``"torch"`` for tensors that are neither copied nor moved.
         device: Where the latents live; only with ``array="torch"``.
         render_mode: ``"rgb_array"`` to draw all samples into one picture.
@@ -216,6 +231,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         observation: str = "dict",
         policy: DenoisingPolicy | None = None,
         num_classes: int = 0,
+        conditions: torch.Tensor | None = None,
         array: str = "numpy",
         device: torch.device | str = "cpu",
         render_mode: str | None = None,
@@ -236,10 +252,11 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             action=action,
             policy=policy,
             num_classes=num_classes,
+            conditions=conditions,
             device=device,
         )
         self.single_observation_space = observation_space(
-            num_steps, shape, observation, num_classes
+            num_steps, shape, observation, num_classes, conditions
         )
         self.single_action_space = action_space(shape, action, action_bound)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -254,13 +271,13 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         Args:
             seed: Of these episodes and those that follow.
             options: Where these episodes start instead, as of the scalar env: ``latent``
-                (B, *shape), ``label`` (B,), or both. Rows that share one make a group.
+                (B, *shape), ``label`` (B,), ``condition`` (B, D). Rows that share one make a group.
 
         Raises:
             UserError: If an option is unknown, or of another shape.
         """
         lead, process = (self.num_envs,), self.process
-        start = given_start(options, lead=lead, shape=process.shape, classes=process.num_classes)
+        start = given_start(options, lead=lead, process=process)
         super().reset(seed=seed)
         if seed is not None:
             self.process.seed(torch.arange(self.num_envs) + seed)
@@ -300,7 +317,8 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             return self._out(torch.cat([latents.flatten(1), progress], dim=1))
         seen = {"latent": self._out(latents), "step_index": self._all(k)}
         if self.process.labels is not None:
-            seen["label"] = self._out(self.process.labels)
+            name = "label" if self.process.conditions is None else "condition"
+            seen[name] = self._out(self.process.labels)
         return seen
 
     def _all(self, value: Any) -> Any:

@@ -87,6 +87,7 @@ def env_arguments(
         "shape": policy.shape,
         "policy": policy,
         "num_classes": policy.num_classes,
+        "conditions": policy.conditions,
         "action": action,
         "action_bound": action_bound,
         "observation": observation,

@@ -34,6 +34,7 @@ class DenoisingProcess:
             sampler's mean; or the predicted noise, put into the sampler's step.
         policy: The pretrained sampler; needed unless the action is the next latent.
         num_classes: Number of classes, of which every episode gets a label; 0 for none.
+        conditions: Vectors (K, D), of which every episode gets one in a label's place, or None.
         device: Where the latents live.
 
     Raises:
@@ -50,6 +51,7 @@ class DenoisingProcess:
         action: str = "next_latent",
         policy: DenoisingPolicy | None = None,
         num_classes: int = 0,
+        conditions: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         if action not in ACTIONS:
@@ -67,10 +69,17 @@ class DenoisingProcess:
         self.reward = reward
         self._checked: RewardFunction | None = reward
         if reward is not None and not isinstance(reward, Reward):
-            self._checked = Reward(reward, name="reward", num_classes=num_classes, device=device)
+            self._checked = Reward(
+                reward,
+                name="reward",
+                num_classes=num_classes,
+                by_vector=conditions is not None,
+                device=device,
+            )
         self.action = action
         self.policy = policy
         self.num_classes = num_classes
+        self.conditions = conditions
         self.latents = torch.zeros(num_rows, *shape, device=device)
         self.labels: Tensor | None = None
         self.step_index = 0
@@ -83,13 +92,19 @@ class DenoisingProcess:
         self._episode = -1
 
     def restart(self, latents: Tensor | None = None, labels: Tensor | None = None) -> None:
-        """Start the next episode, from fresh noise N(0, I) and labels, or from given ones."""
+        """Start the next episode, from fresh noise N(0, I) and labels, or from given ones.
+
+        Labels are classes (B,) or vectors (B, D).
+        """
         self._episode += 1
         self.step_index = 0
         device = self.latents.device
         self.latents = self._noise(0) if latents is None else latents.to(device)
         if labels is not None:
             self.labels = labels.to(device)
+        elif self.conditions is not None:
+            rows = label_rows(self._keys, self._episode, len(self.conditions))
+            self.labels = self.conditions[rows]
         elif self.num_classes:
             self.labels = label_rows(self._keys, self._episode, self.num_classes)
 

@@ -1,4 +1,4 @@
-"""Where an episode starts, as `reset(options=…)` gives it: a latent, a label, or both."""
+"""Where an episode starts, as `reset(options=…)` gives it: a latent, a label or vector, or both."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from envs.process import DenoisingProcess
 from sft_rl.errors import UserError, did_you_mean
 
-OPTIONS = ("latent", "label")
+OPTIONS = ("latent", "label", "condition")
 
 
 def given_start(
-    options: dict[str, Any] | None, *, lead: tuple[int, ...], shape: tuple[int, ...], classes: int
+    options: dict[str, Any] | None, *, lead: tuple[int, ...], process: DenoisingProcess
 ) -> tuple[Tensor | None, Tensor | None]:
     """Check the options of a reset.
 
     Args:
         options: ``latent`` of shape (*lead, *shape), in place of pure noise, ``label`` of shape
-            (*lead), in place of a random one, or neither.
+            (*lead) or ``condition`` of shape (*lead, D), in place of a random one, or neither.
         lead: () of a single env, (B,) of a batched one.
-        shape: Shape of one sample.
-        classes: Number of classes; 0 for none.
+        process: Knows the shape of a sample, the number of classes and that of a vector.
 
     Returns:
-        Latent, float32, and label, int64, each with its `lead`, or None.
+        Latent, float32, and label, int64, or vector, float32, each with its `lead`, or None.
 
     Raises:
         UserError: Naming the option, what was given and what is allowed.
@@ -37,9 +37,12 @@ def given_start(
             raise UserError(f"reset: option {name!r} is unknown; {did_you_mean(name, OPTIONS)}")
     latent, label = options.get("latent"), options.get("label")
     if latent is not None:
-        latent = _numbers("latent", latent, (*lead, *shape)).float()
-        if not torch.isfinite(latent).all():
-            raise UserError("reset: option 'latent' holds numbers that are not finite")
+        latent = _finite("latent", latent, (*lead, *process.shape))
+    vector, classes = options.get("condition"), process.num_classes
+    if vector is not None:
+        if process.conditions is None:
+            raise UserError("reset: option 'condition' is for a model of vectors, this is none")
+        return latent, _finite("condition", vector, (*lead, process.conditions.shape[1]))
     if label is not None:
         if not classes:
             raise UserError("reset: option 'label' is for a class-conditional model, this is none")
@@ -48,6 +51,14 @@ def given_start(
             raise UserError(f"reset: option 'label' must hold whole numbers 0 to {classes - 1}")
         label = label.long()
     return latent, label
+
+
+def _finite(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
+    """As :func:`_numbers`, float32, and finite."""
+    found = _numbers(name, given, expected).float()
+    if not torch.isfinite(found).all():
+        raise UserError(f"reset: option {name!r} holds numbers that are not finite")
+    return found
 
 
 def _numbers(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:

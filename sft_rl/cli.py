@@ -115,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="file: .npy, or .csv of points, .png of images"
     )
     sample.add_argument("--label", type=int, help="their class, if the model has any")
+    sample.add_argument(
+        "--condition",
+        type=_condition,
+        metavar="NUMBERS|FILE",
+        help="what they are conditional on, if the model is: the columns' numbers, with commas "
+        "between, or a table with a row for each",
+    )
     sample.add_argument("--seed", type=int, default=0, help="seed of the samples")
     sample.set_defaults(run=_sample)
 
@@ -225,12 +232,27 @@ def _evaluate(args: argparse.Namespace, started: float) -> None:
     ConsoleObserver().table(f"{args.folder}", rows)
 
 
+def _condition(given: str) -> Path | list[float]:
+    """Numbers with commas between, or a file."""
+    try:
+        return [float(number) for number in given.split(",")]
+    except ValueError:
+        return home_expanded(given, "--condition")
+
+
 def _sample(args: argparse.Namespace, started: float) -> None:
     if args.num < 1:
         raise UserError(f"--num: must be at least 1, got {args.num}")
     from sft_rl.jobs.commands import write_samples
 
-    write_samples(args.folder, num=args.num, out=args.out, seed=args.seed, label=args.label)
+    write_samples(
+        args.folder,
+        num=args.num,
+        out=args.out,
+        seed=args.seed,
+        label=args.label,
+        condition=args.condition,
+    )
     sys.stdout.write(f"{args.num} samples written to {args.out}\n")
 
 

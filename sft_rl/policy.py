@@ -49,7 +49,9 @@ class DenoisingPolicy(nn.Module):
         learn_std: Learn a factor on each standard deviation, except the last step's.
         log_prob_reduction: ``"sum"`` or ``"mean"`` over a sample's dimensions.
         num_classes: Number of classes that the network is conditional on; 0 if it is not. Then
-            all methods want ``labels``, int64, broadcastable to (...).
+            all methods want ``labels``, int64, broadcastable to (...). A network that keeps
+            ``conditions``, vectors of shape (K, D), is conditional on such ones, and labels are
+            vectors, float32, broadcastable to (..., D).
     """
 
     timesteps: Tensor
@@ -103,6 +105,27 @@ class DenoisingPolicy(nn.Module):
         return len(self.timesteps)
 
     @property
+    def conditions(self) -> Tensor | None:
+        """Vectors of shape (K, D), to draw those that samples are conditional on; None if none."""
+        found: Tensor | None = getattr(self.network, "conditions", None)
+        return found
+
+    def random_labels(self, num: int, generator: torch.Generator) -> Tensor | None:
+        """Draw what samples are conditional on: classes (num,), vectors (num, D), or None."""
+        if self.conditions is None:
+            return random_labels(self.num_classes, num, generator)
+        rows = random_labels(len(self.conditions), num, generator)
+        return self.conditions[rows]
+
+    def blank_labels(self, num: int) -> Tensor | None:
+        """Labels of the right type and shape, all zero; None if the network takes none."""
+        if self.conditions is not None:
+            return self.conditions.new_zeros(num, self.conditions.shape[1])
+        if not self.num_classes:
+            return None
+        return torch.zeros(num, dtype=torch.int64, device=self.device)
+
+    @property
     def device(self) -> torch.device:
         """Where the policy computes."""
         return self.timesteps.device
@@ -121,7 +144,8 @@ class DenoisingPolicy(nn.Module):
         Args:
             latents: Shape (..., *shape).
             step_index: k, int64, broadcastable to (...): scalar, (N,) or (T, 1).
-            labels: Classes, int64, broadcastable to (...): (N,) or (B,); None if unconditional.
+            labels: Classes, int64, broadcastable to (...): (N,) or (B,), or vectors with D
+                numbers each; None if unconditional.
         """
         output = self.output(latents, step_index, labels)
         return self.mean_from_output(latents, output, step_index)
@@ -273,11 +297,11 @@ class DenoisingPolicy(nn.Module):
         Args:
             num: How many.
             generator: Source of noise, and before it of labels.
-            labels: Classes, int64, shape (num,); None draws them, if the model has classes.
+            labels: Classes (num,) or vectors (num, D); None draws them, if the model has any.
             progress: Is told after every step how many of all there are over.
         """
         if labels is None:
-            labels = random_labels(self.num_classes, num, generator)
+            labels = self.random_labels(num, generator)
         chunk_size = POINTS_A_CHUNK if len(self.shape) == 1 else IMAGES_A_CHUNK
         samples = torch.empty(num, *self.shape, device=self.device)
         done, total = 0, -(-num // chunk_size) * self.num_steps

@@ -27,6 +27,12 @@ def silent(done: int, total: int, metrics: Metrics) -> None:
     """A progress that nobody watches."""
 
 
+def for_all(labels: Tensor, lead: Sequence[int]) -> Tensor:
+    """Expand labels to the leading dimensions: classes to (*lead), vectors to (*lead, D)."""
+    is_vector = labels.is_floating_point()
+    return labels.expand(*lead, labels.shape[-1]) if is_vector else labels.expand(*lead)
+
+
 def given(labels: Tensor | None) -> tuple[Tensor, ...]:
     """Labels as a network's, a critic's or a reward's last argument: none if there are none.
 
@@ -47,8 +53,8 @@ class Trajectories:
         rewards: Raw scores of the final samples by the K terms of the objective that score each
             sample once, shape (K, B); the critic alone has none.
         policy_version: Number of the weights that drew them.
-        labels: Class that each sample is to be of, int64, shape (B,); None if the model is
-            unconditional.
+        labels: Class that each sample is to be of, int64, shape (B,), or vector that it is
+            conditional on, float32, shape (B, D); None if the model is unconditional.
         group_size: K trajectories in a row share their start noise and label; 1 for no groups.
         branch_step: Step at which those of a group part, int64, shape (B,): they share the latents
             up to it, and their actions from it on are their own; None without groups.
@@ -149,8 +155,8 @@ class Transitions:
         step_index: k in 0..T-1, int64, shape (...) or broadcastable to it, as (T, 1).
         old_log_probs: log pi_old(a_k | s_k), shape (...).
         advantages: Advantage of a_k, shape (...).
-        labels: Class that the sample is to be of, int64, shape (B,) or (N,); None if the model
-            is unconditional.
+        labels: Class that the sample is to be of, int64, shape (B,) or (N,), or its vector, with
+            D numbers; None if the model is unconditional.
     """
 
     latents: Tensor
@@ -175,7 +181,9 @@ class Transitions:
             step_index=self.step_index.expand(lead).reshape(-1),
             old_log_probs=self.old_log_probs.reshape(-1),
             advantages=self.advantages.reshape(-1),
-            labels=None if self.labels is None else self.labels.expand(lead).reshape(-1),
+            labels=None
+            if self.labels is None
+            else for_all(self.labels, lead).flatten(0, -1 + len(lead)),
         )
 
     def part(self, trajectories: slice, *, num_steps: int | None = None) -> Transitions:

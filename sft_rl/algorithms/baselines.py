@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sft_rl.algorithms.base import Networks
 from sft_rl.policy import IMAGES_A_CHUNK, POINTS_A_CHUNK
-from sft_rl.types import Trajectories, given
+from sft_rl.types import Trajectories, for_all, given
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def _expected_scores(trajectories: Trajectories, networks: Networks) -> Tensor:
     if not networks.objective.live:
         return expected.new_zeros(lead)
     flat = expected.flatten(0, 1)
-    rows = [y.expand(lead).reshape(-1) for y in given(labels)]
+    rows = [for_all(y, lead).flatten(0, 1) for y in given(labels)]
     size = POINTS_A_CHUNK if networks.policy.event_ndim == 1 else IMAGES_A_CHUNK
     parts = [
         networks.score(*(values[start : start + size] for values in (flat, *rows)))

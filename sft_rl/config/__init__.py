@@ -44,6 +44,7 @@ __all__ = [
     "OF_FEATURES",
     "OWN",
     "WATCHED_OF_POINTS",
+    "Conditions",
     "Config",
     "CriticConfig",
     "DataConfig",
@@ -74,6 +75,19 @@ __all__ = [
 ]
 
 
+class Conditions(Section):
+    """Vectors that a model is conditional on, looked up in the data."""
+
+    names: tuple[str, ...]
+    """Of their columns."""
+    shift: tuple[float, ...]
+    """What is added to vectors in model units after scaling, one number a column."""
+    scale: tuple[float, ...]
+    """What vectors in model units are multiplied by, one number a column."""
+    num_rows: Count
+    """How many vectors of training samples a model keeps, to draw from where none is given."""
+
+
 class Samples(Section):
     """What samples are, looked up in the data: enough to draw some where the data are not."""
 
@@ -87,8 +101,21 @@ class Samples(Section):
     """Value of a white pixel of images, whose values are whole numbers; none for points."""
     num_classes: NonNegativeInt = 0
     """Number of classes of the data's labels; 0 if they have none."""
+    conditions: Conditions | None = None
+    """Vectors that points are conditional on, if they are."""
     fingerprint: str
     """Hash of the training data."""
+
+    @property
+    def num_conditions(self) -> int:
+        """Numbers of the vector that a point is conditional on; 0 for none."""
+        return 0 if self.conditions is None else len(self.conditions.names)
+
+    @property
+    def table(self) -> tuple[int, int] | None:
+        """Shape of the vectors that a model keeps; None without any."""
+        known = self.conditions
+        return None if known is None else (known.num_rows, len(known.names))
 
 
 class Config(Section):

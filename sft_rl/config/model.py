@@ -43,6 +43,9 @@ class DataConfig(Section):
     columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Columns of a table to read, by name, or by position from 0 where they have none: of points
     the dimensions. None takes all, but for an index."""
+    condition_columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Columns of a table of points that are given, not generated: the model is conditional on them,
+    as on the parameters of an experiment. They are no dimensions of the points."""
     separator: Literal["comma", "semicolon", "tab", "pipe", "space"] | None = None
     """What parts the columns of a .csv; None finds it out."""
     header: bool | None = None
@@ -72,6 +75,13 @@ class DataConfig(Section):
     """Seed of synthetic points and of the split."""
 
     @property
+    def all_columns(self) -> tuple[str, ...] | None:
+        """What is read of a table of points: `columns` with `condition_columns`, or all."""
+        if self.columns is None:
+            return None
+        return (*self.columns, *(self.condition_columns or ()))
+
+    @property
     def is_images(self) -> bool:
         """Whether samples are images, of shape (channels, height, width)."""
         return self.name in IMAGES
@@ -82,7 +92,7 @@ class DataConfig(Section):
         known = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
         return known.get(self.name, (self.channels, self.image_size, self.image_size))
 
-    @field_validator("columns", mode="before")
+    @field_validator("columns", "condition_columns", mode="before")
     @classmethod
     def _names_may_be_numbers(cls, value: Any) -> Any:
         return [str(name) for name in value] if isinstance(value, (list, tuple)) else value
@@ -105,6 +115,13 @@ class DataConfig(Section):
         for name, value in tables.items():
             if value is not None and self.name not in ("file", "images", "memory"):
                 raise ValueError(f"data.{name}: data.name={self.name} reads no table, got {value}")
+        if self.condition_columns is not None and self.name not in ("file", "memory"):
+            raise ValueError(
+                f"data.condition_columns: goes with a table of points, got data.name={self.name}"
+            )
+        both = sorted(set(self.columns or ()) & set(self.condition_columns or ()))
+        if both:
+            raise ValueError(f"data.condition_columns: {both} are in data.columns, too")
         return self
 
     @model_validator(mode="after")

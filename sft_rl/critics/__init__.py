@@ -21,8 +21,8 @@ __all__ = [
 WITNESSES = ("mmd", "sliced_wasserstein")
 
 
-def check_objective(name: str, *, num_classes: int) -> None:
-    """Refuse a critic that there is not, or that does not look at the model's labels.
+def check_objective(name: str, *, is_conditional: bool) -> None:
+    """Refuse a critic that there is not, or that does not look at the model's condition.
 
     Raises:
         UserError: Naming those there are.
@@ -32,9 +32,9 @@ def check_objective(name: str, *, num_classes: int) -> None:
     elif name not in (*OBJECTIVES, *WITNESSES):
         hint = did_you_mean(name, [*OBJECTIVES, *WITNESSES])
         raise UserError(f"critic.objective: {name!r} is unknown; {hint}")
-    elif name in WITNESSES and num_classes:
+    elif name in WITNESSES and is_conditional:
         raise UserError(
-            f"critic.objective: {name!r} does not look at the labels of a class-conditional "
+            f"critic.objective: {name!r} does not look at the labels or vectors of a conditional "
             f"model; use {', '.join(OBJECTIVES)}"
         )
 
@@ -45,6 +45,7 @@ def build_critic(
     *,
     batch_size: int,
     num_classes: int,
+    num_conditions: int = 0,
     own: dict[str, object] | None = None,
 ) -> Critic:
     """Build the critic of a name, for samples of one shape.
@@ -54,18 +55,22 @@ def build_critic(
         shape: Shape of one sample.
         batch_size: Samples of a critic step.
         num_classes: Classes of the model; 0 for none.
+        num_conditions: Numbers of the vectors that the model is conditional on; 0 for none.
         own: Options of users' own classes, of which a user's critic takes its own.
 
     Raises:
         UserError: As :func:`check_objective`, or if its network takes no samples of that shape.
     """
     name = options.objective
-    check_objective(name, num_classes=num_classes)
+    check_objective(name, is_conditional=bool(num_classes or num_conditions))
     if is_reference(name):
         kind = load_class("critic.objective", name, Critic)
         return kind(own_options(kind, own or {}), shape)  # type: ignore[no-any-return]
     if name in OBJECTIVES:
-        return NetworkCritic(critic_network(options, shape, num_classes=num_classes), options)
+        network = critic_network(
+            options, shape, num_classes=num_classes, num_conditions=num_conditions
+        )
+        return NetworkCritic(network, options)
     if name == "mmd":
         return MMDCritic(batch_size, shape)
     return SlicedWassersteinCritic(batch_size, shape, num_projections=options.num_projections)

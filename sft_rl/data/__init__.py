@@ -51,7 +51,8 @@ def dataset_of(values: Any, config: DataConfig) -> Dataset:
     config = config.model_copy(update={"name": "memory", "path": None})
     array = values.detach().cpu() if hasattr(values, "detach") else values
     if np.ndim(array) != 4:
-        return points_dataset(table_of(array, config), config, source="data: it")
+        read = config.model_copy(update={"columns": config.all_columns})
+        return points_dataset(table_of(array, read), config, source="data: it")
     array = np.asarray(array)
     if array.dtype != np.uint8 or array.shape[1] not in (1, 3):
         raise UserError(

@@ -43,6 +43,32 @@ def chosen(names: Sequence[str], wanted: Sequence[str] | None, source: str) -> l
     return [names.index(name) for name in wanted] if wanted else list(range(len(names)))
 
 
+def split_off(
+    table: NumberTable, names: Sequence[str], source: str
+) -> tuple[NumberTable, NumberTable]:
+    """Part the columns of `data.condition_columns` from the points.
+
+    Raises:
+        UserError: For a name that no column has, or if no other column is left.
+    """
+    for name in names:
+        if name not in table.names:
+            hint = did_you_mean(name, table.names)
+            raise UserError(f"data.condition_columns: {source} has no {name!r}; {hint}")
+    others = [name for name in table.names if name not in names]
+    if not others:
+        raise UserError(f"data.condition_columns: {source} has no other columns for the points")
+    points, given = (
+        replace(
+            table,
+            names=tuple(part),
+            values=table.values[:, [table.names.index(name) for name in part]],
+        )
+        for part in (others, names)
+    )
+    return points, given
+
+
 def without_index(table: NumberTable, source: str) -> NumberTable:
     """Leave out an index that was written beside the points.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sft_rl.config import DataConfig, Samples
-from sft_rl.data.columns import NumberTable
+from sft_rl.config import Conditions, DataConfig, Samples
+from sft_rl.data.columns import NumberTable, split_off
 from sft_rl.data.point_files import read_points
 from sft_rl.data.points import draw_points
 from sft_rl.data.units import Units
@@ -22,6 +23,8 @@ CONSTANT = 64 * np.finfo(np.float64).eps
 """Numbers that differ by so small a share of them differ by rounding."""
 LARGEST = 1e100
 """Squares of numbers beyond leave the range of float64 in the metrics."""
+MOST_CONDITIONS = 100_000
+"""Vectors that a model keeps to draw from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +34,12 @@ class Dataset:
     Attributes:
         train: Training samples in model units, float32, shape (N, *shape).
         held_out: Real samples for the metrics in the data's units, or None if the source is
-            synthetic and gives as many as wanted.
+            synthetic and gives as many as wanted. Vectors that they are conditional on stand
+            behind their coordinates, as :meth:`Units.joined` puts them.
         units: The map to the data's own units, and what samples are.
         config: Where the data came from.
-        labels: Classes of the training samples, int64, shape (N,), or None.
+        labels: What the training samples are conditional on: classes, int64, shape (N,), or
+            vectors in model units, float32, shape (N, D); None if nothing.
         description: What was read, as rows of a table; nothing of what was drawn.
     """
 
@@ -58,15 +63,37 @@ class Dataset:
     def batch(self, num: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
         """Draw training samples with replacement, model units, shape (num, *shape).
 
-        With labels, int64, shape (num,), sample i is drawn from those of class ``labels[i]``.
+        With labels, shape (num, D), sample i is drawn from those of the vector ``labels[i]``.
         """
-        assert labels is None, "points have no labels"
-        index = torch.randint(len(self.train), (num,), generator=generator, device=generator.device)
+        if labels is None:
+            index = torch.randint(
+                len(self.train), (num,), generator=generator, device=generator.device
+            )
+        else:
+            keys, order = self._by_condition
+            wanted = _keys(labels.to(keys.device))
+            first, last = (torch.searchsorted(keys, wanted, right=right) for right in (False, True))
+            assert (last > first).all(), "a vector that no training sample has"
+            share = torch.rand(num, generator=generator, device=generator.device).to(keys.device)
+            index = order[first + (share * (last - first)).long()]
         return self.train[index.to(self.train.device)].to(generator.device)
+
+    @cached_property
+    def _by_condition(self) -> tuple[Tensor, Tensor]:
+        """Keys of the training samples' vectors, sorted, and whose they are."""
+        assert self.labels is not None, "points without vectors have none to be drawn by"
+        return tuple(_keys(self.labels).sort(stable=True))  # type: ignore[return-value]
+
+    @property
+    def conditions(self) -> Tensor | None:
+        """Vectors that a model keeps to draw from, shape (K, D); None without any."""
+        kept = self.units.samples.conditions
+        return None if kept is None or self.labels is None else self.labels[: kept.num_rows]
 
     def train_in_units(self, num: int) -> Array:
         """Return the first `num` training samples in the data's own units."""
-        return self.units.to_data(self.train[:num])
+        vectors = None if self.units.samples.conditions is None else self.labels
+        return self.units.joined(self.train[:num], None if vectors is None else vectors[:num])
 
     def real(self, num: int, seed: int, draw: int) -> Array:
         """Return real data that the model was not trained on, in the data's own units.
@@ -85,6 +112,13 @@ class Dataset:
         return rows[:num]
 
 
+def _keys(vectors: Tensor) -> Tensor:
+    """One number for each vector (…, D), equal for equal ones, float64, shape (…)."""
+    weights = np.random.default_rng(0).standard_normal(vectors.shape[-1])
+    columns = zip(vectors.double().unbind(-1), weights.tolist(), strict=True)
+    return torch.stack([column * weight for column, weight in columns]).sum(0)
+
+
 def load_points(config: DataConfig) -> Dataset:
     """Load or generate the points a configuration names.
 
@@ -92,7 +126,8 @@ def load_points(config: DataConfig) -> Dataset:
         UserError: If a file is missing or does not hold what it should.
     """
     if config.name == "file":
-        return points_dataset(read_points(config), config, source=f"data.path: {config.path}")
+        table = read_points(config.model_copy(update={"columns": config.all_columns}))
+        return points_dataset(table, config, source=f"data.path: {config.path}")
     seed = derive_seed(config.seed, "train") % 2**32
     train = draw_points(config.name, config.num_points, config.noise, seed)
     # A synthetic shape keeps its proportions.
@@ -111,31 +146,68 @@ def points_dataset(table: NumberTable, config: DataConfig, *, source: str) -> Da
     Raises:
         UserError: If they are too few, or a column is constant or beyond float64's squares.
     """
+    given = None
+    if config.condition_columns is not None:
+        table, given = split_off(table, config.condition_columns, source)
     points = table.values
     order = np.random.default_rng(config.seed).permutation(len(points))
     num_test = max(int(len(points) * config.test_fraction), 2)
     if len(points) - num_test < 2:
         raise UserError(f"{source} has {len(points)} rows, needs at least 4")
     held_out, train = points[order[:num_test]], points[order[num_test:]]
-    for name, column in zip(table.names, train.T, strict=True):
-        largest = np.abs(column).max()
-        if largest > LARGEST:
-            raise UserError(f"{source} has too large numbers in column {name!r}: {largest:.3g}")
-        if config.standardise and np.ptp(column) <= CONSTANT * largest:
-            raise UserError(f"{source} has a constant column {name!r}, nothing to learn")
-    # Its columns may have any units. A sum far from 0 would lose digits.
-    shift = train[0] + (train - train[0]).mean(axis=0)
-    spread = (train - shift).std(axis=0)
+    shift, spread = _scales(train, table.names, source, varies=config.standardise)
     description = {
         "rows": f"{len(points):,}, {num_test:,} held out",
         "columns": ", ".join(table.names),
+        **({} if given is None else {"conditional on": ", ".join(given.names)}),
         **table.notes,
     }
     if copies := _num_copies(points):
         description["repeated rows"] = f"{copies:,}, equal to one before"
-    return _standardised(
+    data = _standardised(
         train, held_out, config, shift=shift, spread=spread, description=description
     )
+    return data if given is None else _conditional(data, given, order, source)
+
+
+def _scales(
+    values: Array, names: tuple[str, ...], source: str, *, varies: bool
+) -> tuple[Array, Array]:
+    """Mean and standard deviation of every column; refuse numbers that have none of use."""
+    for name, column in zip(names, values.T, strict=True):
+        largest = np.abs(column).max()
+        if largest > LARGEST:
+            raise UserError(f"{source} has too large numbers in column {name!r}: {largest:.3g}")
+        if varies and np.ptp(column) <= CONSTANT * largest:
+            raise UserError(f"{source} has a constant column {name!r}, nothing to learn")
+    # Columns may have any units. A sum far from 0 would lose digits.
+    shift = values[0] + (values - values[0]).mean(axis=0)
+    return shift, (values - shift).std(axis=0)
+
+
+def _conditional(data: Dataset, given: NumberTable, order: Array, source: str) -> Dataset:
+    """Give points the vectors that they are conditional on, standardised, too.
+
+    Args:
+        data: Points, held out and for training.
+        given: A vector for each row of the table.
+        order: Rows of the points, those held out first.
+        source: Where they came from.
+    """
+    assert data.held_out is not None, "points of a table"
+    vectors = given.values[order]
+    num_test, num_train = len(data.held_out), len(data.train)
+    shift, spread = _scales(vectors[num_test:], given.names, source, varies=True)
+    conditions = Conditions(
+        names=given.names,
+        shift=tuple(shift.tolist()),
+        scale=tuple(spread.tolist()),
+        num_rows=min(num_train, MOST_CONDITIONS),
+    )
+    units = Units(data.units.samples.model_copy(update={"conditions": conditions}))
+    labels = units.condition_to_model(vectors)
+    held_out = units.beside(data.held_out, labels[:num_test])
+    return replace(data, units=units, labels=labels[num_test:], held_out=held_out)
 
 
 def _num_copies(points: Array) -> int:

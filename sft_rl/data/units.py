@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from sft_rl.config import Samples
 from sft_rl.data.pictures import tile, to_rgb
-from sft_rl.errors import UserError
+from sft_rl.errors import UserError, shortened
 from sft_rl.storage.files import new_file
 
 Array = np.ndarray
@@ -69,6 +70,60 @@ class Units:
         """Undo :meth:`to_data`, float32."""
         shift, scale = self.shift.to(values.device), self.scale.to(values.device)
         return ((values.to(self._dtype) - shift) / scale).float()
+
+    def condition_to_model(self, vectors: Any) -> Tensor:
+        """Turn vectors (D,) or (N, D) of `data.condition_columns` into model units, float32.
+
+        Raises:
+            UserError: If the model is conditional on none, or on others.
+        """
+        known = self.samples.conditions
+        if known is None:
+            raise UserError("condition: the model is not conditional on vectors; leave it out")
+        try:
+            values = np.asarray(vectors, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"condition: holds no numbers: {shortened(vectors)}") from error
+        if values.ndim not in (1, 2) or values.shape[-1] != len(known.names):
+            raise UserError(
+                f"condition: needs {len(known.names)} numbers ({', '.join(known.names)}), for all "
+                f"samples or for each, got shape {values.shape}"
+            )
+        if not np.isfinite(values).all():
+            raise UserError("condition: holds numbers that are not finite")
+        return torch.from_numpy((values - known.shift) / known.scale).float()
+
+    def condition_to_data(self, vectors: Tensor) -> Tensor:
+        """Undo :meth:`condition_to_model`, float64."""
+        known = self.samples.conditions
+        assert known is not None, "a model without vectors has no labels that are some"
+        scale, shift = (
+            vectors.new_tensor(v, dtype=torch.float64) for v in (known.scale, known.shift)
+        )
+        return vectors * scale + shift
+
+    def joined(self, samples: Tensor, labels: Tensor | None) -> Array:
+        """Samples in the data's units as the metrics take them; labels are their condition."""
+        values = self.to_data(samples)
+        if labels is None or not self.samples.num_conditions:
+            return values
+        return self.beside(values, labels)
+
+    def beside(self, values: Array, vectors: Tensor) -> Array:
+        """Put vectors in model units behind points in the data's, scaled to their spread.
+
+        So metrics compare points together with what they are conditional on.
+        """
+        scaled = vectors.cpu().double().numpy() * np.mean(self.samples.scale)
+        return np.concatenate([values, scaled], axis=1)
+
+    @property
+    def centre(self) -> Array:
+        """The middle of what :meth:`joined` gives, float64: no metric depends on it."""
+        num = self.samples.num_conditions
+        if not num:
+            return np.asarray(self.samples.shift)
+        return np.concatenate([np.broadcast_to(self.samples.shift, self.shape), np.zeros(num)])
 
     def write(self, file: Path, values: Array) -> None:
         """Write samples in the data's units into a new file: .npy; .csv of points, .png of images.

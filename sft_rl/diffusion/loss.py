@@ -39,7 +39,8 @@ def matching_loss(
         num_times: Different times in the batch, at most B: the same time is shared by
             B / num_times samples, so that the network embeds it once.
         continuous: Draw fractional times; else whole ones.
-        labels: Classes of the data, int64, shape (B,); None for an unconditional model.
+        labels: Classes of the data, int64, shape (B,), or vectors (B, D); None for an unconditional
+            model.
 
     Returns:
         Scalar, averaged over the batch and all dimensions.
@@ -52,7 +53,9 @@ def matching_loss(
     t = (t if continuous else t.floor())[:, None]
     num = len(x_0) // num_times * num_times
     x_0 = x_0[:num].reshape(num_times, -1, *x_0.shape[1:])
-    classes = given(None if labels is None else labels[:num].reshape(num_times, -1))
+    classes = given(
+        None if labels is None else labels[:num].reshape(num_times, -1, *labels.shape[1:])
+    )
     eps = torch.randn(x_0.shape, generator=generator, device=device)
     alpha, sigma = path.levels_for(t, x_0)
     x_t = prediction.input_scale(alpha, sigma) * path.add_noise(x_0, eps, t)

@@ -82,10 +82,11 @@ class SamplerModule(TorchRLModule, ValueFunctionAPI):
         return self.value(*self._state(batch)).squeeze(-1)
 
     def _state(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
-        """Latents, step index, and labels if the model has classes."""
+        """Latents, step index, and labels or vectors if the model has any."""
         observations = batch[Columns.OBS]
         # RLlib also asks about final observations, step index T, and masks what it gets.
         last = self.policy.num_steps - 1
         step_index = observations["step_index"].long().clamp_max(last)
         labels = (observations["label"].long(),) if self.policy.num_classes else ()
-        return observations["latent"], step_index, *labels
+        vectors = () if self.policy.conditions is None else (observations["condition"],)
+        return observations["latent"], step_index, *labels, *vectors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -38,19 +38,23 @@ class Sampler:
         """Number of denoising steps T, and so of network calls a sample."""
         return self.policy.num_steps
 
-    def sample(self, num: int, *, seed: int = 0, label: int | None = None) -> Array:
+    def sample(
+        self, num: int, *, seed: int = 0, label: int | None = None, condition: Any = None
+    ) -> Array:
         """Draw samples in the data's units.
 
         Args:
             num: How many.
             seed: Seed of noise and labels; the same seed gives the same samples.
             label: Class of all samples; None draws classes, if the model has any.
+            condition: Vector (D,) of all samples, or one for each (num, D), in the units of
+                `data.condition_columns`; None takes those of training samples, if it has any.
 
         Returns:
             Shape (num, *shape); float64, of images uint8.
 
         Raises:
-            UserError: If the number is not positive or the model has no such class.
+            UserError: If the number is not positive, or the model has no such class or condition.
         """
         if num < 1:
             raise UserError(f"num: must be at least 1, got {num}")
@@ -60,6 +64,11 @@ class Sampler:
                 has = f"classes 0 to {policy.num_classes - 1}" if policy.num_classes else "none"
                 raise UserError(f"label: got {label}, the model has {has}")
             labels = torch.full((num,), label, device=policy.device)
+        if condition is not None:
+            vectors = self.units.condition_to_model(condition)
+            if vectors.ndim == 2 and len(vectors) != num:
+                raise UserError(f"condition: {len(vectors)} vectors for {num} samples")
+            labels = vectors.expand(num, -1).to(policy.device)
         source = generator(seed, "user", device=policy.device)
         return self.units.to_data(policy.sample(num, source, labels))
 

@@ -53,6 +53,7 @@ def build_runner(config: ResolvedConfig, own: nn.Module | None = None) -> Rollou
         num_steps=policy.num_steps,
         shape=policy.shape,
         num_classes=policy.num_classes,
+        conditions=policy.conditions,
         array="torch",
         device=device,
     )

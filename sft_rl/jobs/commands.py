@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from threading import Event
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
-from sft_rl.config import Config, ResolvedConfig
+from sft_rl.config import Config, DataConfig, ResolvedConfig
 from sft_rl.config.extensions import blaming_users
 from sft_rl.data import Dataset, load_dataset
+from sft_rl.data.point_files import read_points
 from sft_rl.errors import UserError
 from sft_rl.export.sampler import load_sampler, sampler_of
 from sft_rl.jobs.beside import beside
@@ -309,7 +310,13 @@ def evaluate(folder: Path | str) -> Table:
 
 
 def write_samples(
-    folder: Path | str, *, num: int, out: Path, seed: int, label: int | None = None
+    folder: Path | str,
+    *,
+    num: int,
+    out: Path,
+    seed: int,
+    label: int | None = None,
+    condition: Sequence[float] | Path | None = None,
 ) -> None:
     """Draw samples from a run's sampler into a new file, in the data's units.
 
@@ -319,10 +326,21 @@ def write_samples(
         out: The file to write.
         seed: Seed of noise and labels.
         label: Class of all samples; None draws classes, if the model has any.
+        condition: Vector of all samples, or a table with one for each, whose columns are called as
+            those of the data; None takes those of training samples, if the model has any.
 
     Raises:
         UserError: If the file cannot be written, its ending does not go with the samples, or the
-            model has no such class.
+            model has no such class or condition.
     """
     sampler = load_sampler(folder)
-    sampler.units.write(out, sampler.sample(num, seed=seed, label=label))
+    vectors: Any = condition
+    if isinstance(condition, Path):
+        known = sampler.units.samples.conditions
+        columns = None if known is None else known.names
+        try:
+            vectors = read_points(DataConfig(path=str(condition), columns=columns)).values
+        except UserError as error:
+            raise UserError(f"--condition: {str(error).partition(': ')[2]}") from error
+    samples = sampler.sample(num, seed=seed, label=label, condition=vectors)
+    sampler.units.write(out, samples)

@@ -158,10 +158,9 @@ def activation_bytes(policy: DenoisingPolicy, batch: int) -> int:
 
 
 def _rows(policy: DenoisingPolicy, num: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Latents without data, and labels if there are classes."""
+    """Latents without data, and labels if the model takes any."""
     latents = torch.zeros(num, *policy.shape, device="meta")
-    labels = torch.zeros(num, dtype=torch.int64, device="meta") if policy.num_classes else None
-    return latents, given(labels)
+    return latents, given(policy.blank_labels(num))
 
 
 def _critic_loss(critic: Critic, policy: DenoisingPolicy, num: int) -> None:

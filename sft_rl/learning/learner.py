@@ -35,7 +35,7 @@ from sft_rl.storage.state import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
-from sft_rl.types import Loss, Metrics, Trajectories, given
+from sft_rl.types import Loss, Metrics, Trajectories, for_all, given
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Learner:
     ) -> tuple[Tensor, Metrics]:
         """Take one critic step on as many real as generated samples (B, *shape).
 
-        If the generated ones have labels (B,), the real ones are drawn of the same classes.
+        If the generated ones have labels, the real ones are drawn of the same classes or vectors.
 
         Returns:
             The critic's scores of the generated samples after the step, shape (B,), and the
@@ -199,7 +199,7 @@ class Learner:
         """Regress V(s_k) on the final scores (B,) over all T * B states; they are detached."""
         latents, size = trajectories.latents[:-1], self.training.micro_batch_size
         steps = torch.arange(trajectories.num_steps, device=self.device)[:, None]
-        labels = [y.expand(latents.shape[:2]) for y in given(trajectories.labels)]
+        labels = [for_all(y, latents.shape[:2]) for y in given(trajectories.labels)]
         targets = scores.detach().expand(latents.shape[:2])
         if size is not None:  # single states in place of the grid
             grids = (latents, steps.expand_as(targets), targets, *labels)

@@ -14,7 +14,7 @@ from sft_rl.metrics.distances import Array
 from sft_rl.metrics.estimates import Measured
 from sft_rl.metrics.measures import build_measure
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.seeding import generator, random_labels
+from sft_rl.seeding import generator
 from sft_rl.storage.cache import Key, digest
 from sft_rl.types import Metrics, Progress, silent
 
@@ -91,7 +91,9 @@ class Evaluator:
         self, policy: DenoisingPolicy, num: int, purpose: str, progress: Progress = silent
     ) -> Array:
         source = generator(self.config.seed, purpose, device=policy.device)
-        return self.data.units.to_data(policy.sample(num, source, progress=progress))
+        labels = policy.random_labels(num, source)
+        samples = policy.sample(num, source, labels, progress=progress)
+        return self.data.units.joined(samples, labels)
 
     def validate(self, policy: DenoisingPolicy) -> tuple[Metrics, Array | None]:
         """Measure a policy against validation data, with noise of its own, and make a picture.
@@ -149,7 +151,7 @@ class Evaluator:
 def denoising_path(policy: DenoisingPolicy, data: Dataset, num: int, seed: int) -> Array:
     """Follow some samples step by step, in the data's units, shape (T+1, num, *shape)."""
     source = generator(seed, "path", device=policy.device)
-    labels = random_labels(policy.num_classes, num, source)
+    labels = policy.random_labels(num, source)
     with torch.inference_mode():
         start = torch.randn((num, *policy.shape), generator=source, device=policy.device)
         latents = [start, *policy.denoise(start, source, labels)]

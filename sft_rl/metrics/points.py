@@ -129,7 +129,7 @@ class Points:
 
     @cached_property
     def _directions(self) -> Array:
-        dim = self.data.units.shape[0]
+        dim = len(self.data.units.centre)
         return directions(dim, self.config.num_projections, self.config.seed)
 
     @property
@@ -176,7 +176,7 @@ class Points:
 
         No distance depends on the origin, but squares of numbers far from it would lose digits.
         """
-        return np.asarray(flat(points) - np.asarray(self.data.units.samples.shift))
+        return np.asarray(flat(points) - self.data.units.centre)
 
     def noise_floors(self, draws: list[Array]) -> Metrics:
         """Every metric of real points; the exact ones of two draws; the excess is 0 by nature."""

@@ -5,7 +5,7 @@ broadcastable to (...): the whole (T, B) grid of an update goes through in one c
 shape (T, 1).
 
 If the model is conditional on a class, every network takes labels as its last argument, int64,
-broadcastable to (...).
+broadcastable to (...); if on vectors of D numbers, these, float32, broadcastable to (..., D).
 """
 
 from __future__ import annotations
@@ -16,19 +16,30 @@ from torch import Tensor, nn
 
 from sft_rl.config import CriticConfig, ModelConfig, NoiseConfig, ValueConfig
 from sft_rl.errors import UserError
-from sft_rl.networks.labels import ByLabel
+from sft_rl.networks.conditions import ByLabel, ByVector
 from sft_rl.networks.mlp import PlainMLP, StepScaledMLP, TimeMLP
 from sft_rl.networks.own import made_network
 
 
-def noise_network(model: ModelConfig, noise: NoiseConfig, shape: tuple[int, ...]) -> nn.Module:
+def noise_network(
+    model: ModelConfig,
+    noise: NoiseConfig,
+    shape: tuple[int, ...],
+    table: tuple[int, int] | None = None,
+) -> nn.Module:
     """Build the denoising network for latents of one shape.
+
+    Args:
+        model: Its kind and sizes.
+        noise: The path that it is trained on.
+        shape: Of a latent.
+        table: Shape (K, D) of the vectors that it is conditional on and keeps; None for none.
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
     if model.kind == "own" and model.factory is not None:
-        return made_network(model, shape)
+        return made_network(model, shape, table)
     if model.kind == "own":
         raise UserError(
             "model.kind: 'own' is a network that is handed over in Python, as network=…, or made "
@@ -45,6 +56,10 @@ def noise_network(model: ModelConfig, noise: NoiseConfig, shape: tuple[int, ...]
         )
     dim = _points("model.kind", shape, "unet")
     if model.kind == "paper_mlp":
+        if table is not None:
+            raise UserError(
+                "data.condition_columns: paper_mlp takes no condition; use model.kind=mlp"
+            )
         if noise.path != "vp" or model.prediction == "edm":
             raise UserError(
                 "model.kind: paper_mlp has one scale for each whole step of a DDPM, which goes "
@@ -63,8 +78,8 @@ def noise_network(model: ModelConfig, noise: NoiseConfig, shape: tuple[int, ...]
             "noise.path: the inputs of ve have no scale that an mlp could learn from; set "
             f"model.prediction=edm, which gives them one, got {model.prediction}"
         )
-    return TimeMLP(
-        dim,
+    network = TimeMLP(
+        dim + (0 if table is None else table[1]),
         dim,
         width=model.width,
         depth=model.depth,
@@ -72,14 +87,20 @@ def noise_network(model: ModelConfig, noise: NoiseConfig, shape: tuple[int, ...]
         num_fourier=model.num_fourier,
         time_range=1.0 if model.prediction == "edm" else 1000.0,
     )
+    return network if table is None else ByVector(network, table)
 
 
-def critic_network(critic: CriticConfig, shape: tuple[int, ...], *, num_classes: int) -> nn.Module:
+def critic_network(
+    critic: CriticConfig, shape: tuple[int, ...], *, num_classes: int, num_conditions: int = 0
+) -> nn.Module:
     """Build the critic's network, which maps (B, *shape) to scores (B, 1).
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
+    if num_conditions:
+        dim = _points("critic.kind", shape, "mlp")
+        return ByVector(_critic(critic, (dim + num_conditions,), num_outputs=1))
     network = _critic(critic, shape, num_outputs=1 + num_classes)
     return ByLabel(network) if num_classes else network
 
@@ -103,13 +124,21 @@ def _critic(critic: CriticConfig, shape: tuple[int, ...], *, num_outputs: int) -
 
 
 def value_network(
-    value: ValueConfig, shape: tuple[int, ...], *, num_steps: int, num_classes: int
+    value: ValueConfig,
+    shape: tuple[int, ...],
+    *,
+    num_steps: int,
+    num_classes: int,
+    num_conditions: int = 0,
 ) -> nn.Module:
     """Build the baseline's network, which maps latents and step index to values (..., 1).
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
+    if num_conditions:
+        dim = _points("value.kind", shape, "mlp")
+        return ByVector(_value(value, (dim + num_conditions,), num_steps=num_steps, num_outputs=1))
     network = _value(value, shape, num_steps=num_steps, num_outputs=1 + num_classes)
     return ByLabel(network) if num_classes else network
 

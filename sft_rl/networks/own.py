@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sft_rl.config import ModelConfig
 from sft_rl.config.extensions import load_object
 from sft_rl.errors import UserError
+from sft_rl.types import for_all
 
 
 class OwnNetwork(nn.Module):
@@ -21,23 +22,31 @@ class OwnNetwork(nn.Module):
             if there are classes; returns its prediction, as a tensor or, like the networks of
             diffusers, as the ``sample`` of an object.
         shape: Shape of one sample.
+        table: Shape (K, D) of the vectors that it is conditional on, which are then the third
+            argument (N, D), and are kept as ``conditions``; None for none.
     """
 
-    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, network: nn.Module, shape: tuple[int, ...], table: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.shape = shape
+        if table is not None:
+            self.register_buffer("conditions", torch.zeros(table))
 
     def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
         """Map latents x (..., *shape) at times t, broadcastable to (...), to its prediction."""
         lead = x.shape[: x.ndim - len(self.shape)]
-        others = (each.expand(lead).reshape(-1) for each in (t, *labels))
-        output = self.network(x.reshape(-1, *self.shape), *others)
+        rows = [for_all(y, lead).flatten(0, len(lead) - 1) for y in labels]
+        output = self.network(x.reshape(-1, *self.shape), t.expand(lead).reshape(-1), *rows)
         prediction = output if isinstance(output, Tensor) else output.sample
         return prediction.reshape(x.shape)
 
 
-def made_network(model: ModelConfig, shape: tuple[int, ...]) -> OwnNetwork:
+def made_network(
+    model: ModelConfig, shape: tuple[int, ...], table: tuple[int, int] | None = None
+) -> OwnNetwork:
     """Call the function of `model.factory`.
 
     Raises:
@@ -55,7 +64,7 @@ def made_network(model: ModelConfig, shape: tuple[int, ...]) -> OwnNetwork:
             f"model.factory: {reference}() returned a {type(network).__name__}, expected a "
             "torch.nn.Module"
         )
-    return OwnNetwork(network, shape)
+    return OwnNetwork(network, shape, table)
 
 
 def source_of(reference: str) -> str:
@@ -67,7 +76,9 @@ def source_of(reference: str) -> str:
         return stream.read()
 
 
-def check_network(network: Any, shape: tuple[int, ...], *, field: str, num_classes: int) -> None:
+def check_network(
+    network: Any, shape: tuple[int, ...], *, field: str, num_classes: int, num_conditions: int = 0
+) -> None:
     """Call a user's network once.
 
     Args:
@@ -75,6 +86,7 @@ def check_network(network: Any, shape: tuple[int, ...], *, field: str, num_class
         shape: Shape of one sample.
         field: Where it comes from, for the error.
         num_classes: Classes that it is conditional on; 0 for none.
+        num_conditions: Numbers of the vectors that it is conditional on; 0 for none.
 
     Raises:
         UserError: If it does not take latents and timesteps, or returns another shape.
@@ -88,6 +100,9 @@ def check_network(network: Any, shape: tuple[int, ...], *, field: str, num_class
     if num_classes:
         arguments.append(torch.zeros(2, dtype=torch.int64, device=parameter.device))
         called += ", labels (2,)"
+    if num_conditions:
+        arguments.append(torch.zeros(2, num_conditions, device=parameter.device))
+        called += f", condition (2, {num_conditions})"
     try:
         with torch.no_grad():
             output = network(latents, *arguments)

@@ -17,7 +17,7 @@ from sft_rl.metrics.distances import Array
 from sft_rl.metrics.estimates import Estimate, Estimates
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.seeding import generator, random_labels
+from sft_rl.seeding import generator
 from sft_rl.storage.cache import arithmetic, cached, digest
 from sft_rl.storage.checkpoint import Checkpoint, state_sha256
 from sft_rl.types import Progress, silent
@@ -109,7 +109,7 @@ def _with_leading_floor(evaluator: Evaluator, numbers: Summary) -> Summary:
 def _answers(policy: DenoisingPolicy) -> Array:
     """What the sampler does with fixed latents: tells networks apart that share their weights."""
     source = generator(0, "probe", device=policy.device)
-    labels = random_labels(policy.num_classes, NUM_PROBES, source)
+    labels = policy.random_labels(NUM_PROBES, source)
     latents = torch.randn((NUM_PROBES, *policy.shape), generator=source, device=policy.device)
     steps = torch.linspace(0, policy.num_steps - 1, NUM_PROBES, device=policy.device).long()
     return policy.mean(latents, steps, labels).cpu().numpy()

@@ -72,7 +72,15 @@ def pretrained_key(
     parts |= {"pretraining": pretraining.model_dump(), "data": samples}
     if model.num_classes and data.labels is not None:
         parts["labels"] = digest(data.labels.numpy())
+    if data.conditions is not None and data.labels is not None:
+        parts["conditions"] = digest(data.labels.numpy())
     return parts
+
+
+def keep_conditions(network: nn.Module, data: Dataset) -> None:
+    """Let a network keep the vectors of the data that it is conditional on, if it is."""
+    if data.conditions is not None:
+        network.get_buffer("conditions").copy_(data.conditions)
 
 
 def pretrained_network(
@@ -93,7 +101,8 @@ def pretrained_network(
     Returns:
         The network on `device`, in evaluation mode, and whether it was there already.
     """
-    network = noise_network(model, noise, data.shape).to(device).eval()
+    network = noise_network(model, noise, data.shape, data.units.samples.table).to(device).eval()
+    keep_conditions(network, data)
     if pretrained.path is not None:
         from sft_rl.pretrained.loading import load_pretrained  # here: diffusers is slow to import
 
@@ -159,7 +168,8 @@ def _pretrained(
     progress: Progress,
     place: Path | None,
 ) -> nn.Module:
-    network = noise_network(model, noise, data.shape).to(device)
+    network = noise_network(model, noise, data.shape, data.units.samples.table).to(device)
+    keep_conditions(network, data)
     path, prediction = path_of(noise), Prediction.from_config(model)
     source = generator(options.seed, "pretraining", device=device)
     average = copy.deepcopy(network).requires_grad_(False).eval()
@@ -170,12 +180,15 @@ def _pretrained(
         )
     else:
         optimizer = torch.optim.RMSprop(network.parameters(), lr=options.learning_rate)
+    num_labels = model.num_classes if data.conditions is None else len(data.conditions)
     kept = Unfinished(place, {"network": network, "average": average}, optimizer, source)
     for iteration in range(kept.resume(), options.num_iterations):
         factor = decay_factor(options.lr_decay, iteration / options.num_iterations)
         factor *= min((iteration + 1) / (options.warmup + 1), 1.0)
         optimizer.param_groups[0]["lr"] = options.learning_rate * factor
-        labels = random_labels(model.num_classes, options.batch_size, source)
+        labels = random_labels(num_labels, options.batch_size, source)
+        if data.conditions is not None:
+            labels = data.conditions.to(device)[labels]
         loss = matching_loss(
             network,
             data.batch(options.batch_size, source, labels),

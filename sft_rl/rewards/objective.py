@@ -23,7 +23,7 @@ from sft_rl.config import TermConfig
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.rewards.normalise import Normaliser
 from sft_rl.rewards.parts import InParts
-from sft_rl.seeding import generator, random_labels
+from sft_rl.seeding import generator
 from sft_rl.types import given
 
 Score = Callable[..., Tensor]
@@ -109,7 +109,7 @@ class Objective:
         The same seed and purpose give the same noise and labels, whatever the policy.
         """
         source = generator(seed, purpose, device=policy.device)
-        labels = random_labels(policy.num_classes, num, source)
+        labels = policy.random_labels(num, source)
         with torch.no_grad():
             x = policy.sample(num, source, labels)
             scores = {t.config.name: t.score(x, *given(labels)) for t in self.rewards if t.score}

@@ -44,7 +44,7 @@ class Reward:
     ``"numpy"`` (an array in the data's units, of images uint8) or ``"pil"`` (a list of PIL images).
     With ``has_gradient`` it gets tensors whose gradient is asked for; else detached ones, and each
     sample once. It is called with the samples and, if it takes a second argument and the model is
-    conditional on classes, with their labels (B,): a tensor, or an array for the last two. It
+    conditional, with their labels (B,) or vectors (B, D): a tensor, or an array for the last two. It
     returns scores (B,), a tensor or an array.
 
     Args:
@@ -52,6 +52,7 @@ class Reward:
         name: What errors call it.
         units: The data's units; None leaves model units alone.
         num_classes: Number of classes of the model; 0 for none.
+        by_vector: Whether it is conditional on vectors; units of such data say so, too.
         device: Where a module is to be.
 
     Raises:
@@ -66,6 +67,7 @@ class Reward:
         name: str,
         units: Units | None = None,
         num_classes: int = 0,
+        by_vector: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         if not callable(function):
@@ -79,10 +81,11 @@ class Reward:
         self.wants = getattr(function, "wants", "model")
         self.has_gradient = bool(getattr(function, "has_gradient", False))
         required, most = _num_arguments(function)
-        self.takes_labels = num_classes > 0 and most > 1
-        self._check(required, num_classes)
+        by_vector |= units is not None and units.samples.conditions is not None
+        self.takes_labels = most > 1 and (num_classes > 0 or by_vector)
+        self._check(required)
 
-    def _check(self, required: int, num_classes: int) -> None:
+    def _check(self, required: int) -> None:
         field = f"reward: {self.name!r}"
         if self.wants not in WANTS:
             raise UserError(f"{field} wants {self.wants!r}; {did_you_mean(str(self.wants), WANTS)}")
@@ -92,10 +95,10 @@ class Reward:
             raise UserError(f"{field} wants 'pil', but samples are points; use 'numpy'")
         if self.has_gradient and self.wants not in WANTS[:2]:
             raise UserError(f"{field} has_gradient, so it must want 'model' or 'data' tensors")
-        if required > 1 and not num_classes:
+        if required > 1 and not self.takes_labels:
             raise UserError(
-                f"{field} needs labels, but the model is not conditional on classes; see "
-                "model.unet.num_class_embeds"
+                f"{field} needs labels, but the model is not conditional; see "
+                "model.unet.num_class_embeds and data.condition_columns"
             )
 
     def __call__(self, x: Tensor, *labels: Tensor) -> Tensor:
@@ -112,6 +115,8 @@ class Reward:
 
     def _scores(self, x: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
         own: tuple[Any, ...] = labels if self.takes_labels else ()
+        if self.wants != "model" and self.units is not None and self.units.samples.conditions:
+            own = tuple(map(self.units.condition_to_data, own))
         given = self._wanted(x.to(self.device))
         if not isinstance(given, Tensor):
             own = tuple(y.cpu().numpy() for y in own)

@@ -39,9 +39,7 @@ class GraphedChain:
         self._latents = torch.zeros(num_steps + 1, *shape, device=device, dtype=latent_dtype)
         self._log_probs = torch.zeros(num_steps, batch_size, device=device)
         self._expected = torch.zeros_like(self._latents[1:]) if keep_expected else None
-        self._labels: Tensor | None = None
-        if policy.num_classes:
-            self._labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self._labels = policy.blank_labels(batch_size)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(
@@ -52,7 +50,7 @@ class GraphedChain:
         Args:
             start: Latents of pure noise, shape (B, *shape).
             generator: Source of the steps' noise.
-            labels: Classes, int64, shape (B,); None if the model is unconditional.
+            labels: Classes (B,) or vectors (B, D); None if the model is unconditional.
 
         Returns:
             All latents, shape (T+1, B, *shape), the log-probs of the actions, shape (T, B), and
@@ -60,7 +58,7 @@ class GraphedChain:
         """
         self._latents[0] = start
         if self._labels is not None:
-            assert labels is not None, "a class-conditional model needs labels"
+            assert labels is not None, "a conditional model needs labels"
             self._labels.copy_(labels)
         for noise in self._noise:  # one by one, as in a walk without a graph
             noise.normal_(generator=generator)

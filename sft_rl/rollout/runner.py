@@ -102,13 +102,14 @@ class RolloutRunner:
         seed, options = derive_seed(self.seed, "start", iteration, shard), None
         observation, _ = self.env.reset(seed=seed)
         if self.group_size > 1:
-            shared = observation.keys() & {"latent", "label"}
+            shared = observation.keys() & {"latent", "label", "condition"}
             options = {
                 name: self._for_all(observation[name][:: self.group_size]) for name in shared
             }
             observation, _ = self.env.reset(seed=seed, options=options)
         source = generator(self.seed, "actions", iteration, shard, device=self.policy.device)
-        start, labels = observation["latent"], observation.get("label")
+        start = observation["latent"]
+        labels = observation.get("label", observation.get("condition"))
         branch = self._branch_step(iteration + shard)
         draw = self._drawn_at_once if self.cuda_graphs else self._drawn
         latents, log_probs, expected = draw(start, source, labels, branch)

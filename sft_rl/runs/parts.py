@@ -26,7 +26,7 @@ from sft_rl.networks import noise_network, value_network
 from sft_rl.networks.own import OwnNetwork
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.full_step import FullStep, measure_full_step
-from sft_rl.pretrained.training import pretrained_key, pretrained_network
+from sft_rl.pretrained.training import keep_conditions, pretrained_key, pretrained_network
 from sft_rl.rewards import Objective
 from sft_rl.seeding import derive_seed, num_threads
 from sft_rl.storage.cache import hash_of
@@ -57,8 +57,8 @@ def network_of(config: ResolvedConfig, own: nn.Module | None = None) -> nn.Modul
         own: The network itself, where Python hands it over (`model.kind=own`); it is copied.
     """
     if own is not None:
-        return OwnNetwork(copy.deepcopy(own), config.samples.shape)
-    return noise_network(config.model, config.noise, config.samples.shape)
+        return OwnNetwork(copy.deepcopy(own), config.samples.shape, config.samples.table)
+    return noise_network(config.model, config.noise, config.samples.shape, config.samples.table)
 
 
 def schedule_of(config: Config) -> StepSchedule:
@@ -95,6 +95,7 @@ def critic_of(config: ResolvedConfig, *, batch_size: int | None = None) -> Criti
         config.samples.shape,
         batch_size=batch_size or config.training.batch_size,
         num_classes=config.model.num_classes,
+        num_conditions=config.samples.num_conditions,
         own=config.options,
     )
 
@@ -113,6 +114,7 @@ def value_of(config: ResolvedConfig) -> nn.Module:
         config.samples.shape,
         num_steps=config.sampler.num_steps,
         num_classes=config.model.num_classes,
+        num_conditions=config.samples.num_conditions,
     )
 
 
@@ -172,7 +174,9 @@ def full_step_network(
     """
     device = device or resolve_device(config.device)
     if own is not None:
-        return network_of(config, own).to(device).eval(), True
+        network = network_of(config, own).to(device).eval()
+        keep_conditions(network, data)
+        return network, True
     with num_threads(config.learner.num_threads):
         return pretrained_network(
             model=config.model,

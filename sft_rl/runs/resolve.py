@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sft_rl.config import Config, PretrainedConfig, ResolvedConfig
 from sft_rl.config.extensions import with_typed_options
@@ -30,7 +30,7 @@ from sft_rl.runs.parts import (
     value_of,
 )
 from sft_rl.storage.checkpoint import state_sha256
-from sft_rl.types import Progress, given, silent
+from sft_rl.types import Progress, silent
 
 PATHS = (
     "data.path",
@@ -177,6 +177,7 @@ def check(
             config.samples.shape,
             field="network" if network is not None else f"model.factory: {factory}",
             num_classes=num_classes,
+            num_conditions=config.samples.num_conditions,
         )
 
 
@@ -187,7 +188,10 @@ def check_settings(config: Config, *, trains: bool = True) -> None:
         UserError: Naming the field, what was given and what is allowed.
     """
     resolve_device(config.device)
-    check_objective(config.critic.objective, num_classes=config.model.num_classes)
+    check_objective(
+        config.critic.objective,
+        is_conditional=config.model.num_classes > 0 or config.data.condition_columns is not None,
+    )
     schedule = schedule_of(config)
     num_steps, own = config.metrics.full_step, config.noise.num_train_timesteps
     if isinstance(num_steps, int) and num_steps > own:
@@ -239,8 +243,11 @@ def _check_algorithm(config: Config, schedule: StepSchedule) -> None:
 def _check_objective(config: ResolvedConfig, objective: Objective, data: Dataset) -> None:
     """Refuse a reward without a gradient that is needed; let those here score two real samples."""
     samples = data.batch(2, torch.Generator().manual_seed(0))
-    num_classes = config.model.num_classes
-    labels = given(torch.zeros(len(samples), dtype=torch.int64) if num_classes else None)
+    labels: tuple[Tensor, ...] = ()
+    if config.model.num_classes:
+        labels = (torch.zeros(len(samples), dtype=torch.int64),)
+    elif data.conditions is not None:
+        labels = (data.conditions[: len(samples)],)
     for term in objective.rewards:
         field = f"reward: {term.config.name!r}"
         assert term.score is not None
@@ -267,6 +274,8 @@ def _check_system(config: Config) -> None:
             f"learner.num_workers: {config.learner.num_workers} learners need "
             "learner.launcher=ray_train, got 'local'"
         )
+    if config.learner.num_workers > 1 and config.data.condition_columns is not None:
+        raise UserError("data.condition_columns: goes with one learner; set learner.num_workers=1")
     if config.rollout.cuda_graphs and rollout_device(config).type != "cuda":
         raise UserError(
             "rollout.cuda_graphs: needs rollouts on a GPU, these are on the CPU; see device and "

@@ -1,0 +1,60 @@
+"""Networks that look at what a sample is conditional on: a class, or a vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sft_rl.types import for_all
+
+
+class ByVector(nn.Module):
+    """A network of points that takes the vector they are conditional on as further coordinates.
+
+    Args:
+        network: Of as many input dimensions as a point and its vector have.
+        table: Shape (K, D) of the vectors to keep as ``conditions``; None keeps none.
+    """
+
+    def __init__(self, network: nn.Module, table: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self.network = network
+        if table is not None:
+            self.register_buffer("conditions", torch.zeros(table))
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Map x (..., dim) to the network's output.
+
+        Args:
+            x: Samples or latents.
+            others: The time or step, if the network wants one; at last the vectors, float32,
+                broadcastable to (..., D).
+        """
+        *steps, vectors = others
+        both = torch.cat([x, for_all(vectors, x.shape[:-1])], dim=-1)
+        return self.network(both, *steps)  # type: ignore[no-any-return]
+
+
+class ByLabel(nn.Module):
+    """A network of 1 + K outputs as one number of a sample and its label, one of K.
+
+    The first output, common to all classes, plus the label's own: the projection of Miyato and
+    Koyama (2018), since outputs are linear in the network's last features.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Map x (..., *shape) to numbers (..., 1).
+
+        Args:
+            x: Samples or latents.
+            others: The step index, if the network wants one; at last the labels, int64. Both
+                broadcastable to (...).
+        """
+        *steps, labels = others
+        outputs = self.network(x, *steps)
+        label = labels.expand(outputs.shape[:-1])[..., None]
+        return outputs[..., :1] + outputs[..., 1:].gather(-1, label)  # type: ignore[no-any-return]
