@@ -44,8 +44,8 @@ class Reward:
     ``"numpy"`` (an array in the data's units, of images uint8) or ``"pil"`` (a list of PIL images).
     With ``has_gradient`` it gets tensors whose gradient is asked for; else detached ones, and each
     sample once. It is called with the samples and, if it takes a second argument and the model is
-    conditional, with their labels (B,) or vectors (B, D): a tensor, or an array for the last two. It
-    returns scores (B,), a tensor or an array.
+    conditional, with their labels (B,) or vectors (B, D): a tensor, or an array for the last two.
+    It returns scores (B,), a tensor or an array.
 
     Args:
         function: The user's own; a module is frozen, moved to `device` and set to evaluation.

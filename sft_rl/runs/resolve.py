@@ -190,7 +190,7 @@ def check_settings(config: Config, *, trains: bool = True) -> None:
     resolve_device(config.device)
     check_objective(
         config.critic.objective,
-        is_conditional=config.model.num_classes > 0 or config.data.condition_columns is not None,
+        is_conditional=bool(config.model.num_classes or config.data.condition_columns),
     )
     schedule = schedule_of(config)
     num_steps, own = config.metrics.full_step, config.noise.num_train_timesteps
