@@ -124,6 +124,8 @@ def fine_tune(
     """
     if isinstance(config, str):
         config = load_preset(config)
+    if data is not None and config.data.factory is not None:
+        raise UserError(f"data.factory: {config.data.factory} and data=… are two; leave one out")
     own_data = None if data is None else dataset_of(data, config.data)
     watching = _observer(observer)
     with watching if isinstance(watching, ConsoleObserver) else nullcontext():

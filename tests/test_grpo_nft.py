@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -80,6 +81,7 @@ def test_nft_at_the_old_policy_is_denoising_weighted_by_quality(tiny_config: Tin
     config = tiny_config("algorithm=nft", "nft.beta=0.7")
     networks, trajectories = parts(config)
     algorithm = algorithm_of(config)
+    algorithm.begin(networks)
     source = torch.Generator().manual_seed(0)
     (batch,) = algorithm.batches(algorithm.prepare(trajectories, networks), source)
     assert (batch.quality.min(), batch.quality.max()) == (0.0, 1.0)
@@ -92,6 +94,20 @@ def test_nft_at_the_old_policy_is_denoising_weighted_by_quality(tiny_config: Tin
     torch.testing.assert_close(gradient(found.value, networks), gradient(by_hand, networks))
 
 
+def test_the_old_policy_of_nft_draws_and_follows(tiny_config: TinyConfig):
+    config = tiny_config("algorithm=nft", "nft.old_decay=0.75")
+    networks, trajectories = parts(config)
+    learner = learner_of(config, networks, load_dataset(config.data))
+    name = "network.input.weight"
+    expected = learner.weights()[name].copy()
+    for iteration in range(3):
+        learner.update_policy(trajectories, iteration)
+        new = networks.policy.state_dict()[name].numpy()
+        expected = 0.75 * expected + 0.25 * new
+        np.testing.assert_allclose(learner.weights()[name], expected, rtol=1e-5, atol=1e-7)
+    assert not np.allclose(expected, new)
+
+
 def to_the_right(samples: Tensor) -> Tensor:
     """Known at whole tenths alone: it has no gradient."""
     return samples[:, 0].detach().mul(10).round()
@@ -99,7 +115,9 @@ def to_the_right(samples: Tensor) -> Tensor:
 
 def test_nft_moves_a_deterministic_sampler_by_a_reward_without_a_gradient(tiny_config: TinyConfig):
     faster = ("policy.learning_rate=1e-2", "training.batch_size=128", "training.lr_decay=none")
-    config = tiny_config("algorithm=nft", "sampler.eta=0", "sampler.final_std=0", *faster)
+    config = tiny_config(
+        "algorithm=nft", "sampler.eta=0", "sampler.final_std=0", "nft.old_decay=0.25", *faster
+    )
     torch.manual_seed(0)
     reward = Term(TermConfig(use="own:reward"), Reward(to_the_right, name="own"), False)
     networks = networks_of(config, network_of(config), Objective([reward]))

@@ -1,5 +1,6 @@
 """Algorithms with a memory: it is in checkpoints, and one that is not declared is found."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,22 @@ import torch
 from torch import nn
 
 from sft_rl.cli import main
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
 from sft_rl.learning.optim import accumulate
+from sft_rl.rewards import handed_over, objective_of
+from sft_rl.runs.parts import network_of, networks_of
+from sft_rl.runs.resolve import resolve
 from sft_rl.storage.metrics_log import MetricsLog
 from sft_rl.storage.state import kept_state, load_kept_state
 from sft_rl.testing import check_resumes
 from sft_rl.types import Loss
 
+TinyConfig = Callable[..., ResolvedConfig]
 MODULE = """
 from examples.batch_baseline import BatchBaseline
+from examples.own_critic import LeastSquaresCritic
 from examples.running_baseline import RunningBaseline
 from sft_rl.types import Loss
 
@@ -38,6 +45,21 @@ class Moody(BatchBaseline):
         return Loss(loss.value, {**loss.metrics, **extra})
 
 
+class Patient(LeastSquaresCritic):
+    # It scores nothing at first, and counts by itself how long.
+
+    num_seen = 0
+
+    def forward(self, x):
+        return super().forward(x) * min(self.num_seen / 8, 1.0)
+
+    def after_step(self):
+        self.num_seen += 1
+
+    def state(self):
+        return {"num_seen": self.num_seen}
+
+
 class Broken(BatchBaseline):
     def loss(self, batch, networks):
         return self.helper(batch)
@@ -45,6 +67,21 @@ class Broken(BatchBaseline):
     def helper(self, batch):
         raise ValueError("no such thing")
 """
+
+
+class Novelty:
+    """Pays for what lies far from the mean of all that it has seen."""
+
+    def __init__(self) -> None:
+        self.num, self.sum = 0, torch.zeros(2)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        scores = (x - self.sum / max(self.num, 1)).norm(dim=1)
+        self.num, self.sum = self.num + len(x), self.sum + x.sum(0)
+        return scores
+
+    def state(self) -> dict[str, object]:
+        return {"num": self.num, "sum": self.sum}
 
 
 @pytest.fixture(autouse=True)
@@ -60,12 +97,31 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("algorithm=examples.running_baseline:RunningBaseline",),
         ("algorithm=examples.clip_higher:ClipHigher", "rollout.group_size=4"),
         ("algorithm=examples.replay_q:ReplayQ", "options.capacity=80"),
+        ("algorithm=nft",),
     ],
 )
-def test_the_examples_resume_to_the_same_bits(
+def test_those_with_a_memory_resume_to_the_same_bits(
     settings: tuple[str, ...], tiny_settings: tuple[str, ...]
 ):
     check_resumes(load_config("swiss_roll", [*tiny_settings, *settings]))
+
+
+def test_what_rewards_and_critics_declare_is_kept(tiny_settings: tuple[str, ...]):
+    critic = "critic.objective=memories:Patient"
+    config = load_config("swiss_roll", [*tiny_settings, critic])
+    check_resumes(config, reward=["critic", {"use": Novelty, "weight": 0.5}])
+    elsewhere = {"use": Novelty, "num_scorers": 1}
+    with pytest.raises(UserError, match="'Novelty' keeps a state, so it is scored here"):
+        resolve(config, reward=["critic", elsewhere])
+
+
+def test_looking_at_a_reward_leaves_what_it_keeps(tiny_config: TinyConfig):
+    config, (settings, own) = tiny_config(), handed_over(Novelty)
+    objective = objective_of(settings, own, options={}, num_classes=0, device="cpu")
+    objective.fixed_scores(torch.ones(4, 2))
+    policy = networks_of(config, network_of(config), objective).policy
+    objective.measured(policy, num=8, seed=0, purpose="a look")
+    assert objective.state()["Novelty.num@number"] == 4
 
 
 def test_what_is_not_declared_is_found(tiny_settings: tuple[str, ...]):
@@ -80,7 +136,7 @@ def test_an_own_error_is_one_line_and_a_file(
     words = ["train", "swiss_roll", *tiny_settings, "algorithm=memories:Broken"]
     assert main([*words, "--out", str(tmp_path / "run")]) == 1
     (line,) = [text for text in capsys.readouterr().err.splitlines() if "failed" in text]
-    assert "helper (" in line and "memories.py, line 27) failed" in line
+    assert "helper (" in line and "memories.py, line 43) failed" in line
     assert "ValueError: no such thing" in line and str(tmp_path / "run" / "error.txt") in line
     assert "raise ValueError" in (tmp_path / "run" / "error.txt").read_text()
 

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from sft_rl.cli import main
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
-from sft_rl.runs.parts import full_step_network
+from sft_rl.runs.parts import full_step_network, network_of, networks_of
 from sft_rl.runs.resolve import resolve
+from sft_rl.testing import check_resumes
 
 MODULE = '''
 import torch
@@ -50,6 +51,24 @@ def broken():
     raise RuntimeError("no such disk")
 
 number = lambda: 3
+
+def points():
+    return torch.randn(200, 2, generator=torch.Generator().manual_seed(3)).numpy() * [1.0, 5.0]
+
+def critic():
+    return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
+
+class Value(nn.Module):
+    """V(s_k) of plain batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.Embedding(10, 8)
+        self.input, self.output = nn.Linear(2, 8), nn.Linear(8, 1)
+
+    def forward(self, x, step_index):
+        assert step_index.shape == x.shape[:1]
+        return self.output((self.input(x) + self.steps(step_index)).relu())
 '''
 FLOW = ("noise.path=flow", "model.prediction=flow")
 
@@ -107,6 +126,21 @@ def test_one_that_its_function_trained_and_one_that_is_trained_here(
     assert torch.equal(here(x, t), again(x, t))
 
 
+def test_a_critic_a_value_and_data_of_ones_own_are_trained_with_and_resumed(
+    own: str, tiny_settings: tuple[str, ...]
+):
+    made = {"critic": "critic", "value": "Value", "data": "points"}
+    factories = [f"{section}.factory={own}:{name}" for section, name in made.items()]
+    check_resumes(load_config("swiss_roll", [*tiny_settings, *factories, "sft_pg.baseline=value"]))
+    config, data = resolve(load_config("swiss_roll", [*tiny_settings, *factories]))
+    assert len(data.train) == 160  # a fifth is held out
+    assert data.units.samples.scale[1] > 4 * data.units.samples.scale[0]
+    networks = networks_of(config, network_of(config))
+    x, steps = torch.randn(3, 4, 2), torch.arange(3)[:, None]
+    assert networks.value(x, steps).shape == (3, 4, 1)
+    assert networks.critic(x[0, :1]).shape == (1,)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -122,6 +156,19 @@ def test_one_that_its_function_trained_and_one_that_is_trained_here(
         (("model.weights=other.pt",), "model.weights: goes with model.factory"),
         (("model.factory=NAME:by_class", "model.classes=2"), "labels"),
         (("noise.path=ve",), "model.prediction=edm"),
+        (
+            ("critic.factory=NAME:net",),
+            r"critic.factory: .* with \(2, 2\) failed: TypeError",
+        ),
+        (
+            ("value.factory=NAME:net",),
+            r"\(\[2, 2\]\), expected \(2,\) or \(2, 1\)",
+        ),
+        (("value.factory=Value",), "value.factory: expected module:function"),
+        (("critic.factory=NAME:critic", "critic.objective=mmd"), "takes no network"),
+        (("critic.factory=NAME:critic", "critic.regulariser=spectral_norm"), "spectral_norm"),
+        (("data.factory=NAME:number",), r"data.factory: .*:number\(\)"),
+        (("data.factory=NAME:points", "data.path=x.npy"), "data.path: data.name=memory reads no"),
     ],
 )
 def test_what_cannot_work_is_one_line(own, tmp_path, tiny_settings, settings, words):

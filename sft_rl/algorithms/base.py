@@ -14,7 +14,7 @@ from sft_rl.config import Section, TrainingConfig
 from sft_rl.critics import Critic
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.rewards import Objective
-from sft_rl.storage.state import State
+from sft_rl.storage.state import Stateful
 from sft_rl.types import Loss, Metrics, Trajectories, given
 
 
@@ -54,7 +54,7 @@ class Networks:
         return objective.total(live | objective.of_fixed(trajectories.rewards), *labels)
 
 
-class Algorithm(ABC):
+class Algorithm(Stateful, ABC):
     """A policy update. It knows nothing of workers, devices or files.
 
     An iteration calls :meth:`prepare` once, then takes one optimiser step on :meth:`loss` for
@@ -83,25 +83,13 @@ class Algorithm(ABC):
         self.options = options
         self.training = training
 
-    def begin(self, networks: Networks) -> None:  # noqa: B027 (most need nothing)
+    def begin(self, networks: Networks) -> None:
         """Build what it needs of its own, such as a Q-network and its optimiser.
 
         Called once, before the first iteration and before a checkpoint is loaded; torch's random
         numbers start from the run's seed here. Modules and optimisers among the attributes are
-        saved with the run by themselves.
+        saved with the run by themselves; whatever else is kept, ``state()`` declares.
         """
-
-    def state(self) -> State:
-        """Whatever else it keeps between iterations: tensors, arrays and numbers by name."""
-        return {}
-
-    def load_state(self, state: State) -> None:
-        """Undo :meth:`state`; by default each becomes the attribute of its name."""
-        for name, value in state.items():
-            own = getattr(self, name)
-            if isinstance(own, Tensor) and isinstance(value, Tensor):
-                value = value.to(own.device)
-            setattr(self, name, value)
 
     @property
     def uses_value(self) -> bool:
@@ -146,6 +134,13 @@ class Algorithm(ABC):
         A metric named ``ratio`` holds the likelihood ratios of the batch; the learner checks
         that they are 1 on the first pass.
         """
+
+    def behaviour(self, networks: Networks) -> DenoisingPolicy:
+        """The policy that draws trajectories: the newest, unless an algorithm holds it back."""
+        return networks.policy
+
+    def finish(self, networks: Networks) -> None:
+        """Called after the last policy step of an iteration."""
 
     def should_stop(self, metrics: Metrics) -> bool:
         """Whether to drop the iteration's remaining batches, given the last one's numbers."""

@@ -9,10 +9,13 @@ network's prediction of x from there, D_theta, is drawn towards x if x is good, 
     D^\pm = (1 \mp \beta) D_\text{old} \pm \beta D_\theta, \qquad
     r = \tfrac{1}{2} + \tfrac{1}{2} \mathrm{clip}\bigl((f(x) - \bar{f}) / z, -1, 1\bigr)
 
-with D_old that of the policy that drew x, and both squares divided by the detached mean distance
-of D+- from x. The clean sample stands for velocity or noise, to which it is linear at a given
-latent: so any network will do. Where the policy is still the old one the gradient is that of
+with D_old that of the old policy, which drew x, and both squares divided by the detached mean
+distance of D+- from x. The clean sample stands for velocity or noise, to which it is linear at a
+given latent: so any network will do. Where the policy is still the old one the gradient is that of
 (2 r - 1) beta (D_old - x) D_theta: the pretraining's, weighted by how good x is.
+
+The old policy is a moving average that follows slowly. Without it each iteration steps away from
+the last one's bad samples, as far as they are off, and that grows.
 """
 
 from __future__ import annotations
@@ -62,12 +65,11 @@ class Rated:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Final samples (B, *shape), their quality (B,), labels, and the policy that drew them."""
+    """Final samples (B, *shape), their quality (B,) and labels."""
 
     samples: Tensor
     quality: Tensor
     labels: Tensor | None
-    old: DenoisingPolicy
 
 
 class NFT(Algorithm):
@@ -77,25 +79,33 @@ class NFT(Algorithm):
     options: NFTConfig
     splits_batches = True
 
+    def begin(self, networks: Networks) -> None:
+        """Let the old policy start as the policy itself; as a module, it is saved by itself."""
+        self.old = copy.deepcopy(networks.policy).requires_grad_(False)
+
+    def behaviour(self, networks: Networks) -> DenoisingPolicy:
+        """The old policy draws."""
+        return self.old
+
     def num_density_steps(self, num_steps: int) -> int:
         """No step needs a density."""
         return 0
 
     @torch.no_grad()
     def prepare(self, trajectories: Trajectories, networks: Networks) -> Drawn:
-        """Score the final samples; keep the policy that drew them."""
+        """Score the final samples."""
         labels = trajectories.labels
         scores = networks.scores(trajectories)
         compared = trajectories.group_size if trajectories.group_size > 1 else len(scores)
         centred = within_groups(scores, compared, scale="none")
         scaled = centred / (self.options.spread * scores.std() + 1e-8)
         quality = 0.5 + 0.5 * scaled.clamp(-1.0, 1.0)
-        return Drawn(trajectories.final, quality, labels, copy.deepcopy(networks.policy))
+        return Drawn(trajectories.final, quality, labels)
 
     @torch.no_grad()
     def batches(self, prepared: Drawn, generator: torch.Generator) -> Iterator[Rated]:
         """Yield all samples at `levels_per_sample` levels for each of the `n_generator` steps."""
-        old, times = prepared.old, self.options.levels_per_sample
+        old, times = self.old, self.options.levels_per_sample
         samples, quality, *labels = (
             rows.repeat_interleave(times, dim=0)
             for rows in (prepared.samples, prepared.quality, *given(prepared.labels))
@@ -115,7 +125,19 @@ class NFT(Algorithm):
         quality = batch.quality
         value = (quality * good + (1.0 - quality) * bad).mean()
         change = (new - batch.old).detach().square().mean()
+        if self.options.kl_weight > 0:
+            with torch.no_grad():
+                first = networks.pretrained.expected_final(
+                    batch.latents, batch.step_index, batch.labels
+                )
+            value = value + self.options.kl_weight * (new - first).square().mean()
         return Loss(value, {"quality": quality.mean(), "prediction_change": change})
+
+    @torch.no_grad()
+    def finish(self, networks: Networks) -> None:
+        """Let the old policy follow: theta_old <- decay theta_old + (1 - decay) theta."""
+        for own, new in zip(self.old.parameters(), networks.policy.parameters(), strict=True):
+            own.lerp_(new, 1.0 - self.options.old_decay)
 
 
 def _distance(prediction: Tensor, x: Tensor) -> Tensor:

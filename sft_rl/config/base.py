@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -14,6 +14,16 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=10**9)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _reference(value: str) -> str:
+    if ":" not in value:
+        raise ValueError(f"expected module:function, got {value!r}")
+    return value
+
+
+Reference = Annotated[str, AfterValidator(_reference)]
+"""A function of a user's own, as ``module:function``."""
 
 
 class Section(BaseModel):

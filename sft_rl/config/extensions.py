@@ -50,6 +50,24 @@ def load_object(field: str, reference: str) -> Any:
     return getattr(module, name)
 
 
+def made_by(field: str, reference: str) -> Any:
+    """Call a user's function, without arguments, and return what it makes.
+
+    Raises:
+        UserError: If there is no such function, or it fails.
+    """
+    factory = load_object(field, reference)
+    try:
+        return factory()
+    except Exception as error:  # whatever somebody else's code raises
+        raise UserError(f"{field}: {reference}() failed: {told(error)}") from error
+
+
+def told(error: Exception) -> str:
+    """Kind and first line of what somebody else's code raised."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
 def load_class(field: str, reference: str, base: type) -> Any:
     """Import a user's class and check that it is a subclass of `base`.
 

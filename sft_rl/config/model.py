@@ -12,6 +12,7 @@ from sft_rl.config.base import (
     NonNegativeInt,
     Positive,
     Probability,
+    Reference,
     Section,
     Seed,
 )
@@ -35,7 +36,11 @@ class DataConfig(Section):
     ] = "swiss_roll"
     """Points: `swiss_roll`, `two_moons`, or a `file`, which a `path` selects. Images: the 8x8
     `digits` in scikit-learn, `glyphs`, coloured characters that are drawn here, `cifar10` in its
-    binary format, or a user's `images`. `memory` is what Python hands over."""
+    binary format, or a user's `images`. `memory` is what Python hands over, or what `factory`
+    returns."""
+    factory: Reference | None = None
+    """A user's `module:function` that returns points (N, dim), or images (N, channels, height,
+    width) in uint8, the same ones at every call; sets `name=memory`."""
     path: str | None = None
     """A user's own points, one a row: .npy, .npz, .csv, .csv.gz or .parquet; for `cifar10` the
     folder with data_batch_1.bin; for `images` a folder of pictures, or .parquet or .arrow files of
@@ -87,6 +92,11 @@ class DataConfig(Section):
         return self.name in IMAGES
 
     @property
+    def is_handed_over(self) -> bool:
+        """Whether they are there in Python alone: no setting says where to find them again."""
+        return self.name == "memory" and self.factory is None
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of images."""
         known = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
@@ -99,7 +109,9 @@ class DataConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _path_means_file(cls, values: Any) -> Any:
+    def _source_means_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("factory") is not None:
+            return {**values, "name": "memory"}
         if isinstance(values, dict) and values.get("path") is not None:
             return values if values.get("name") in IMAGES else {**values, "name": "file"}
         return values
@@ -180,7 +192,7 @@ class ModelConfig(Section):
     """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step; `unet`:
     the UNet2DModel of diffusers, for images; `own`: a network that Python hands over, or that
     `factory` makes."""
-    factory: str | None = None
+    factory: Reference | None = None
     """A user's `module:function` that returns the network, any torch module that is called as
     `network(x, times[, labels])`; sets `kind=own`."""
     weights: str | None = None
@@ -236,8 +248,6 @@ class ModelConfig(Section):
         for name in ("weights", "classes"):
             if getattr(self, name) and self.factory is None:
                 raise ValueError(f"model.{name}: goes with model.factory, got none")
-        if self.factory is not None and ":" not in self.factory:
-            raise ValueError(f"model.factory: expected module:function, got {self.factory!r}")
         return self
 
 

@@ -15,6 +15,7 @@ from sft_rl.config.base import (
     NonNegativeInt,
     Positive,
     Probability,
+    Reference,
     Section,
 )
 
@@ -108,6 +109,9 @@ class CriticConfig(Section):
     kind: Literal["mlp", "conv", "paper_conv"] = "mlp"
     """Network: `mlp` for points; for images `conv`, residual and down to 4x4 pixels or less, or
     `paper_conv`, the four 4x4 convolutions of the paper's code, from 32x32 pixels."""
+    factory: Reference | None = None
+    """A user's `module:function` that returns the network of one's own, called as `network(x[,
+    labels])`, in place of `kind`; returns scores (B,) or (B, 1)."""
     regulariser: Literal[
         "gradient_penalty", "r1", "r1_r2", "spectral_norm", "weight_clip", "none"
     ] = "gradient_penalty"
@@ -150,6 +154,9 @@ class ValueConfig(Section):
     kind: Literal["mlp", "step_scaled", "conv"] = "mlp"
     """`mlp`: embedding of the step; `step_scaled`: the paper's, one learned scale per step;
     `conv`: convolutions shifted by an embedding of the step, for images."""
+    factory: Reference | None = None
+    """A user's `module:function` that returns the network of one's own, called as `network(x,
+    step_index[, labels])`, in place of `kind`; returns values (N,) or (N, 1)."""
     width: Count = 64
     """Units of a hidden layer; channels of the first convolution."""
     depth: Count = 2

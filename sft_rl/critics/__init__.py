@@ -63,6 +63,11 @@ def build_critic(
     """
     name = options.objective
     check_objective(name, is_conditional=bool(num_classes or num_conditions))
+    if options.factory is not None and name not in OBJECTIVES:
+        raise UserError(
+            f"critic.factory: critic.objective={name} takes no network from outside; use "
+            f"{', '.join(OBJECTIVES)}"
+        )
     if is_reference(name):
         kind = load_class("critic.objective", name, Critic)
         return kind(own_options(kind, own or {}), shape)  # type: ignore[no-any-return]

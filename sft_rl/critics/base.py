@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from sft_rl.config import Section
+from sft_rl.storage.state import Stateful
 from sft_rl.types import Loss
 
 
-class Critic(nn.Module):
+class Critic(Stateful, nn.Module):
     """Scores final samples; higher is more like the data.
 
-    Everything a critic knows stands in its ``state_dict``, so that it can be saved and resumed.
+    Everything a critic knows stands in its ``state_dict``, or is declared by ``state()``, so that
+    it can be saved and resumed.
     If the model is conditional on a class, both methods get labels as last argument, int64,
     shape (B,); else they get none, and need not take them.
 

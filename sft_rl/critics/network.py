@@ -90,7 +90,7 @@ class NetworkCritic(Critic):
 
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,)."""
-        return self.network(x, *labels).squeeze(-1)  # type: ignore[no-any-return]
+        return self.network(x, *labels).reshape(len(x))  # type: ignore[no-any-return]
 
     def loss(
         self, real: Tensor, generated: Tensor, generator: torch.Generator, *labels: Tensor

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sft_rl.config import DataConfig
+from sft_rl.config.extensions import made_by
 from sft_rl.data.dataset import Dataset, load_points, points_dataset
 from sft_rl.data.point_files import table_of
 from sft_rl.data.units import Units
@@ -26,6 +27,9 @@ def load_dataset(config: DataConfig, progress: Progress = silent) -> Dataset:
     Raises:
         UserError: If a file is missing or does not hold what it should.
     """
+    if config.factory is not None:
+        values = made_by("data.factory", config.factory)
+        return dataset_of(values, config, source=f"data.factory: {config.factory}()")
     if config.name == "memory":
         raise UserError("data.name: 'memory' is data handed over in Python: give them as data=…")
     if not config.is_images:
@@ -37,13 +41,14 @@ def load_dataset(config: DataConfig, progress: Progress = silent) -> Dataset:
     return load_images(config, progress)
 
 
-def dataset_of(values: Any, config: DataConfig) -> Dataset:
+def dataset_of(values: Any, config: DataConfig, *, source: str = "data: it") -> Dataset:
     """Make a data set of what is in memory.
 
     Args:
         values: Points (N, dim), or images (N, channels, height, width), uint8, 0..255: an array, a
             tensor or a data frame.
         config: The share that is held out, and the rest of the settings of data.
+        source: Where they came from, the beginning of an error.
 
     Raises:
         UserError: If they are neither, too few, or not finite.
@@ -52,12 +57,12 @@ def dataset_of(values: Any, config: DataConfig) -> Dataset:
     array = values.detach().cpu() if hasattr(values, "detach") else values
     if np.ndim(array) != 4:
         read = config.model_copy(update={"columns": config.all_columns})
-        return points_dataset(table_of(array, read), config, source="data: it")
+        return points_dataset(table_of(array, read, source), config, source=source)
     array = np.asarray(array)
     if array.dtype != np.uint8 or array.shape[1] not in (1, 3):
         raise UserError(
-            f"data: images are uint8 of shape (N, 1 or 3, height, width), got {array.dtype} "
-            f"{array.shape}"
+            f"{source} has no images, uint8 of shape (N, 1 or 3, height, width), but "
+            f"{array.dtype} {array.shape}"
         )
     from sft_rl.data.image_files import LabelledImages
     from sft_rl.data.images import PIXEL_MAX, image_dataset

@@ -37,13 +37,17 @@ def read_points(config: DataConfig) -> NumberTable:
         raise UserError(f"data.path: cannot read {file}: {reason[0]}") from error
 
 
-def table_of(values: Any, config: DataConfig) -> NumberTable:
+def table_of(values: Any, config: DataConfig, source: str = "data: it") -> NumberTable:
     """Take points (N, dim) from memory: an array, or a data frame of pandas or another library.
+
+    Args:
+        values: The points.
+        config: Which columns are read.
+        source: Where they came from, the beginning of an error.
 
     Raises:
         UserError: If they are not finite or not a table of numbers.
     """
-    source = "data: it"
     if not hasattr(values, "__arrow_c_stream__"):
         return _checked(
             _of_array(np.asarray(values), config, source), config, source, has_index=False

@@ -162,7 +162,7 @@ def fine_tune_elsewhere(
         full_step=full_step(),
         seconds=clock.total()["total"],
         # What settings name is loaded there; what Python handed over goes along.
-        data=data if store.config.data.name == "memory" else None,
+        data=data if store.config.data.is_handed_over else None,
         own=own,
         reward=reward,
     )

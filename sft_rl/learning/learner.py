@@ -123,8 +123,8 @@ class Learner:
             self.best.load_state_dict(self.evaluated_policy.state_dict())
 
     def weights(self) -> Weights:
-        """The current policy as plain arrays; they carry the number ``version``."""
-        return to_arrays(self.networks.policy)
+        """The policy that draws now as plain arrays; they carry the number ``version``."""
+        return to_arrays(self.algorithm.behaviour(self.networks))
 
     def previous_weights(self) -> tuple[int, Weights]:
         """The version before this one and its weights; a new run's first has none before it."""
@@ -220,7 +220,7 @@ class Learner:
         prepared = self.algorithm.prepare(trajectories, self.networks)
         policy = self.networks.policy
         if self.previous is not None:
-            self.previous.load_state_dict(policy.state_dict())
+            self.previous.load_state_dict(self.algorithm.behaviour(self.networks).state_dict())
         metrics: Metrics = {}
         with _frozen(self.networks.critic, self.networks.value):
             for batch in self.algorithm.batches(prepared, source):
@@ -241,6 +241,7 @@ class Learner:
                 metrics |= numbers(watched)
                 if self.algorithm.should_stop(metrics):
                     break
+        self.algorithm.finish(self.networks)
         options = self.optimisation.policy
         update_average(
             self.average,
@@ -287,8 +288,9 @@ class Learner:
         groups["objective"] = self.networks.objective.state()
         for name, optimizer in self.optimizers.items():
             groups[f"{name}_optimizer"] = optimizer_tensors(optimizer)
-        if kept := kept_state(self.algorithm):
-            groups["algorithm"] = kept
+        for name, owner in self._owners().items():
+            if kept := kept_state(owner):
+                groups[name] = kept
         return groups
 
     def load_state(self, groups: TensorGroups, *, version: int) -> None:
@@ -298,8 +300,13 @@ class Learner:
         self.networks.objective.load_state(groups["objective"])
         for name, optimizer in self.optimizers.items():
             load_optimizer_tensors(optimizer, groups[f"{name}_optimizer"])
-        load_kept_state(self.algorithm, groups.get("algorithm", {}))
+        for name, owner in self._owners().items():
+            load_kept_state(owner, groups.get(name, {}))
         self.version = version
+
+    def _owners(self) -> dict[str, object]:
+        """Who may keep more than the networks, by the names of their groups in a checkpoint."""
+        return {"algorithm": self.algorithm, "critic_state": self.networks.critic}
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {

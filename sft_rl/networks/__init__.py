@@ -12,13 +12,20 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from sft_rl.config import CriticConfig, ModelConfig, NoiseConfig, ValueConfig
 from sft_rl.errors import UserError
 from sft_rl.networks.conditions import ByLabel, ByVector
 from sft_rl.networks.mlp import PlainMLP, StepScaledMLP, TimeMLP
-from sft_rl.networks.own import made_network
+from sft_rl.networks.own import (
+    OwnNetwork,
+    OwnValue,
+    made_module,
+    made_scorer,
+    one_condition,
+)
 
 
 def noise_network(
@@ -39,7 +46,7 @@ def noise_network(
         UserError: If the configured kind does not take samples of this shape.
     """
     if model.kind == "own" and model.factory is not None:
-        return made_network(model, shape, table)
+        return OwnNetwork(made_module("model.factory", model.factory), shape, table)
     if model.kind == "own":
         raise UserError(
             "model.kind: 'own' is a network that is handed over in Python, as network=…, or made "
@@ -93,11 +100,19 @@ def noise_network(
 def critic_network(
     critic: CriticConfig, shape: tuple[int, ...], *, num_classes: int, num_conditions: int = 0
 ) -> nn.Module:
-    """Build the critic's network, which maps (B, *shape) to scores (B, 1).
+    """Build the critic's network, which maps (B, *shape) to scores (B, 1) or (B,).
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
+    if critic.factory is not None:
+        if critic.regulariser == "spectral_norm":
+            raise UserError(
+                "critic.regulariser: spectral_norm is built into our own networks; in that of "
+                "critic.factory put torch's parametrizations.spectral_norm, and set none here"
+            )
+        condition = one_condition(num_classes, num_conditions)
+        return made_scorer("critic.factory", critic.factory, shape, *condition)
     if num_conditions:
         dim = _points("critic.kind", shape, "mlp")
         return ByVector(_critic(critic, (dim + num_conditions,), num_outputs=1))
@@ -136,6 +151,11 @@ def value_network(
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
+    if value.factory is not None:
+        steps = torch.zeros(2, dtype=torch.int64, device="cpu")
+        condition = one_condition(num_classes, num_conditions)
+        own = made_scorer("value.factory", value.factory, shape, steps, *condition)
+        return OwnValue(own, shape)
     if num_conditions:
         dim = _points("value.kind", shape, "mlp")
         return ByVector(_value(value, (dim + num_conditions,), num_steps=num_steps, num_outputs=1))

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_rl.config import ModelConfig
-from sft_rl.config.extensions import load_object
+from sft_rl.config.extensions import load_object, made_by, told
 from sft_rl.errors import UserError
 from sft_rl.types import for_all
 
@@ -37,34 +36,75 @@ class OwnNetwork(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
         """Map latents x (..., *shape) at times t, broadcastable to (...), to its prediction."""
-        lead = x.shape[: x.ndim - len(self.shape)]
-        rows = [for_all(y, lead).flatten(0, len(lead) - 1) for y in labels]
-        output = self.network(x.reshape(-1, *self.shape), t.expand(lead).reshape(-1), *rows)
+        output = self.called(x, t, *labels)
         prediction = output if isinstance(output, Tensor) else output.sample
         return prediction.reshape(x.shape)
 
+    def called(self, x: Tensor, t: Tensor, *labels: Tensor) -> Any:
+        """What the network makes of a plain batch."""
+        lead = x.shape[: x.ndim - len(self.shape)]
+        rows = [for_all(y, lead).flatten(0, len(lead) - 1) for y in labels]
+        return self.network(x.reshape(-1, *self.shape), t.expand(lead).reshape(-1), *rows)
 
-def made_network(
-    model: ModelConfig, shape: tuple[int, ...], table: tuple[int, int] | None = None
-) -> OwnNetwork:
-    """Call the function of `model.factory`.
+
+class OwnValue(OwnNetwork):
+    """A user's V(s_k), which takes plain batches: latents (N, *shape) and step indices (N,)."""
+
+    def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
+        """Map latents x (..., *shape) at steps t, broadcastable to (...), to values (..., 1)."""
+        values: Tensor = self.called(x, t, *labels)
+        return values.reshape(*x.shape[: x.ndim - len(self.shape)], 1)
+
+
+def made_module(field: str, reference: str) -> nn.Module:
+    """Call a user's function that makes a network.
 
     Raises:
         UserError: If it fails or returns no module.
     """
-    reference = str(model.factory)
-    factory = load_object("model.factory", reference)
-    try:
-        with torch.device("cpu"):  # not that of a check or of a dry run, which have no memory
-            network = factory()
-    except Exception as error:  # whatever somebody else's code raises
-        raise UserError(f"model.factory: {reference}() failed: {_told(error)}") from error
+    with torch.device("cpu"):  # not that of a check or of a dry run, which have no memory
+        network = made_by(field, reference)
     if not isinstance(network, nn.Module):
         raise UserError(
-            f"model.factory: {reference}() returned a {type(network).__name__}, expected a "
+            f"{field}: {reference}() returned a {type(network).__name__}, expected a "
             "torch.nn.Module"
         )
-    return OwnNetwork(network, shape, table)
+    return network
+
+
+def made_scorer(
+    field: str, reference: str, shape: tuple[int, ...], *arguments: Tensor
+) -> nn.Module:
+    """Call a user's function that makes a critic's or a value's network, and that network once.
+
+    Args:
+        field: The setting that names the function.
+        reference: ``module:function``.
+        shape: Shape of one sample.
+        arguments: What it gets beside samples, of two rows: step indices, labels or conditions.
+
+    Raises:
+        UserError: If it makes no network, or one that does not take that or returns no scores.
+    """
+    network, samples = made_module(field, reference), torch.zeros(2, *shape, device="cpu")
+    given = ", ".join(str(tuple(a.shape)) for a in (samples, *arguments))
+    called = f"{reference}() called with {given}"
+    try:
+        with torch.device("cpu"), torch.no_grad():
+            scores = network.eval()(samples, *arguments)
+    except Exception as error:  # whatever somebody else's code raises
+        raise UserError(f"{field}: {called} failed: {told(error)}") from error
+    found = getattr(scores, "shape", None)
+    if found not in ((2,), (2, 1)):
+        raise UserError(f"{field}: {called} returned {found}, expected (2,) or (2, 1)")
+    return network
+
+
+def one_condition(num_classes: int, num_conditions: int) -> tuple[Tensor, ...]:
+    """Labels (2,) or conditions (2, D) to try a network with, on the CPU; nothing if neither is."""
+    if num_classes:
+        return (torch.zeros(2, dtype=torch.int64, device="cpu"),)
+    return (torch.zeros(2, num_conditions, device="cpu"),) if num_conditions else ()
 
 
 def source_of(reference: str) -> str:
@@ -107,11 +147,7 @@ def check_network(
         with torch.no_grad():
             output = network(latents, *arguments)
     except Exception as error:  # whatever somebody else's code raises
-        raise UserError(f"{field}: {called}) failed: {_told(error)}") from error
+        raise UserError(f"{field}: {called}) failed: {told(error)}") from error
     found = getattr(getattr(output, "sample", output), "shape", None)
     if found != latents.shape:
         raise UserError(f"{field}: {called}) returned {found}, expected {tuple(latents.shape)}")
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

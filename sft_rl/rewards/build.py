@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from sft_rl.config import CRITIC, OWN, ResolvedConfig, RewardConfig, TermConfig
+from sft_rl.config.extensions import load_object
 from sft_rl.config.files import explain
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError
@@ -114,13 +115,18 @@ def objective_of(
             terms.append(Term(term, normaliser=normaliser))
             continue
         make = partial(as_reward, term, own.get(term.name), options)
+        owner = None
         if term.uses_ray and remote is not None:
+            if hasattr(own.get(term.name) or load_object("reward.terms", term.use), "state"):
+                raise UserError(
+                    f"{field} keeps a state, so it is scored here: leave num_scorers out"
+                )
             score, has_gradient = remote(term, partial(make, **around)), False
         else:
-            score = make(**around)
-            has_gradient = score.has_gradient
+            score = reward = make(**around)
+            has_gradient, owner = reward.has_gradient, reward.function
         if not has_gradient:
             at_once = max(term.num_scorers, 1) if term.is_elsewhere else 1
             score = InParts(score, batch_size=term.batch_size, at_once=at_once)
-        terms.append(Term(term, score, has_gradient, normaliser))
+        terms.append(Term(term, score, has_gradient, normaliser, owner))
     return Objective(terms)

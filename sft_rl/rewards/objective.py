@@ -24,6 +24,7 @@ from sft_rl.policy import DenoisingPolicy
 from sft_rl.rewards.normalise import Normaliser
 from sft_rl.rewards.parts import InParts
 from sft_rl.seeding import generator
+from sft_rl.storage.state import declared_state, load_declared_state
 from sft_rl.types import given
 
 Score = Callable[..., Tensor]
@@ -42,12 +43,14 @@ class Term:
         score: Who scores; None is the critic.
         has_gradient: Whether its scores can be differentiated.
         normaliser: Shifts and scales its scores.
+        owner: The user's own object, where it scores here: what its ``state()`` declares is kept.
     """
 
     config: TermConfig = field(default_factory=TermConfig)
     score: Score | None = None
     has_gradient: bool = True
     normaliser: Normaliser = field(default_factory=lambda: Normaliser("none"))
+    owner: object = None
 
     @property
     def is_live(self) -> bool:
@@ -106,13 +109,16 @@ class Objective:
     def measured(self, policy: DenoisingPolicy, *, num: int, seed: int, purpose: str) -> Measured:
         """Mean and standard deviation of every reward's raw scores of a policy's samples.
 
-        The same seed and purpose give the same noise and labels, whatever the policy.
+        The same seed and purpose give the same noise and labels, whatever the policy. What rewards
+        keep is left as it was: they learn of what the run draws, not of being looked at.
         """
+        before = self.state()
         source = generator(seed, purpose, device=policy.device)
         labels = policy.random_labels(num, source)
         with torch.no_grad():
             x = policy.sample(num, source, labels)
             scores = {t.config.name: t.score(x, *given(labels)) for t in self.rewards if t.score}
+        self.load_state(before)
         return {k: (s.double().mean().item(), s.double().std().item()) for k, s in scores.items()}
 
     def close(self) -> None:
@@ -122,10 +128,17 @@ class Objective:
                 term.score.close()
 
     def state(self) -> dict[str, Tensor]:
-        """What the normalisations have seen, by the terms' names."""
-        return {t.config.name: t.normaliser.moments for t in self.terms}
+        """What the normalisations have seen and the rewards keep, by the terms' names."""
+        tensors = {t.config.name: t.normaliser.moments.clone() for t in self.terms}
+        for term in self.terms:
+            own = declared_state(term.owner)
+            tensors |= {f"{term.config.name}.{name}": kept.clone() for name, kept in own.items()}
+        return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Undo :meth:`state`."""
         for term in self.terms:
-            term.normaliser.moments.copy_(tensors[term.config.name])
+            name, lead = term.config.name, f"{term.config.name}."
+            term.normaliser.moments.copy_(tensors[name])
+            own = {k.removeprefix(lead): v for k, v in tensors.items() if k.startswith(lead)}
+            load_declared_state(term.owner, own)

@@ -9,7 +9,7 @@ from typing import Any
 from sft_rl.config import Config, PretrainedConfig
 from sft_rl.config.files import lookup
 from sft_rl.errors import UserError
-from sft_rl.networks.own import made_network
+from sft_rl.networks.own import OwnNetwork, made_module
 from sft_rl.pretrained.states import file_sha256
 from sft_rl.storage.checkpoint import state_sha256
 
@@ -50,7 +50,7 @@ def with_factory(config: Config) -> Config:
     if model.weights is None:
         return config
     if model.weights == "factory":
-        sha256 = state_sha256(made_network(model, ()))
+        sha256 = state_sha256(OwnNetwork(made_module("model.factory", str(model.factory)), ()))
     elif Path(model.weights).is_file():
         sha256 = file_sha256(Path(model.weights))
     else:

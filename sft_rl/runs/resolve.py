@@ -18,7 +18,7 @@ from sft_rl.data import Dataset, check_labels, load_dataset
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.errors import UserError, home_expanded
 from sft_rl.metrics.measures import build_measure
-from sft_rl.networks.own import check_network, made_network
+from sft_rl.networks.own import check_network, made_module
 from sft_rl.rewards import Objective, OwnReward, build_objective, handed_over
 from sft_rl.runs.models import Sections, with_factory, with_pretrained
 from sft_rl.runs.parts import (
@@ -30,6 +30,7 @@ from sft_rl.runs.parts import (
     value_of,
 )
 from sft_rl.storage.checkpoint import state_sha256
+from sft_rl.storage.state import declared_state
 from sft_rl.types import Progress, silent
 
 PATHS = (
@@ -173,7 +174,7 @@ def check(
     if config.model.kind == "own":
         factory = config.model.factory
         check_network(
-            network or made_network(config.model, config.samples.shape).network,
+            network or made_module("model.factory", str(factory)),
             config.samples.shape,
             field="network" if network is not None else f"model.factory: {factory}",
             num_classes=num_classes,
@@ -248,9 +249,16 @@ def _check_objective(config: ResolvedConfig, objective: Objective, data: Dataset
         labels = (torch.zeros(len(samples), dtype=torch.int64),)
     elif data.conditions is not None:
         labels = (data.conditions[: len(samples)],)
+    is_elsewhere = any(term.config.is_elsewhere for term in objective.terms)
+    scores_ahead = is_elsewhere and config.rollout.num_workers > 0
     for term in objective.rewards:
         field = f"reward: {term.config.name!r}"
         assert term.score is not None
+        if declared_state(term.owner) and scores_ahead:
+            raise UserError(
+                f"{field} keeps a state, which needs shards in their order, but beside a term that "
+                "is scored elsewhere they are scored as they come; set rollout.num_workers=0"
+            )
         x = samples.clone().requires_grad_(term.has_gradient)
         scores = x[:, 0] if term.config.uses_ray else term.score(x, *labels)
         if term.has_gradient and not scores.requires_grad:

@@ -7,6 +7,7 @@ in every checkpoint, and a resumed run goes on with it.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,42 @@ ARRAY, NUMBER = "@array", "@number"
 """Ends of the names of what was no tensor, so that it comes back as what it was."""
 
 
+class Stateful:
+    """Something that may keep more than modules and optimisers between iterations."""
+
+    def state(self) -> State:
+        """What else it keeps: tensors, arrays and numbers by name."""
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """Undo :meth:`state`; by default each becomes the attribute of its name."""
+        for name, value in state.items():
+            own = getattr(self, name)
+            if isinstance(own, Tensor) and isinstance(value, Tensor):
+                value = value.to(own.device)
+            setattr(self, name, value)
+
+
 def kept_state(owner: object) -> dict[str, Tensor]:
     """Everything that an object keeps, as named tensors.
 
     Raises:
-        UserError: If it declares something that is neither tensor, array nor number.
+        UserError: As :func:`declared_state`.
     """
     tensors: dict[str, Tensor] = {}
     for name, part in _parts(owner).items():
         entries = part.state_dict() if isinstance(part, nn.Module) else optimizer_tensors(part)
         tensors |= {f"{name}.{entry}": tensor for entry, tensor in entries.items()}
+    return tensors | declared_state(owner)
+
+
+def declared_state(owner: object) -> dict[str, Tensor]:
+    """What an object's ``state()`` declares, as named tensors; nothing if it has none.
+
+    Raises:
+        UserError: If it declares something that is neither tensor, array nor number.
+    """
+    tensors: dict[str, Tensor] = {}
     for name, value in _declared(owner).items():
         if isinstance(value, Tensor):
             tensors[name] = value
@@ -53,7 +80,7 @@ def load_kept_state(owner: Any, tensors: dict[str, Tensor]) -> None:
     """Undo :func:`kept_state`.
 
     Raises:
-        UserError: If the object keeps other things now.
+        UserError: As :func:`load_declared_state`.
     """
     left = dict(tensors)
     for name, part in _parts(owner).items():
@@ -63,13 +90,22 @@ def load_kept_state(owner: Any, tensors: dict[str, Tensor]) -> None:
             part.load_state_dict(entries)
         else:
             load_optimizer_tensors(part, entries)
-    state = dict(_value(*item) for item in left.items())
+    load_declared_state(owner, left)
+
+
+def load_declared_state(owner: Any, tensors: dict[str, Tensor]) -> None:
+    """Undo :func:`declared_state`, by ``load_state()`` or, without one, attribute by attribute.
+
+    Raises:
+        UserError: If the object declares other things now.
+    """
+    state = dict(_value(*item) for item in tensors.items())
     if state.keys() != (declared := _declared(owner).keys()):
         raise UserError(
             f"{_name(owner)}.state: declares {sorted(declared)}, the checkpoint has {sorted(state)}"
         )
     if state:
-        owner.load_state(state)
+        getattr(owner, "load_state", partial(Stateful.load_state, owner))(state)
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
