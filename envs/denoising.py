@@ -27,32 +27,25 @@ LATENT_BOUND = 1e6
 """Latents have no bound; this one is finite, as many libraries want it."""
 
 
-def observation_space(
-    num_steps: int,
-    shape: tuple[int, ...],
-    observation: str,
-    num_classes: int,
-    conditions: torch.Tensor | None = None,
-) -> spaces.Space[Any]:
-    """Space of one observation, ``dict`` or ``flat``.
+def observation_space(process: DenoisingProcess, observation: str) -> spaces.Space[Any]:
+    """Space of one observation of a process, ``dict`` or ``flat``.
 
     Raises:
         UserError: If there is none of that name, or no place in it for a label.
     """
     _check_choice("observation", observation, OBSERVATIONS)
+    shape, conditions = process.shape, process.conditions
     if observation == "flat":
-        if num_classes or conditions is not None:
-            raise UserError(
-                "observation: 'flat' has no place for the label or vector of a conditional model; "
-                "use 'dict'"
-            )
+        if process.num_classes or conditions is not None:
+            message = "no place for the label or vector of a conditional model; use 'dict'"
+            raise UserError(f"observation: 'flat' has {message}")
         return spaces.Box(-LATENT_BOUND, LATENT_BOUND, (math.prod(shape) + 1,), np.float32)
     parts: dict[str, spaces.Space[Any]] = {
         "latent": spaces.Box(-LATENT_BOUND, LATENT_BOUND, shape, np.float32),
-        "step_index": spaces.Discrete(num_steps + 1),
+        "step_index": spaces.Discrete(process.num_steps + 1),
     }
-    if num_classes:
-        parts["label"] = spaces.Discrete(num_classes)
+    if process.num_classes:
+        parts["label"] = spaces.Discrete(process.num_classes)
     if conditions is not None:
         parts["condition"] = spaces.Box(
             -LATENT_BOUND, LATENT_BOUND, conditions.shape[1:], np.float32
@@ -131,9 +124,7 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
         )
         self.observation = observation
         self.render_mode = render_mode
-        self.observation_space = observation_space(
-            num_steps, shape, observation, num_classes, conditions
-        )
+        self.observation_space = observation_space(self.process, observation)
         self.action_space = action_space(shape, action, action_bound)
         self._seeded = False
 
@@ -255,9 +246,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             conditions=conditions,
             device=device,
         )
-        self.single_observation_space = observation_space(
-            num_steps, shape, observation, num_classes, conditions
-        )
+        self.single_observation_space = observation_space(self.process, observation)
         self.single_action_space = action_space(shape, action, action_bound)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)

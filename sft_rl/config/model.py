@@ -199,7 +199,10 @@ class ModelConfig(Section):
     """Of the network of `factory`: a file with its state dict, .safetensors or of `torch.save`, or
     `factory`, if the function returns it trained; without, it is pretrained here."""
     classes: NonNegativeInt = 0
-    """Number of classes that the network of `factory` is conditional on."""
+    """Number of labels that the network of `factory` takes."""
+    null_class: bool = False
+    """Whether the last of the network's labels stands for no class: it is no class of the data's,
+    and `sampler.guidance_scale` needs it."""
     unet: dict[str, Any] = Field(default_factory=dict)
     """Arguments of UNet2DModel by their own names; size and channels come from the data. With
     `num_class_embeds` it is conditional on the data's labels."""
@@ -232,9 +235,10 @@ class ModelConfig(Section):
     @property
     def num_classes(self) -> int:
         """Number of classes that the model is conditional on; 0 if it is unconditional."""
+        num: int = self.unet.get("num_class_embeds") or 0 if self.kind == "unet" else 0
         if self.kind == "own":
-            return self.classes
-        return self.unet.get("num_class_embeds") or 0 if self.kind == "unet" else 0
+            num = self.classes
+        return num - 1 if num and self.null_class else num
 
     @model_validator(mode="before")
     @classmethod
@@ -288,5 +292,9 @@ class PretrainingConfig(Section):
     """Decay of the averaged weights, which are kept; 0 keeps the last weights."""
     continuous_time: bool = True
     """Train on fractional timesteps."""
+    label_dropout: Probability = 0.0
+    """Share of samples that are trained on without their class; needs `model.null_class`."""
+    guidance_iterations: Count = 1000
+    """Optimiser steps that make one network call of the two of `sampler.guidance_scale`."""
     seed: Seed = 0
     """Seed; separate from the run's, so that runs share a cached model."""

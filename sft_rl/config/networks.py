@@ -55,6 +55,9 @@ class SamplerConfig(Section):
     the flow's SDE (Flow-GRPO)."""
     final_std: NonNegative = 0.01
     """Noise of the last step, in model units; a policy gradient needs it positive."""
+    guidance_scale: Positive = 1.0
+    """Classifier-free guidance w of a model with a null class, w F(c) + (1 - w) F(none): the
+    two calls are fitted by one network, from which all starts. 1 is no guidance."""
     learn_std: bool = False
     """Learn one standard deviation per step (the last stays as it is)."""
 

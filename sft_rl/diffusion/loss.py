@@ -20,6 +20,7 @@ def matching_loss(
     num_times: int,
     continuous: bool = True,
     labels: Tensor | None = None,
+    teacher: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Mean squared error of what the network predicts, at random times.
 
@@ -41,6 +42,7 @@ def matching_loss(
         continuous: Draw fractional times; else whole ones.
         labels: Classes of the data, int64, shape (B,), or vectors (B, D); None for an unconditional
             model.
+        teacher: Its prediction is matched in place of the data's and noise's, without a gradient.
 
     Returns:
         Scalar, averaged over the batch and all dimensions.
@@ -62,4 +64,7 @@ def matching_loss(
     of_data, of_noise = prediction.target(alpha, sigma)
     called_with = prediction.network_times(path.network_times(t), *path.levels(t))
     wanted: Tensor = of_data * x_0 + of_noise * eps
+    if teacher is not None:
+        with torch.no_grad():
+            wanted = teacher(x_t, called_with, *classes)
     return (network(x_t, called_with, *classes) - wanted).square().mean()

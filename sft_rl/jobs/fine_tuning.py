@@ -259,6 +259,7 @@ def _conclude(
         final |= found.less(found_before.estimates, "before")
         initial |= validation.reported(learner.networks.pretrained, initial[evaluator.name])
         final |= validation.reported(policy, final[evaluator.name])
+        classes = [evaluator.by_class(one) for one in (learner.networks.pretrained, policy)]
     if config.training.plots:
         from sft_rl.jobs.plots import Samples, write_plots
 
@@ -283,6 +284,7 @@ def _conclude(
         "before": initial,
         "final": final,
         "full_step": full_step.numbers,
+        **({"classes": {"before": classes[0], "final": classes[1]}} if classes[1] else {}),
         "protocol": {**evaluator.protocol, "nfe": policy.num_steps},
         "seconds_per_sample": seconds_per_sample,
         "wall_seconds": clock.total(),

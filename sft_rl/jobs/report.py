@@ -38,4 +38,13 @@ def final_table(summary: dict[str, Any]) -> Table:
     if "nfe" in full:  # else `metrics.full_step` is off
         columns[f"{full['nfe']} steps"] = full
     columns[FLOOR] = full["noise_floors"]
-    return comparison(columns, names_of(summary["final"]))
+    return comparison(columns, names_of(summary["final"])) | _by_class(summary.get("classes", {}))
+
+
+def _by_class(classes: dict[str, list[Metrics]]) -> Table:
+    """Rows of what is measured of each class, before and after."""
+    columns = [classes.get(when, []) for when in ("before", "final")]
+    return {
+        f"agreement, class {label}": [number(metrics, "agreement") for metrics in both]
+        for label, both in enumerate(zip(*columns, strict=True))
+    }

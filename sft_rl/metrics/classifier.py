@@ -51,6 +51,11 @@ class Classifier(nn.Module):
         return self.classes(F.silu(self.features(self.tower(images))))  # type: ignore[no-any-return]
 
     @torch.inference_mode()
+    def classes_of(self, images: Tensor) -> Array:
+        """The class that it takes each of the images (N, C, H, W) for, int64, shape (N,)."""
+        return torch.cat([self(part).argmax(1) for part in torch.split(images, CHUNK)]).numpy()
+
+    @torch.inference_mode()
     def embed(self, images: Tensor) -> Array:
         """Features of images (N, C, H, W) of -1..1, float64, shape (N, 32).
 
@@ -105,8 +110,8 @@ def _accuracy(classifier: Classifier, data: ImageDataset) -> float:
     """Share of the held-out images that it names rightly."""
     assert data.held_out is not None and data.held_out_labels is not None, "labels are needed"
     held_out = data.units.to_model(torch.from_numpy(data.held_out))
-    guesses = torch.cat([classifier(part).argmax(1) for part in torch.split(held_out, CHUNK)])
-    return torch.eq(guesses, data.held_out_labels).double().mean().item()
+    guesses = classifier.classes_of(held_out)
+    return float((guesses == data.held_out_labels.numpy()).mean())
 
 
 def _train(data: ImageDataset, labels: Tensor, num_classes: int, seed: int) -> Classifier:

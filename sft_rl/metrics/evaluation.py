@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from sft_rl.data import Dataset
 from sft_rl.data.pictures import sample_grid
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.estimates import Measured
+from sft_rl.metrics.features import ClassifierFeatures
 from sft_rl.metrics.measures import build_measure
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator
@@ -19,6 +21,7 @@ from sft_rl.storage.cache import Key, digest
 from sft_rl.types import Metrics, Progress, silent
 
 NUM_FLOOR_DRAWS = 8
+NUM_OF_A_CLASS = 500
 VALIDATION_FACTOR = 2
 REFERENCES = {"held_out": "held-out", "train": "training"}
 
@@ -94,6 +97,26 @@ class Evaluator:
         labels = policy.random_labels(num, source)
         samples = policy.sample(num, source, labels, progress=progress)
         return self.data.units.joined(samples, labels)
+
+    def by_class(self, policy: DenoisingPolicy) -> list[Metrics]:
+        """How a policy's samples of each class agree with it, nothing without classes.
+
+        ``agreement`` is the share that the classifier whose features are compared takes for their
+        class, with its binomial error.
+        """
+        features = getattr(self.measure, "features", [])
+        classifier = next((f for f in features if isinstance(f, ClassifierFeatures)), None)
+        if classifier is None or not policy.num_classes:
+            return []
+        num = max(min(self.config.num_samples // policy.num_classes, NUM_OF_A_CLASS), 1)
+        labels = torch.arange(policy.num_classes, device=policy.device).repeat_interleave(num)
+        source = generator(self.config.seed, "classes", device=policy.device)
+        samples = self.data.units.to_data(policy.sample(len(labels), source, labels))
+        agree = (classifier.classes(samples) == labels.cpu().numpy()).reshape(-1, num)
+        return [
+            {"agreement": share, "agreement_se": math.sqrt(share * (1.0 - share) / num)}
+            for share in agree.mean(axis=1).tolist()
+        ]
 
     def validate(self, policy: DenoisingPolicy) -> tuple[Metrics, Array | None]:
         """Measure a policy against validation data, with noise of its own, and make a picture.

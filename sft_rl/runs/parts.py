@@ -6,6 +6,7 @@ import copy
 import re
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +27,12 @@ from sft_rl.networks import noise_network, value_network
 from sft_rl.networks.own import OwnNetwork
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.full_step import FullStep, measure_full_step
-from sft_rl.pretrained.training import keep_conditions, pretrained_key, pretrained_network
+from sft_rl.pretrained.training import (
+    guided_network,
+    keep_conditions,
+    pretrained_key,
+    pretrained_network,
+)
 from sft_rl.rewards import Objective
 from sft_rl.seeding import derive_seed, num_threads
 from sft_rl.storage.cache import hash_of
@@ -169,25 +175,31 @@ def full_step_network(
 ) -> tuple[nn.Module, bool]:
     """Return the full-step network: handed over, loaded, from the cache, or trained now.
 
+    Under `sampler.guidance_scale` it is the one that makes the guided prediction in one call.
+
     Returns:
         The network on its device, in evaluation mode, and whether it was there already.
     """
     device = device or resolve_device(config.device)
-    if own is not None:
-        network = network_of(config, own).to(device).eval()
-        keep_conditions(network, data)
-        return network, True
+    parts: dict[str, Any] = {
+        "model": config.model,
+        "noise": config.noise,
+        "pretraining": config.pretraining,
+        "data": data,
+        "progress": progress,
+        "warn": warn,
+    }
     with num_threads(config.learner.num_threads):
-        return pretrained_network(
-            model=config.model,
-            noise=config.noise,
-            pretraining=config.pretraining,
-            pretrained=config.pretrained,
-            data=data,
-            device=device,
-            progress=progress,
-            warn=warn,
-        )
+        if own is not None:
+            network, there = network_of(config, own).to(device).eval(), True
+            keep_conditions(network, data)
+        else:
+            network, there = pretrained_network(
+                pretrained=config.pretrained, device=device, **parts
+            )
+        if config.sampler.guidance_scale != 1.0:
+            network = guided_network(network, config.sampler.guidance_scale, **parts)
+    return network, there
 
 
 def full_step_key(config: ResolvedConfig, data: Dataset) -> str:
@@ -204,6 +216,7 @@ def full_step_key(config: ResolvedConfig, data: Dataset) -> str:
         | {
             "metrics": config.metrics.model_dump(),
             "sampler": [config.model.clip_x0, config.noise.variance],
+            "guidance": [config.sampler.guidance_scale, config.pretraining.guidance_iterations],
         }
     )
 

@@ -193,6 +193,7 @@ def check_settings(config: Config, *, trains: bool = True) -> None:
         config.critic.objective,
         is_conditional=bool(config.model.num_classes or config.data.condition_columns),
     )
+    _check_null_class(config)
     schedule = schedule_of(config)
     num_steps, own = config.metrics.full_step, config.noise.num_train_timesteps
     if isinstance(num_steps, int) and num_steps > own:
@@ -203,6 +204,23 @@ def check_settings(config: Config, *, trains: bool = True) -> None:
     if trains:
         _check_algorithm(config, schedule)
     _check_system(config)
+
+
+def _check_null_class(config: Config) -> None:
+    """Refuse what needs a label that stands for no class, where the model has none."""
+    if config.model.null_class and config.model.num_classes:
+        return
+    scale, dropout = config.sampler.guidance_scale, config.pretraining.label_dropout
+    for field, given, off in (
+        ("sampler.guidance_scale", scale, 1.0),
+        ("pretraining.label_dropout", dropout, 0.0),
+        ("model.null_class", config.model.null_class, False),
+    ):
+        if given != off:
+            raise UserError(
+                f"{field}: {given} needs a model of classes whose last label stands for none "
+                f"(model.null_class=true, with one more than the data's classes); leave it at {off}"
+            )
 
 
 def _check_algorithm(config: Config, schedule: StepSchedule) -> None:

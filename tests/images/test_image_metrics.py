@@ -11,6 +11,7 @@ import torch
 from sft_rl.config import Config, MetricsConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
+from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.metrics.fidelity import read_gaussian
@@ -40,6 +41,28 @@ def test_the_classifier_knows_digits_and_stays_in_the_cache(evaluator: Evaluator
     assert again.protocol == protocol
     train = evaluator.data.train_in_units(500)
     assert again.distance(train) == evaluator.distance(train)
+
+
+class RealByClass:
+    """Draws real digits of the class that is asked for, or, if wrong, of the next one."""
+
+    num_classes, device = 10, torch.device("cpu")
+
+    def __init__(self, data: ImageDataset, *, wrong: int = -1) -> None:
+        self.data, self.wrong = data, wrong
+
+    def sample(self, num: int, source: torch.Generator, labels: torch.Tensor) -> torch.Tensor:
+        asked = torch.where(labels == self.wrong, labels + 1, labels)
+        return self.data.batch(num, source, asked)
+
+
+def test_samples_agree_with_their_class_or_with_another(evaluator: Evaluator):
+    agree = evaluator.by_class(RealByClass(evaluator.data))
+    assert len(agree) == 10
+    assert min(one["agreement"] for one in agree) > 0.9
+    wrong = evaluator.by_class(RealByClass(evaluator.data, wrong=4))
+    assert wrong[4]["agreement"] < 0.1
+    assert wrong[5] == agree[5]
 
 
 def test_real_digits_are_at_zero_and_wrong_ones_far(evaluator: Evaluator):
