@@ -74,6 +74,7 @@ BY_NAME: dict[str, str] = {
 }
 ELSEWHERE = {
     "data.columns": "of a file, whose points are compared themselves",
+    "data.condition_columns": "of a file, whose vectors are compared themselves",
     "data.separator": "of a file",
     "data.header": "of a file",
     "data.path": "another source of the data, which are compared themselves",

@@ -57,10 +57,9 @@ def pretrained_key(
     of_model = set(UNUSED_OF_MODEL[model.kind])
     if model.prediction != "edm":
         of_model.add("sigma_data")
-    if not model.null_class:
-        of_model.add("null_class")
     of_pretraining = {"guidance_iterations"}
-    if not pretraining.label_dropout:
+    if not (model.num_classes and model.null_class):
+        of_model.add("null_class")
         of_pretraining.add("label_dropout")
     of_noise = {"variance", *UNUSED_OF_PATH[noise.path]}
     if noise.schedule == "cosine" or noise.betas is not None:
