@@ -80,6 +80,8 @@ ELSEWHERE = {
     "data.path": "another source of the data, which are compared themselves",
     "model.kind": "tested kind by kind",
     "data.factory": "a user's own data, which are compared themselves",
+    "critic.factory": "a user's own",
+    "value.factory": "a user's own",
     "model.null_class": "of a model of classes: test_guidance.py",
     "pretraining.label_dropout": "of a model of classes: test_guidance.py",
     "sampler.guidance_scale": "of a model of classes: test_guidance.py",
