@@ -18,14 +18,7 @@ from sft_rl.storage.cache import Key, cached, hash_of
 from sft_rl.storage.checkpoint import Checkpoint, save
 from sft_rl.storage.locks import lock
 
-pytestmark = PROCESSES
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache."""
-    monkeypatch.setenv("SFT_RL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = [PROCESSES, pytest.mark.usefixtures("cache")]
 
 
 def make_and_stop(cache: Path, kind: str, key: Key) -> None:

@@ -1,8 +1,7 @@
-"""Pictures as people keep them: folders, zip files and tables; converted rightly, decoded once."""
+"""Pictures as people keep them: folders, zip files and tables."""
 
 import io
 import os
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -14,48 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pictures import encoded, everything, load, put
 from PIL import Image
 
-from sft_rl.config import DataConfig
-from sft_rl.data import load_dataset
-from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
 
-SIZE = 8
-RNG = np.random.default_rng(0)
-
-
-def encoded(pixels: Any = None, kind: str = "png", **options: Any) -> bytes:
-    if pixels is None:
-        pixels = RNG.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    stream = io.BytesIO()
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def load(path: Path, **options: Any) -> ImageDataset:
-    tree = {"name": "images", "path": str(path), "image_size": SIZE, **options}
-    data = load_dataset(DataConfig.model_validate(tree))
-    assert isinstance(data, ImageDataset)
-    return data
-
-
-def everything(data: ImageDataset) -> np.ndarray:
-    return np.concatenate([data.train.numpy(), data.held_out])
-
-
-def put(file: Path, content: bytes | None = None) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(encoded() if content is None else content)
-    return file
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache."""
-    monkeypatch.setenv("SFT_RL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_every_picture_is_read_whatever_its_name(tmp_path: Path):
@@ -106,84 +69,6 @@ def test_zip_files_are_read_without_unpacking(tmp_path: Path):
     for content in (b"PK", (tmp_path / "pictures.zip").read_bytes()[:-30]):
         with pytest.raises(UserError, match=r"^data.path: cannot read .*broken.zip"):
             load(put(tmp_path / "broken.zip", content))
-
-
-def gradient(top: float, dtype: Any) -> np.ndarray:
-    return (np.linspace(0, top, SIZE * SIZE).reshape(SIZE, SIZE)).astype(dtype)
-
-
-GREY = np.rint(gradient(255, float)).astype(np.uint8)
-CLEAR = np.dstack([np.full((SIZE, SIZE, 3), 77, np.uint8), GREY])
-"""Grey that is hidden at the beginning and shows at the end."""
-ON_WHITE = np.rint(255 - (255 - 77) * (GREY / 255))
-
-
-def indexed() -> Image.Image:
-    picture = Image.fromarray(np.full((SIZE, SIZE), 1, np.uint8), "P")
-    picture.putpalette([9, 9, 9, 50, 60, 70])
-    return picture
-
-
-def upside_down() -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    return exif
-
-
-RED = np.array([255, 0, 0])[:, None, None]
-CONVERTED: dict[str, tuple[bytes, Any, str]] = {
-    "16 bits": (encoded(gradient(65535, np.uint16)), GREY, "16 bits, scaled to 8"),
-    "16 bits of TIFF": (
-        encoded(gradient(65535, np.uint16), "tiff"),
-        GREY,
-        "16 bits, scaled to 8",
-    ),
-    "floats of TIFF": (
-        encoded(gradient(1, np.float32), "tiff"),
-        GREY,
-        "floats of 0 to 1, scaled to 8 bits",
-    ),
-    "transparent": (encoded(CLEAR), ON_WHITE, "transparent, on white"),
-    "transparent by index": (encoded(indexed(), transparency=1), 255, "transparent, on white"),
-    "with a transparent colour": (
-        encoded(np.full((SIZE, SIZE, 3), 7, np.uint8), transparency=(7, 7, 7)),
-        255,
-        "transparent, on white",
-    ),
-    "by index": (encoded(indexed()), np.array([50, 60, 70])[:, None, None], ""),
-    "black and white": (encoded(Image.fromarray(GREY > 99)), 255 * (GREY > 99), "grey, in RGB"),
-    "CMYK": (encoded(Image.new("CMYK", (SIZE, SIZE), (0, 255, 255, 0)), "tiff"), RED, ""),
-    "held upside down": (encoded(GREY, exif=upside_down()), GREY[::-1, ::-1], "turned by Exif"),
-    "moving": (
-        encoded(
-            Image.fromarray(GREY),
-            "gif",
-            save_all=True,
-            append_images=[Image.new("L", (SIZE, SIZE))],
-        ),
-        GREY,
-        "first of several pictures",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CONVERTED)
-def test_pictures_are_converted_rightly(tmp_path: Path, name: str):
-    content, expected, said = CONVERTED[name]
-    for i in range(4):
-        put(tmp_path / "pictures" / f"{i}.png", content)  # whatever it is
-    data = load(tmp_path / "pictures")
-    found = everything(data)
-    assert np.abs(found.astype(float) - expected).max() <= 1
-    assert said in data.description.get("converted", "")
-
-
-def test_pixels_of_no_known_range_are_refused(tmp_path: Path):
-    for i, values in enumerate((gradient(4000, np.float32), gradient(1e6, np.int32))):
-        for j in range(4):
-            put(tmp_path / str(i) / f"{j}.tiff", encoded(values, "tiff"))
-        with pytest.raises(UserError, match=r"0.tiff: its pixels are 0 to .* write them as 8"):
-            load(tmp_path / str(i))
 
 
 def write_table(file: Path, column: Any, labels: Any = None, name: str = "label", **options: Any):
@@ -312,62 +197,3 @@ def test_of_several_splits_the_training_rows_are_read(tmp_path: Path):
     put(root / "a.png")
     with pytest.raises(UserError, match="1 pictures and 4 tables; name one"):
         load(root)
-
-
-def test_pictures_are_decoded_once(tmp_path: Path, cache: Path):
-    files = [put(tmp_path / "pictures" / f"{i}.png") for i in range(6)]
-    seen: list[tuple[int, int]] = []
-    config = DataConfig(name="images", path=str(tmp_path / "pictures"), image_size=SIZE)
-
-    def read(**changes: Any) -> ImageDataset:
-        seen.clear()
-        return load_dataset(
-            config.model_copy(update=changes), lambda done, total, _: seen.append((done, total))
-        )
-
-    first = read()
-    assert seen == [(6, 6)]
-    again = read()
-    assert seen == []
-    assert isinstance(again.held_out, np.memmap)
-    np.testing.assert_array_equal(everything(again), everything(first))
-    assert (again.fingerprint, again.description) == (first.fingerprint, first.description)
-    for changes in ({"channels": 1}, {"crop": (0, 0, 4, 4)}, {"seed": 1}):
-        assert read(**changes).fingerprint != first.fingerprint
-        assert seen == [(6, 6)]
-    stamp = files[0].stat()
-    files[0].write_bytes(files[1].read_bytes())
-    os.utime(files[0], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert read().fingerprint != first.fingerprint, "the content counts, not its date"
-    assert len(list((cache / "pictures").glob("[!.]*"))) == 5
-
-
-MEASURE = """
-import resource, sys
-from sft_rl.config import DataConfig
-from sft_rl.data import load_dataset
-import sft_rl.data.images, pyarrow.parquet, PIL.Image
-PIL.Image.init()
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
-data = load_dataset(DataConfig(name="images", path=sys.argv[1], image_size=64))
-held = data.train.numel() + data.held_out.size
-print(before, peak(), held)
-"""
-
-
-def test_memory_at_the_peak_is_that_of_the_pictures(tmp_path: Path):
-    """Of a load that decodes, and of one that finds them decoded."""
-    picture = encoded(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8), "jpeg", quality=60)
-    column = pa.array([picture] * 12_000)  # 147 MB of pixels
-    pq.write_table(pa.table({"image": column}), tmp_path / "many.parquet", row_group_size=1000)
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", MEASURE, str(tmp_path / "many.parquet")],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        before, peak, held = map(int, done.stdout.split())
-        assert held == 12_000 * 3 * 64 * 64
-        assert peak - before <= 1.3 * held
