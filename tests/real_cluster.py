@@ -122,6 +122,7 @@ class RealCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RUNTIME_ENV_RETRY_TIMES": "1",
+            "RAY_prestart_worker_first_driver": "0",  # for each job as many as CPUs
         }
         with (self.folder / f"{name}.log").open("w") as log:
             return subprocess.Popen(
@@ -134,6 +135,13 @@ class RealCluster:
         command = [sys.executable, "-c", NODE, self.gcs, name, str(free_ports(1)[0])]
         command += [str(self.folder / name)]
         self.nodes[name] = self.start(name, command)
+
+    def fill(self) -> None:
+        """See that there are three nodes."""
+        while len(self.nodes) < 2:  # at once, two would take the same socket
+            self.add_node()
+            wait_for(lambda: len(self.state("nodes")) == 1 + len(self.nodes))
+        wait_for(lambda: self.is_up(3))
 
     def kill_node(self, node_id: str) -> None:
         """Kill a further node with all that runs on it, as a power cut does."""
@@ -168,10 +176,7 @@ def real_cluster() -> Iterator[RealCluster]:
     head = running.start("head", command)
     try:
         wait_for(lambda: running.is_up(1))
-        for number in (2, 3):  # at once, both would take the same socket
-            running.add_node()
-            wait_for(lambda number=number: len(running.state("nodes")) == number)
-        wait_for(lambda: running.is_up(3))
+        running.fill()
         yield running
     finally:
         for process in (*running.nodes.values(), head):

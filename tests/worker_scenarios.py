@@ -259,16 +259,19 @@ class Mortal:
         return x[:, 0]
 
 
-def scored(settings: list[str], flag: Path) -> dict[str, object]:
-    """Fine-tune by a reward scored here, and by two scorers, of which one dies."""
+def overlapped(settings: list[str], flag: Path) -> dict[str, object]:
+    """Fine-tune with weights a version old: all here; with a worker and two scorers, one dies."""
     found: dict[str, object] = {}
-    for name, more in (("here", ""), ("scorers", ", num_scorers: 2, num_cpus_per_scorer: 0.1")):
+    for num, name, more in (
+        (0, "here", ""),
+        (1, "scorers", ", num_scorers: 2, num_cpus_per_scorer: 0.1"),
+    ):
         term = f"use: 'worker_scenarios:Mortal', weight: 0.5, batch_size: {BATCH}{more}"
         own = [f"reward.terms=[critic, {{{term}}}]", f"options.flag={flag}"]
         config, _ = resolve(load_config("swiss_roll", [*settings, *own, "reward.num_scored=60"]))
         if more:
             flag.touch()
-        found[name] = policy_sha256(config, 1, lag=1)
+        found[name] = policy_sha256(config, num, lag=1)
     return {**found, "died": not flag.exists()}
 
 
@@ -279,9 +282,7 @@ def main(out: str, settings: list[str]) -> None:
     narrow, _ = resolve(load_config("swiss_roll", rounded))
     for num in (0, 2):
         results[f"sha256 {num}"] = policy_sha256(narrow, num)
-    for num in (0, 1):
-        results[f"sha256 {num}, overlapped"] = policy_sha256(config, num, lag=1)
-    results["scored"] = scored(settings, Path(out).with_name("flag"))
+    results["overlapped"] = overlapped(settings, Path(out).with_name("flag"))
     results |= losses(config)
     for name, make_runner in (
         ("faulty", partial(make, Faulty, config)),

@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
@@ -26,6 +27,8 @@ OBJECT_STORE_BYTES = 256 * 2**20
 CONNECT_S = 5.0
 MOST_CHARACTERS = 20
 """Of the folder for temporary files; Ray adds up to 80 to it for a socket's path."""
+ITS_TOKEN = "is its token in ~/.ray/auth_token, or named by RAY_AUTH_TOKEN_PATH?"
+ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 NO_PROXY = ("no_proxy", "NO_PROXY")
 
 
@@ -154,8 +157,7 @@ class RaySession:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, RuntimeError) as error:
             raise UserError(
-                f"ray.address: cannot join {address}: {first_line(error)}; is its token in "
-                "~/.ray/auth_token, or named by RAY_AUTH_TOKEN_PATH?"
+                f"ray.address: cannot join {address}: {first_line(error)}; {ITS_TOKEN}"
             ) from error
         from sft_rl.distributed.nodes import check_versions, is_fixed, room
 
@@ -227,9 +229,19 @@ def reach_loopback_directly() -> None:
 
 def use_own_token() -> None:
     """Send this user's token to a cluster that is joined; Ray does not, unless it is told to."""
-    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
-    if os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(os.path.expanduser(file)):
+    if own_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def own_token() -> str:
+    """This user's token, from where Ray takes it; empty if there is none."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+    try:
+        return Path(file).expanduser().read_text().strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def is_running() -> bool:
@@ -271,6 +283,7 @@ def check_ray(
         )
     elif address != "auto":
         _check_listens(address)
+        _check_token(address)
 
 
 def _check_listens(address: str) -> None:
@@ -285,3 +298,23 @@ def _check_listens(address: str) -> None:
     except OSError as error:
         reason = error.strerror or "no answer"
         raise UserError(f"ray.address: no cluster at {address}: {reason}") from None
+
+
+def _check_token(address: str) -> None:
+    """Refuse a token that the cluster does not take; Ray's client would try for half a minute.
+
+    Raises:
+        UserError: If it takes no token of this user's.
+    """
+    import grpc
+
+    token = own_token()
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(ALIVE)(b"", timeout=CONNECT_S, metadata=metadata)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                return  # whatever else is wrong, Ray itself says
+            reason = "its token is another" if token else "it asks for a token"
+            raise UserError(f"ray.address: cannot join {address}: {reason}; {ITS_TOKEN}") from None

@@ -70,6 +70,7 @@ def test_each_trouble_is_found(where, value, level, found):
 
 @pytest.mark.ray
 def test_a_cluster_is_looked_at_from_inside(ray_cluster, sft_rl):
+    ray_cluster.fill()
     storage = ray_cluster.folder / "doctor"
     done = sft_rl("doctor", "--storage", str(storage))
     assert done.returncode == 0, done.stdout + done.stderr
