@@ -1,6 +1,6 @@
-"""Any bytes at the readers of settings and of checkpoints: read, or refused in one line.
+"""Any bytes at the readers of settings, points and checkpoints: read, or refused in one line.
 
-``python -m benchmarks.fuzz --seconds 600`` tries each for that long, with ever new examples.
+``python -m benchmarks.fuzz --seconds 600`` tries each subject for so long, with ever new examples.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
 
+from benchmarks import fuzz_points
+from benchmarks.fuzz_points import DAMAGES, TABLES, read_damaged, read_lines, read_table
 from sft_rl.config import Config
 from sft_rl.config.files import load_config
 from sft_rl.config.plain_yaml import read_file, read_text, read_value
@@ -79,32 +82,58 @@ def read_checkpoint(files: dict[str, bytes | None]) -> None:
         refused_in_one_line(lambda: load(folder))
 
 
-READERS: dict[str, tuple[Callable[[Any], None], Any]] = {
-    "settings": (read_settings, TEXTS),
-    "files of settings": (read_settings_file, CONTENTS | TEXTS.map(str.encode)),
-    "checkpoints": (read_checkpoint, FILES),
+@dataclass(frozen=True)
+class Reader:
+    """What is tried.
+
+    Attributes:
+        subject: What is read.
+        read: Takes an example; raises whatever must not happen.
+        examples: Where they come from.
+    """
+
+    subject: str
+    read: Callable[[Any], None]
+    examples: Any
+
+
+READERS = {
+    "settings": Reader("settings", read_settings, TEXTS),
+    "files of settings": Reader("settings", read_settings_file, CONTENTS | TEXTS.map(str.encode)),
+    "tables of points": Reader("points", read_table, TABLES),
+    "lines of points": Reader("points", read_lines, fuzz_points.TEXTS),
+    "damaged points": Reader("points", read_damaged, DAMAGES),
+    "checkpoints": Reader("checkpoints", read_checkpoint, FILES),
 }
 
 
 def fuzz(name: str, *, examples: int, seed: int | None = None) -> None:
     """Try a reader on so many examples; always the same ones if there is no seed."""
-    body, strategy = READERS[name]
-    given: Any = hypothesis.given(strategy)
+    reader = READERS[name]
+    given: Any = hypothesis.given(reader.examples)
     options: Any = hypothesis.settings(
-        max_examples=examples, derandomize=seed is None, deadline=None, database=None
+        max_examples=examples,
+        derandomize=seed is None,
+        deadline=None,
+        database=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],  # on a busy machine
     )
     seeded: Any = hypothesis.seed(seed) if seed is not None else lambda same: same
-    seeded(options(given(body)))()
+    seeded(options(given(reader.read)))()
 
 
 def main() -> None:
     """Fuzz every reader for some time."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0, help="for each reader")
+    parser.add_argument("--seconds", type=float, default=600.0, help="for each subject")
+    parser.add_argument("--subject", choices=sorted({r.subject for r in READERS.values()}))
     args = parser.parse_args()
-    for name in READERS:
+    for name, reader in READERS.items():
+        if args.subject not in (None, reader.subject):
+            continue
+        share = args.seconds / sum(one.subject == reader.subject for one in READERS.values())
         begun, rounds = time.monotonic(), 0
-        while time.monotonic() - begun < args.seconds:
+        while time.monotonic() - begun < share:
             fuzz(name, examples=EXAMPLES, seed=rounds)
             rounds += 1
         print(f"{name}: {EXAMPLES * rounds} examples, none failed", flush=True)

@@ -10,7 +10,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz import fuzz
 from sft_rl.cli import main
 from sft_rl.config import Config
 from sft_rl.config.files import load_config, load_config_file, lookup, preset_names
@@ -237,11 +236,6 @@ def test_what_is_dumped_is_read_back(tree: Any):
         file.write_text(yaml.safe_dump(tree))
         assert read_file(file) == tree
     assert read_text(yaml.safe_dump(tree)) == tree
-
-
-@pytest.mark.parametrize("reader", ["settings", "files of settings", "checkpoints"])
-def test_any_bytes_are_read_or_refused_in_one_line(reader: str):
-    fuzz(reader, examples=25)
 
 
 def test_each_path_of_a_section_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
