@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +23,7 @@ from sft_rl.runs.changes import changes
 from sft_rl.runs.checkpoints import checkpoints
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.resolve import resolve
-from sft_rl.storage.checkpoint import DamagedCheckpoint, load
+from sft_rl.storage.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 
 pytestmark = PROCESSES
 
@@ -84,21 +86,43 @@ def test_after_a_signal(
     assert pd.read_csv(out / "metrics.csv")["iteration"].tolist() == list(range(1, 121))
 
 
+def cut(checkpoint: Path) -> None:
+    content = (checkpoint / "policy.safetensors").read_bytes()
+    (checkpoint / "policy.safetensors").write_bytes(content[:-1])
+
+
+def other_shapes(group: str, checkpoint: Path) -> None:
+    """Whole, by its hashes, but of tensors with a row less."""
+    found = load(checkpoint)
+    shorter = {k: t[1:] if t.ndim else t for k, t in found.tensors[group].items()}
+    save(checkpoint, Checkpoint({**found.tensors, group: shorter}, found.meta))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (cut, "is damaged"),
+        (partial(other_shapes, "policy"), "does not fit the run"),
+        (partial(other_shapes, "critic_optimizer"), "does not fit the run"),
+    ],
+    ids=["cut", "other shapes", "of an optimiser"],
+)
 def test_over_a_damaged_checkpoint(
     tmp_path: Path,
     settings: tuple[str, ...],
     undisturbed: Path,
     capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    said: str,
 ):
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
     (out / "summary.json").unlink()
-    newest = max((out / "checkpoints").iterdir())
-    content = (newest / "policy.safetensors").read_bytes()
-    (newest / "policy.safetensors").write_bytes(content[:-1])
+    damage(max((out / "checkpoints").iterdir()))
     assert train(out, *settings, "--resume") == 0
-    assert "is damaged" in capsys.readouterr().out
+    assert said in capsys.readouterr().out
     assert policy_sha256(out) == policy_sha256(undisturbed)
+    assert pd.read_csv(out / "metrics.csv")["iteration"].tolist() == list(range(1, 121))
 
 
 def test_resume_auto_starts_goes_on_and_is_finished(

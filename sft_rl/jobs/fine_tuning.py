@@ -115,10 +115,7 @@ def fine_tune(
                 notice=notice,
             )
             if checkpoint is not None:
-                best = checkpoint.meta["best_loss"]
-                learner.load_state(checkpoint.tensors, version=checkpoint.meta["version"])
-                learner.best_loss = math.inf if best is None else best
-                trainer.iteration = checkpoint.meta["iteration"]
+                trainer.iteration = _go_on(learner, checkpoint, store=store, team=team)
             stack.enter_context(
                 team.divide(networks.policy.network, networks.critic, networks.value)
             )
@@ -129,6 +126,27 @@ def fine_tune(
         return _conclude(
             learner, full_step(), before=before, store=store, validation=validation, clock=clock
         )
+
+
+def _go_on(learner: Learner, checkpoint: Checkpoint, *, store: RunFolder, team: Team) -> int:
+    """Load the learners' state, going back over checkpoints that do not fit.
+
+    Returns:
+        The iteration that it was saved after.
+
+    Raises:
+        UserError: If none fits.
+    """
+    while True:
+        try:
+            learner.load_state(checkpoint.tensors, version=checkpoint.meta["version"])
+        except (KeyError, RuntimeError) as error:
+            older = store.go_back(checkpoint, error) if team.leads else checkpoint
+            checkpoint = team.leaders(older)
+            continue
+        best = checkpoint.meta["best_loss"]
+        learner.best_loss = math.inf if best is None else best
+        return int(checkpoint.meta["iteration"])
 
 
 def _scorers(config: ResolvedConfig, clock: Clock) -> Remote | None:

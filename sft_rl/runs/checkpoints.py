@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def newest(
     use: Callable[[Checkpoint], None],
     warn: Callable[[str], None],
     place: str,
+    before: float = math.inf,
 ) -> Checkpoint:
     """Load the newest whole checkpoint of a run, going back over others.
 
@@ -36,12 +38,15 @@ def newest(
         use: Takes what was loaded; raises `KeyError` or `RuntimeError` if it does not fit.
         warn: Is told of those that were passed over.
         place: The run's folder, for people.
+        before: Only earlier iterations count.
 
     Raises:
         UserError: If there is none.
     """
     damages = []
     for folder in reversed(checkpoints(run)):
+        if int(folder.name) >= before:
+            continue
         try:
             loaded = load(folder)
             _check_own(loaded, folder, config)

@@ -20,7 +20,7 @@ from torch import nn
 import sft_rl
 from sft_rl.config import CRITIC, ResolvedConfig
 from sft_rl.config.files import dump_config, load_resolved
-from sft_rl.errors import UserError, first_line
+from sft_rl.errors import UserError, first_line, last_line
 from sft_rl.learning.learner import Learner
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.changes import changes
@@ -226,16 +226,34 @@ class RunFolder:
         self.config = config.model_copy(update={"run_id": self.config.run_id})
         (self.path / "summary.json").unlink(missing_ok=True)  # of fewer iterations
         self._write_config()
-        done = found.meta["iteration"] if found else 0
+        self._cut(found.meta["iteration"] if found else 0)
+        for torn in (self.path / "checkpoints").glob(".*"):  # by a process killed while saving
+            shutil.rmtree(torn)
+        return found
+
+    def go_back(self, unfit: Checkpoint, why: Exception) -> Checkpoint:
+        """Go on from the checkpoint before one that was resumed and does not fit the run.
+
+        Raises:
+            UserError: If there is none.
+        """
+        iteration = unfit.meta["iteration"]
+        self.warn(
+            f"checkpoint: {self.place}/checkpoints/{iteration:06d} does not fit the run: "
+            f"{last_line(why)}"
+        )
+        found = self.latest(before=iteration)
+        self._cut(found.meta["iteration"])
+        return found
+
+    def _cut(self, done: int) -> None:
+        """Drop the numbers of what will be done again."""
         if lost := self._metrics.cut(done):
             self.warn(
                 f"{self.place}/metrics.csv has lost the rows of {len(lost)} iterations, the first "
                 f"is {lost[0]}; the run goes on without them"
             )
         self._events.resume(done)
-        for torn in (self.path / "checkpoints").glob(".*"):  # by a process killed while saving
-            shutil.rmtree(torn)
-        return found
 
     def take_over(self, config: ResolvedConfig, start: Checkpoint) -> None:
         """Go on from another run's checkpoint, with other settings than before.
@@ -246,8 +264,7 @@ class RunFolder:
             shutil.rmtree(own)
         self.config = config.model_copy(update={"run_id": self.config.run_id})
         self._write_config()
-        self._metrics.cut(start.meta["iteration"])
-        self._events.resume(start.meta["iteration"])
+        self._cut(start.meta["iteration"])
 
     def check_settings(self, config: ResolvedConfig) -> None:
         """Refuse to go on with settings that would give another result.
@@ -271,16 +288,12 @@ class RunFolder:
             return False
         return True
 
-    def latest(self, use: Callable[[Checkpoint], None] = lambda loaded: None) -> Checkpoint:
-        """Load the newest whole checkpoint of this run, going back over others.
-
-        Args:
-            use: Takes what was loaded; raises `KeyError` or `RuntimeError` if it does not fit.
-
-        Raises:
-            UserError: If there is none.
-        """
-        return newest(self.path, self.config, use=use, warn=self.warn, place=self.place)
+    def latest(
+        self, use: Callable[[Checkpoint], None] = lambda loaded: None, *, before: float = math.inf
+    ) -> Checkpoint:
+        """Load the newest whole checkpoint of this run; arguments as of :func:`newest`."""
+        place, warn = self.place, self.warn
+        return newest(self.path, self.config, use=use, warn=warn, place=place, before=before)
 
     def result(self, own: nn.Module | None = None) -> tuple[DenoisingPolicy, TensorGroups]:
         """Load the policy a run gave, frozen, and all tensors of the checkpoint it is in.

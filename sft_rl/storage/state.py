@@ -118,10 +118,19 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Undo :func:`optimizer_tensors`; learning rates stay as they are."""
+    """Undo :func:`optimizer_tensors`; learning rates stay as they are.
+
+    Raises:
+        RuntimeError: If a tensor has not the shape of its parameter, which torch does not look at.
+    """
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, field = name.partition(".")
+        if int(index) >= len(shapes) or (tensor.ndim and tensor.shape != shapes[int(index)]):
+            raise RuntimeError(
+                f"optimiser: {name} of shape {tuple(tensor.shape)} fits no parameter"
+            )
         entries.setdefault(int(index), {})[field] = tensor.clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
 
