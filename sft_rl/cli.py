@@ -135,6 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=_export)
 
+    cache = commands.add_parser("cache", help="say what the cache holds, or empty it")
+    cache.add_argument("kinds", nargs="*", metavar="KIND", help="of what (default: everything)")
+    cache.add_argument("--clear", action="store_true", help="remove what no process uses")
+    cache.set_defaults(run=_cache)
+
     from cluster.cli import add_cluster_commands
     from tuning.cli import add_tune_command
 
@@ -205,7 +210,11 @@ def _train(args: argparse.Namespace, started: float) -> None:
     if args.dry_run:
         from sft_rl.jobs.commands import dry_run
 
-        ConsoleObserver().table(f"{config.preset}: what a run needs", dry_run(config))
+        with ConsoleObserver() as observer:
+            if config.data.is_images:
+                observer.phase("images")
+            rows = dry_run(config, progress=observer.progress)
+        observer.table(f"{config.preset}: what a run needs", rows)
         return
     from sft_rl.jobs.commands import train
 
@@ -228,8 +237,9 @@ def _evaluate(args: argparse.Namespace, started: float) -> None:
     from sft_rl.jobs.commands import evaluate
     from sft_rl.jobs.console import ConsoleObserver
 
-    rows = evaluate(args.folder)
-    ConsoleObserver().table(f"{args.folder}", rows)
+    with ConsoleObserver() as observer:
+        rows = evaluate(args.folder, observer=observer)
+    observer.table(f"{args.folder}", rows)
 
 
 def _condition(given: str) -> Path | list[float]:
@@ -261,3 +271,14 @@ def _export(args: argparse.Namespace, started: float) -> None:
 
     export(args.folder, args.out, with_code=not args.no_code)
     sys.stdout.write(f"pipeline written to {args.out}\n")
+
+
+def _cache(args: argparse.Namespace, started: float) -> None:
+    from sft_rl.jobs.console import ConsoleObserver
+    from sft_rl.storage.cache import cache_folder
+    from sft_rl.storage.room import clear, contents
+
+    if args.clear:
+        removed, left = clear(args.kinds)
+        sys.stdout.write(f"{removed} entries removed, {left} are in use\n")
+    ConsoleObserver().table(str(cache_folder()), contents(args.kinds))

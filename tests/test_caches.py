@@ -1,5 +1,6 @@
 """What is cached is what would be computed: damage, entries in another's place, who came first."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from sft_rl.cli import main
 from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import Dataset
+from sft_rl.errors import UserError
 from sft_rl.metrics.classifier import cached_classifier
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.pretrained.full_step import FullStep
@@ -123,6 +126,46 @@ def test_pictures_are_made_once_and_mapped(cache: Path):
         cached_pictures({"name": "d"}, (2**40, 1, 2**10, 2**10), fill)
     left = [p for p in (cache / "pictures").iterdir() if p.suffix != ".lock"]
     assert left == [entry], "nothing half-made is left"
+
+
+def test_what_was_used_longest_ago_makes_room_unless_it_is_in_use(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def read(name: str) -> np.ndarray:
+        def fill(images: np.ndarray) -> dict[str, str]:
+            images[:] = ord(name)
+            return {"name": name}
+
+        return cached_pictures({"name": name}, (1000, 1, 1, 1), fill)[0]
+
+    def there() -> set[str]:
+        names = (entry / "meta.json" for entry in entries(cache, "pictures"))
+        return {json.loads(meta.read_text())["made"]["name"] for meta in names}
+
+    monkeypatch.setenv("SFT_RL_PICTURES_GB", "3e-6")  # of two entries
+    used = read("a")
+    read("b")
+    read("c")
+    assert there() == {"a", "c"}, "the oldest is mapped"
+    assert used.tobytes() == b"a" * 1000
+    del used
+    read("c")
+    read("d")
+    assert there() == {"c", "d"}
+    used = read("d")
+    assert main(["cache", "--clear", "pictures"]) == 0
+    said = capsys.readouterr().out
+    assert "1 entries removed, 1 are in use" in said
+    assert "pictures" in said
+    assert there() == {"d"}
+    del used
+    assert main(["cache", "--clear"]) == 0
+    assert there() == set()
+    assert main(["cache", "pretraned"]) == 2
+    assert "did you mean 'pretrained'" in capsys.readouterr().err
+    monkeypatch.setenv("SFT_RL_PICTURES_GB", "much")
+    with pytest.raises(UserError, match="SFT_RL_PICTURES_GB: got 'much'"):
+        read("e")
 
 
 def interrupted(images: np.ndarray) -> dict[str, int]:

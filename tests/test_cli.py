@@ -93,7 +93,10 @@ def test_a_taken_folder_is_refused_and_left_alone(
 def test_evaluate_repeats_the_summary(run: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", str(run)]) == 0
     final = json.loads((run / "summary.json").read_text())["sliced_wasserstein_final"]
-    assert f"{final:.4f}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{final:.4f}" in said
+    assert said.startswith("evaluation\nevaluation 4/4")  # steps of its samples
+    assert "images" not in said
 
 
 def test_samples_are_in_the_datas_units_and_repeatable(run: Path, tmp_path: Path):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sft_rl.config import DataConfig
+from sft_rl.data.deep_colours import in_8_bits
 
 Array = np.ndarray
 FORMATS = (
@@ -51,8 +52,8 @@ def decoded(content: bytes, config: DataConfig) -> tuple[Array, list[str]]:
     """
     from PIL import Image, ImageOps
 
-    picture: Image.Image = Image.open(io.BytesIO(content), formats=formats())
-    found = []
+    found: list[str] = []
+    picture = in_8_bits(lambda: Image.open(io.BytesIO(content), formats=formats()), found)
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
         found.append("first of several pictures")
     if picture.getexif().get(ORIENTATION, 1) != 1:
@@ -104,11 +105,9 @@ def _in_colours(picture: Any, channels: int, found: list[str]) -> Any:
 
 
 def _to_bytes(picture: Any) -> tuple[Array, str]:
-    """Scale pixels of more than 8 bits to 0..255."""
+    """Scale pixels of 32 bits to 0..255."""
     values = np.asarray(picture, dtype=np.float64)
     low, high = values.min(), values.max()
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
-        return np.rint(values / 257.0).astype(np.uint8), "16 bits, scaled to 8"
     if picture.mode == "F" and low >= 0.0 and high <= 1.0:
         return np.rint(values * 255.0).astype(np.uint8), "floats of 0 to 1, scaled to 8 bits"
     raise ValueError(

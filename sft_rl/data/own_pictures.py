@@ -27,7 +27,7 @@ from sft_rl.types import Progress
 
 Array = np.ndarray
 T = TypeVar("T")
-FORMAT = 1
+FORMAT = 2
 """Part of the cache's key; counts changes of the code that give other pixels."""
 BATCH = 64
 """Encoded pictures that are held at once."""

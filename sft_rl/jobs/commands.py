@@ -40,7 +40,7 @@ from sft_rl.runs.parts import (
 from sft_rl.runs.remote import create_run, holds_run, open_run
 from sft_rl.runs.resolve import resolve
 from sft_rl.seeding import num_threads
-from sft_rl.types import Metrics
+from sft_rl.types import Metrics, Progress, silent
 
 Resume = Literal["never", "always", "auto"]
 
@@ -238,7 +238,9 @@ def _measure_full_step(
     return full_step
 
 
-def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
+def dry_run(
+    config: Config, *, data: Dataset | None = None, progress: Progress = silent
+) -> dict[str, str]:
     """Say what a run will need; return the rows of a table.
 
     Everything is checked as for the run itself, but a model on the hub, which is not fetched.
@@ -246,8 +248,9 @@ def dry_run(config: Config, *, data: Dataset | None = None) -> dict[str, str]:
     Args:
         config: The settings.
         data: The data, where Python hands them over.
+        progress: Is told how many pictures are decoded.
     """
-    resolved, data = resolve(config, data=data, fetch=False)
+    resolved, data = resolve(config, data=data, fetch=False, progress=progress)
     there = memory_of(resolve_device(resolved.device))
     rows = requirements_of(resolved, resolved.training.micro_batch_size).rows
     model = resolved.model
@@ -290,8 +293,12 @@ def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:
     }
 
 
-def evaluate(folder: Path | str) -> Table:
+def evaluate(folder: Path | str, *, observer: Observer) -> Table:
     """Measure the sampler of a run again; return a table.
+
+    Args:
+        folder: Path or URL of the run's folder.
+        observer: Is told of the progress.
 
     Raises:
         UserError: If there is no run, or its data are not there or are others now.
@@ -299,12 +306,17 @@ def evaluate(folder: Path | str) -> Table:
     store = open_run(folder)
     config = store.config
     prepare_process(deterministic=config.training.deterministic)
-    policy, data = sampler_of(store).policy, load_dataset(config.data)
+    policy = sampler_of(store).policy
+    if config.data.is_images:
+        observer.phase("images")
+    data = load_dataset(config.data, observer.progress)
     if data.units.samples != config.samples:
         raise UserError(f"data.path: {config.data.path} is not what {folder} was trained on")
     evaluator = Evaluator(data, config.metrics)
+    observer.phase("evaluation")
     with num_threads(config.learner.num_threads):
-        distances = evaluator.all_distances(evaluator.samples(policy))
+        samples = evaluator.samples(policy, progress=observer.progress)
+        distances = evaluator.all_distances(samples)
         columns = {f"{policy.num_steps} steps": distances, FLOOR: evaluator.noise_floors()}
     return comparison(columns, names_of(distances))
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What file systems say that have no locks."""
@@ -59,6 +59,30 @@ def lock(
             yield
         finally:  # closing alone would leave it to a process that is being forked right now
             _unlock(stream)
+
+
+def share(stream: IO[Any]) -> None:
+    """Mark an open file as used, for as long as it, or a memory map of it, is there."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+@contextmanager
+def unused(file: Path) -> Iterator[bool]:
+    """Whether no living process marks a file as used; none does so in the ``with`` block.
+
+    A file system without locks cannot say: then it is used.
+    """
+    with file.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
 
 
 def _locked(stream: IO[str], warn: Callable[[str], None]) -> bool:

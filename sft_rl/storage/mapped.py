@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 from sft_rl.storage.cache import Key, alone, cache_folder, hash_of
 from sft_rl.storage.checkpoint import DamagedCheckpoint
 from sft_rl.storage.files import replace_folder, saving, sync, write_synced
+from sft_rl.storage.locks import share
+from sft_rl.storage.room import entries, keep_within, picture_limit
 
 Array = np.ndarray
 Mapped = np.memmap[Any, Any]
@@ -38,7 +41,8 @@ def cached_pictures(
     They lie in a file and are mapped into memory, so a set may be larger than that, and processes
     share one copy. Writing to what is returned changes nothing on the disk. An entry is checked to
     the last byte when it is opened; one that is damaged or of another key is made again. Of
-    several processes that miss the same pictures one makes them.
+    several processes that miss the same pictures one makes them. Those that were used longest ago
+    are removed then, until all take no more than ``SFT_RL_PICTURES_GB``.
 
     Args:
         key: All that determines the pictures.
@@ -78,7 +82,8 @@ def _entry(
 def _made(
     folder: Path, key: Key, shape: tuple[int, ...], fill: Callable[[Array], Meta]
 ) -> tuple[Array, Meta]:
-    """Make pictures beside their place and rename them into it."""
+    """Make pictures beside their place and rename them into it; others make room for them."""
+    limit = picture_limit()
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -94,7 +99,9 @@ def _made(
             replace_folder(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return _mapped(folder / IMAGES), json.loads(json.dumps(made))
+    pictures = _mapped(folder / IMAGES)
+    keep_within(limit, entries([KIND]))
+    return pictures, json.loads(json.dumps(made))
 
 
 def sha256_of(array: Array, start: bytes = b"") -> str:
@@ -132,10 +139,18 @@ def _open(folder: Path, key: Key, shape: tuple[int, ...]) -> tuple[Array, Meta]:
         raise DamagedCheckpoint(f"checkpoint: {folder} is an entry of another key")
     if images.shape != shape or sha256_of(images) != sha256:
         raise DamagedCheckpoint(f"checkpoint: {folder / IMAGES} is damaged (SHA-256 differs)")
+    with suppress(OSError):  # a cache that is only read
+        os.utime(folder / META)
     return images, made
 
 
 def _mapped(file: Path) -> Mapped:
-    """Map a file of an array; pages that are written to become this process's own."""
-    images: Mapped = np.load(file, mmap_mode="c", allow_pickle=False)
-    return images
+    """Map a file of an array; pages that are written to become this process's own.
+
+    The file counts as used while the map is there.
+    """
+    with file.open("rb") as stream:
+        share(stream)
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        return np.memmap(stream, dtype, "c", stream.tell(), shape)

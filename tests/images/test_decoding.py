@@ -1,8 +1,10 @@
 """Pictures are converted rightly, decoded once, and held once."""
 
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,85 @@ def test_pictures_are_converted_rightly(tmp_path: Path, name: str):
     found = everything(data)
     assert np.abs(found.astype(float) - expected).max() <= 1
     assert said in data.description.get("converted", "")
+
+
+def png_of_16_bits(values: np.ndarray, **chunks: bytes) -> bytes:
+    """A PNG as its specification says, which Pillow does not write: (size, size, 2 to 4)."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        whole = name + content
+        return struct.pack(">I", len(content)) + whole + struct.pack(">I", zlib.crc32(whole))
+
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[values.shape[-1]]
+    header = struct.pack(">IIBBBBB", SIZE, SIZE, 16, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = [(b"IHDR", header), *((n.encode(), c) for n, c in chunks.items())]
+    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def tiff_of_16_bits(
+    values: np.ndarray, order: str, *, packed: bool = False, planes: int = 1
+) -> bytes:
+    """A TIFF as its specification says: (size, size, 3)."""
+    end = {"II": "<", "MM": ">"}[order]
+    pixels = values.astype(f"{end}u2").tobytes()
+    pixels = zlib.compress(pixels) if packed else pixels
+    numbers = {256: SIZE, 257: SIZE, 259: 8 if packed else 1, 262: 2, 277: 3, 278: SIZE}
+    tags = {
+        tag: struct.pack(f"{end}HIHH", 3, 1, n, 0) for tag, n in (numbers | {284: planes}).items()
+    }
+    bits = 8 + 2 + 12 * (len(tags) + 3) + 4  # where they lie, and behind them the pixels
+    tags[258] = struct.pack(f"{end}HII", 3, 3, bits)
+    tags[273] = struct.pack(f"{end}HII", 4, 1, bits + 6)
+    tags[279] = struct.pack(f"{end}HII", 4, 1, len(pixels))
+    head = order.encode() + struct.pack(f"{end}HIH", 42, 8, len(tags))
+    table = b"".join(struct.pack(f"{end}H", tag) + tags[tag] for tag in sorted(tags))
+    return head + table + bytes(4) + struct.pack(f"{end}3H", 16, 16, 16) + pixels
+
+
+DEEP = RNG.integers(0, 2**16, (SIZE, SIZE, 4))
+ALPHA = DEEP[..., 3:] / 65535
+CLEAR_COLOUR = struct.pack(">3H", *DEEP[0, 0, :3])
+DEEP_PICTURES: dict[str, tuple[bytes, np.ndarray]] = {
+    "PNG": (png_of_16_bits(DEEP[..., :3]), DEEP[..., :3]),
+    "PNG with a transparent colour": (
+        png_of_16_bits(DEEP[..., :3], tRNS=CLEAR_COLOUR),
+        np.where((DEEP[0, 0] == DEEP).all(-1, keepdims=True), 65535, DEEP[..., :3]),
+    ),
+    "PNG with alpha": (png_of_16_bits(DEEP), 65535 - (65535 - DEEP[..., :3]) * ALPHA),
+    "grey PNG with alpha": (
+        png_of_16_bits(DEEP[..., [0, 3]]),
+        65535 - (65535 - DEEP[..., [0, 0, 0]]) * ALPHA,
+    ),
+    **{
+        f"TIFF {order}{' packed' * packed}": (
+            tiff_of_16_bits(DEEP[..., :3], order, packed=packed),
+            DEEP[..., :3],
+        )
+        for order in ("II", "MM")
+        for packed in (False, True)
+    },
+}
+
+
+@pytest.mark.parametrize("name", DEEP_PICTURES)
+def test_colours_of_16_bits_are_scaled_to_the_nearest(tmp_path: Path, name: str):
+    content, expected = DEEP_PICTURES[name]
+    for i in range(4):
+        put(tmp_path / "pictures" / f"{i}.png", content)  # whatever it is
+    data = load(tmp_path / "pictures")
+    nearest = np.rint(expected / 257).transpose(2, 0, 1)
+    allowed = 1 if "alpha" in name else 0  # where it is laid on white, in 8 bits
+    assert np.abs(everything(data) - nearest).max() <= allowed
+    assert "16 bits, scaled to 8" in data.description["converted"]
+
+
+def test_planes_of_16_bits_are_refused(tmp_path: Path):
+    for i in range(4):
+        put(tmp_path / f"{i}.tiff", tiff_of_16_bits(DEEP[..., :3], "II", planes=2))
+    with pytest.raises(UserError, match="its colours have 16 bits in an order that is not read"):
+        load(tmp_path)
 
 
 def test_pixels_of_no_known_range_are_refused(tmp_path: Path):
