@@ -22,8 +22,7 @@ from sft_rl.errors import UserError
 
 Array = np.ndarray
 KINDS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
-WORDS = ("x", "y", "0", "1", "-2.5", "1,5", "1e3", "nan", "", "?", '"', "#", "a b", "\t", ";")
-WORDS += ("é", "\x0b")
+WORDS = [*"xy01?;#é", "", '"', "\t", "\x0b", "-2.5", "1,5", "1e3", "nan", "a b"]
 TABLES = st.tuples(
     arrays(
         np.float64,

@@ -66,7 +66,8 @@ def _all_bits(opened: Callable[[], Any], picture: Any) -> Array | None:
     else:
         upper = np.asarray(picture)
         lower = np.asarray(_laid_out(opened(), f"{match[1]};16{OTHER_END[match[2]]}"))
-    return upper.astype(np.int32) * 256 + lower
+    values: Array = upper.astype(np.int32) * 256 + lower
+    return values
 
 
 def _layout(tile: Any) -> str:
