@@ -2,9 +2,9 @@
 
     python -m benchmarks.chaos --kills 50 --seed 0
 
-Real runs of ``sft-rl train`` in processes of their own. While one goes on, a rollout worker, the
-learner, the driver or a whole node gets SIGKILL, or a worker gets SIGSTOP and hangs. A killed
-driver is started again with the same command (``--resume auto``). At the end each run's
+Real runs of ``sft-rl train`` in processes of their own. While one goes on, a rollout worker, a
+scorer, the learner, the driver or a whole node gets SIGKILL, or a worker gets SIGSTOP and hangs. A
+killed driver is started again with the same command (``--resume auto``). At the end each run's
 ``policy_sha256`` is compared with that of a run nobody disturbed, and its metrics.csv must have
 every row once.
 """
@@ -61,6 +61,9 @@ WORKERS = (
 )
 LEARNER = ("learner.launcher=ray_train", "learner.num_cpus=0.5", "learner.max_failures=100")
 ONE_WORKER = ("rollout.num_workers=1", *WORKERS[1:])
+RIGHT = "use: 'examples.reward_server:right_half', weight: 0.1"
+SCORED = f"reward.terms=[critic, {{{RIGHT}}}]"
+SCORERS = f"reward.terms=[critic, {{{RIGHT}, num_scorers: 2, num_cpus_per_scorer: 0.2}}]"
 
 
 @dataclass(frozen=True)
@@ -71,19 +74,27 @@ class Kind:
         settings: Beside SETTINGS; they do not change the result.
         kills: What may be killed; drivers and nodes, which cost most time, less often.
         nodes: Nodes beside the head of a cluster; none starts a Ray of the run's own.
+        objective: What the run maximises, as it is set in one process.
     """
 
     settings: tuple[str, ...]
     kills: tuple[str, ...]
     nodes: int = 0
+    objective: str = "reward=critic"
 
 
 KINDS = {
     "workers": Kind(WORKERS, ("worker", "worker", "hang", "hang", "driver")),
     "ray_train": Kind((*LEARNER, *ONE_WORKER), ("worker", "hang", "learner", "learner", "driver")),
     "cluster": Kind((*LEARNER, *ONE_WORKER), ("node", "node", "worker", "learner"), nodes=2),
+    "scorers": Kind((*ONE_WORKER, SCORERS), ("scorer", "scorer", "scorer", "worker"), 0, SCORED),
 }
-TITLES = {"worker": "ray::RolloutWorker", "hang": "ray::RolloutWorker", "learner": "ray::RayTrainW"}
+TITLES = {
+    "worker": "ray::RolloutWorker",
+    "hang": "ray::RolloutWorker",
+    "scorer": "ray::Scorer",
+    "learner": "ray::RayTrainW",
+}
 
 
 @dataclass
@@ -278,9 +289,12 @@ def main() -> None:
     runs: list[Run] = []
     undisturbed: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        baseline = Path(folder) / "baseline"
-        words = command(baseline, args.iterations, ("rollout.num_workers=0",))
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        expected: dict[str, str] = {}
+        for objective in {KINDS[kind].objective for kind in args.kinds}:
+            out = Path(folder) / f"baseline-{len(expected)}"
+            words = command(out, args.iterations, ("rollout.num_workers=0", objective))
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+            expected[objective] = policy_sha256(out)
         for kind in () if args.untimed else args.kinds:
             with started_nodes(KINDS[kind].nodes) as nodes:
                 alone = chaos.disturb(kind, 0, Path(folder) / f"{kind}-undisturbed", nodes)
@@ -293,7 +307,7 @@ def main() -> None:
             with started_nodes(KINDS[kind].nodes) as nodes:
                 run = chaos.disturb(kind, min(left, args.kills_per_run), out, nodes)
             chaos.clear()
-            run.same_policy = policy_sha256(out) == policy_sha256(baseline)
+            run.same_policy = policy_sha256(out) == expected[KINDS[kind].objective]
             runs.append(run)
             print(f"  {run}", flush=True)
     report(args, runs, undisturbed)

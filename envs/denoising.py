@@ -201,12 +201,13 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         conditions: Vectors (K, D) to draw those from that samples are conditional on, or None.
         array: ``"numpy"``, or ``"torch"`` for tensors that are neither copied nor moved.
         device: Where the latents live; only with ``array="torch"``.
-        render_mode: ``"rgb_array"`` to draw all samples into one picture.
+        render_mode: ``"rgb_array"`` to draw one picture a sample, as Gymnasium's wrappers want it;
+            ``"together"`` to draw all samples into one.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own declaration)
         "autoreset_mode": AutoresetMode.SAME_STEP,
-        "render_modes": ["rgb_array"],
+        "render_modes": ["rgb_array", "together"],
         "render_fps": 4,
     }
 
@@ -294,10 +295,18 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         return self._observe(), rewards, self._all(done), self._all(False), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Draw all samples into one picture, uint8, shape (height, width, 3)."""
-        if self.render_mode != "rgb_array":
+        """Draw the latents as they stand: see :meth:`draw`."""
+        return self.draw(self.process.latents)
+
+    def draw(self, latents: Tensor) -> tuple[np.ndarray, ...] | None:
+        """Draw latents (B, *shape), uint8, shape (height, width, 3): each, or all in one picture.
+
+        None without a `render_mode`.
+        """
+        if self.render_mode is None:
             return None
-        return (draw_latents(self.process.latents),)
+        parts = latents[None] if self.render_mode == "together" else latents[:, None]
+        return tuple(draw_latents(part) for part in parts)
 
     def _observe(self) -> Any:
         latents, k = self.process.latents, self.process.step_index

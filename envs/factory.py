@@ -114,4 +114,4 @@ def _of_preset(
 def _of_run(place: str | Path) -> Source:
     store = open_run(place)
     policy, tensors = store.result()
-    return Source(store.config, policy, lambda: load_dataset(store.config.data), tensors["critic"])
+    return Source(store.config, policy, lambda: load_dataset(store.config.data), tensors)

@@ -18,6 +18,8 @@ from sft_rl.errors import UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.rewards import Objective, OwnReward, handed_over, objective_of
 from sft_rl.runs.parts import seeded_critic
+from sft_rl.storage.checkpoint import TensorGroups
+from sft_rl.storage.state import load_kept_state
 
 ADVERSARIAL = "adversarial"
 OPTIONS_OF_ADVERSARIAL = tuple(inspect.signature(AdversarialReward).parameters)[3:]
@@ -31,13 +33,13 @@ class Source:
         config: Its settings.
         policy: The sampler.
         load_data: Loads its data; a run's are not needed but for an adversarial reward.
-        critic_state: A run's trained critic, or None.
+        trained: The tensors of a run, of which its critic takes its own, or None.
     """
 
     config: ResolvedConfig
     policy: DenoisingPolicy
     load_data: Callable[[], Dataset]
-    critic_state: dict[str, Tensor] | None = None
+    trained: TensorGroups | None = None
 
 
 class MixedReward:
@@ -140,12 +142,12 @@ def _refuse_options(options: dict[str, Any]) -> None:
 def _frozen_critic(
     source: Source, options: dict[str, Any], device: torch.device
 ) -> Callable[..., Tensor]:
-    if source.critic_state is None:
+    if source.trained is None:
         raise UserError("reward: 'critic' is a trained one, give run=FOLDER to take it from")
     critic = seeded_critic(source.config).to(device)
-    critic.load_state_dict(source.critic_state)
-    frozen = critic.requires_grad_(False).eval()
-    return lambda *samples: frozen(*samples)
+    critic.load_state_dict(source.trained["critic"])
+    load_kept_state(critic, source.trained.get("critic_state", {}))
+    return critic.requires_grad_(False).eval()
 
 
 def _adversarial_reward(

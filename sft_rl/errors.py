@@ -28,6 +28,19 @@ class RunFailed(UserError):
     exit_code = 1
 
 
+class OwnCodeFailed(RunFailed):
+    """A user's own code raised something.
+
+    Args:
+        text: One line: whose code, where in it, and what.
+        details: The whole traceback.
+    """
+
+    def __init__(self, text: str, details: str = "") -> None:
+        super().__init__(text)
+        self.details = details
+
+
 class NotFiniteError(UserError):
     """Numbers have left the finite range: an outside policy's fault, or that of its training."""
 

@@ -29,7 +29,7 @@ def test_a_learner_is_killed(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_twelve_kills_of_every_kind(tmp_path: Path):
-    result = chaos(tmp_path / "chaos.json", "--kills", "12", "--untimed", "--kills-per-run", "4")
-    assert result["num_kills"] == 12
+def test_sixteen_kills_of_every_kind(tmp_path: Path):
+    result = chaos(tmp_path / "chaos.json", "--kills", "16", "--untimed", "--kills-per-run", "4")
+    assert result["num_kills"] == 16
     assert result["lost_runs"] == 0

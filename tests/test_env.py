@@ -1,6 +1,7 @@
 """The MDP as Gymnasium sees it: scalar and vector, numpy and torch, the same numbers."""
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor
 
 import envs
 from envs import DenoisingEnv, DenoisingVectorEnv
+from envs.wrappers import EpisodeStatistics, NextStepAutoreset
 from sft_rl.errors import UserError
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.parts import network_of, networks_of
@@ -180,10 +183,37 @@ def test_pictures(rendered: np.ndarray):
         num_envs=5, num_steps=2, shape=rendered.shape[1:], render_mode="rgb_array"
     )
     env.reset(seed=0)
-    (picture,) = env.render() or ()
-    assert picture.dtype == np.uint8
-    assert picture.ndim == 3
-    assert picture.std() > 0
+    pictures = env.render() or ()
+    assert len(pictures) == 5
+    env.render_mode = "together"
+    for picture in (*pictures, *(env.render() or ())):
+        assert picture.dtype == np.uint8
+        assert picture.ndim == 3
+        assert picture.std() > 0
+    env.render_mode = "rgb_array"
+    ended = NextStepAutoreset(env)
+    last = np.full((5, *rendered.shape[1:]), 0.5, np.float32)
+    ended.reset(seed=0)
+    for _ in range(2):
+        ended.step(last)
+    expected = env.draw(torch.from_numpy(last)) or ()
+    np.testing.assert_array_equal(ended.render(), expected)
+    ended.step(last)  # starts the next episodes
+    np.testing.assert_array_equal(ended.render(), env.render())
+
+
+def test_statistics_of_tensors_are_those_of_arrays():
+    found = []
+    for array in ("numpy", "torch"):
+        make = partial(DenoisingVectorEnv, num_envs=3, num_steps=2, shape=(2,), array=array)
+        env = EpisodeStatistics(make(reward=lambda x: x[:, 0]))
+        env.reset(seed=0)
+        env.step(np.ones((3, 2)))
+        *_, rewards, ended, _, infos = env.step(np.arange(6).reshape(3, 2))
+        assert all(isinstance(x, Tensor) == (array == "torch") for x in (rewards, ended))
+        found.append((np.asarray(rewards), infos["episode"]["r"], infos["episode"]["l"]))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0][1], [0.0, 2.0, 4.0])
 
 
 def test_bad_input_is_named(policy: DenoisingPolicy):

@@ -1,5 +1,6 @@
 """What the env pays: a run's critic, one it trains itself, a function."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def test_a_runs_sampler_and_its_frozen_critic(tmp_path: Path, tiny_settings: tup
     critic = critic_of(store.config)
     critic.load_state_dict(tensors["critic"])
     x = torch.from_numpy(env.reset(seed=0)[0]["latent"])
+    env = pickle.loads(pickle.dumps(env))  # noqa: S301 (our own)
     for k, noise in enumerate(torch.randn(4, 7, 2)):
         x, *_ = policy.act(x, torch.tensor(k), noise)
         _, rewards, *_, infos = env.step(noise.numpy())

@@ -1,5 +1,6 @@
 """Algorithms with a memory: it is in checkpoints, and one that is not declared is found."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,12 @@ class Patient(LeastSquaresCritic):
 
     def state(self):
         return {"num_seen": self.num_seen}
+
+
+def sour(x):
+    if len(x) > 2:  # not the two samples that are tried first
+        raise KeyError("taste")
+    return x[:, 0]
 
 
 class Broken(BatchBaseline):
@@ -136,9 +143,21 @@ def test_an_own_error_is_one_line_and_a_file(
     words = ["train", "swiss_roll", *tiny_settings, "algorithm=memories:Broken"]
     assert main([*words, "--out", str(tmp_path / "run")]) == 1
     (line,) = [text for text in capsys.readouterr().err.splitlines() if "failed" in text]
-    assert "helper (" in line and "memories.py, line 43) failed" in line
+    assert "helper (" in line and "memories.py, line 49) failed" in line
     assert "ValueError: no such thing" in line and str(tmp_path / "run" / "error.txt") in line
     assert "raise ValueError" in (tmp_path / "run" / "error.txt").read_text()
+
+
+def test_so_is_that_of_a_reward(
+    tmp_path: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    words = ["train", "swiss_roll", *tiny_settings, "reward=memories:sour"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 1
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if "failed" in text]
+    assert re.search(
+        r"'sour' failed in memories.py:\d+, sour: KeyError: 'taste'; its traceback", line
+    )
+    assert 'raise KeyError("taste")' in (tmp_path / "run" / "error.txt").read_text()
 
 
 def test_metrics_come_and_go(tmp_path: Path, tiny_settings: tuple[str, ...]):

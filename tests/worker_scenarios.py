@@ -267,8 +267,9 @@ def overlapped(settings: list[str], flag: Path) -> dict[str, object]:
         (1, "scorers", ", num_scorers: 2, num_cpus_per_scorer: 0.1"),
     ):
         term = f"use: 'worker_scenarios:Mortal', weight: 0.5, batch_size: {BATCH}{more}"
-        own = [f"reward.terms=[critic, {{{term}}}]", f"options.flag={flag}"]
-        config, _ = resolve(load_config("swiss_roll", [*settings, *own, "reward.num_scored=60"]))
+        own = [f"reward.terms=[critic, {{{term}}}]", f"options.flag={flag}", "reward.num_scored=60"]
+        own.append("algorithm=examples.running_baseline:RunningBaseline")
+        config, _ = resolve(load_config("swiss_roll", [*settings, *own]))
         if more:
             flag.touch()
         found[name] = policy_sha256(config, num, lag=1)

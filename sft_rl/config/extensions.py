@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from sft_rl.config import Config, Section
 from sft_rl.config.files import explain
-from sft_rl.errors import NEIGHBOURS, RunFailed, UserError, did_you_mean
+from sft_rl.errors import NEIGHBOURS, OwnCodeFailed, UserError, did_you_mean
 
 
 def is_reference(name: str) -> bool:
@@ -140,10 +140,12 @@ def blaming_users(folder: Path | None = None) -> Iterator[None]:
         folder: Where the whole traceback goes, as ``error.txt``; none keeps none.
 
     Raises:
-        RunFailed: Naming the user's function, its file and line.
+        OwnCodeFailed: Naming the user's function, its file and line, and the traceback's file.
     """
     try:
         yield
+    except OwnCodeFailed as error:
+        raise _with_details_in(folder, error) from error
     except UserError:
         raise
     except Exception as error:
@@ -152,12 +154,20 @@ def blaming_users(folder: Path | None = None) -> Iterator[None]:
             raise
         where = f"{frame.name} ({frame.filename}, line {frame.lineno})"
         message = (str(error).strip().splitlines() or ["no message"])[0]
-        text = f"{where} failed: {type(error).__name__}: {message}"
-        if folder is not None:
-            file = folder / "error.txt"
-            file.write_text("".join(traceback.format_exception(error)))
-            text += f"; its traceback is in {file}"
-        raise RunFailed(text) from error
+        failed = OwnCodeFailed(
+            f"{where} failed: {type(error).__name__}: {message}",
+            "".join(traceback.format_exception(error)),
+        )
+        raise _with_details_in(folder, failed) from error
+
+
+def _with_details_in(folder: Path | None, error: OwnCodeFailed) -> OwnCodeFailed:
+    """Write the traceback into a folder; return the error with a word on where it is."""
+    if folder is None:
+        return error
+    file = folder / "error.txt"
+    file.write_text(error.details)
+    return OwnCodeFailed(f"{error}; its traceback is in {file}", error.details)
 
 
 def _users_frame(error: Exception) -> traceback.FrameSummary | None:

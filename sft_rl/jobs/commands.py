@@ -18,7 +18,7 @@ from sft_rl.config import Config, DataConfig, ResolvedConfig
 from sft_rl.config.extensions import blaming_users
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.data.point_files import read_points
-from sft_rl.errors import UserError
+from sft_rl.errors import OwnCodeFailed, UserError
 from sft_rl.export.sampler import load_sampler, sampler_of
 from sft_rl.jobs.beside import beside
 from sft_rl.jobs.build import prepare_process
@@ -193,11 +193,14 @@ def _train(
 
 @contextmanager
 def _taken_back(store: RunFolder) -> Iterator[None]:
-    """Leave no folder of a new run that failed before it began: it would block the next try."""
+    """Leave no folder of a new run that failed before it began: it would block the next try.
+
+    One whose own code failed keeps it, for the traceback.
+    """
     try:
         yield
     except UserError as error:
-        if not isinstance(error, Preempted):
+        if not isinstance(error, Preempted | OwnCodeFailed):
             store.abandon()
         raise
 

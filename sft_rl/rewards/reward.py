@@ -16,7 +16,7 @@ from sft_rl.config import TermConfig
 from sft_rl.config.extensions import load_object, own_options
 from sft_rl.data.pictures import to_rgb
 from sft_rl.data.units import Units
-from sft_rl.errors import RunFailed, UserError, did_you_mean
+from sft_rl.errors import OwnCodeFailed, UserError, did_you_mean
 from sft_rl.rewards.http import ServedReward
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -106,7 +106,7 @@ class Reward:
 
         Raises:
             UserError: If what it returns has another shape or is not finite.
-            RunFailed: With the user's own error, and where in their code it was raised.
+            OwnCodeFailed: With the user's own error, and where in their code it was raised.
         """
         if not self.has_gradient:
             with torch.no_grad():
@@ -125,7 +125,8 @@ class Reward:
         except UserError:
             raise
         except Exception as error:  # whatever somebody else's code raises
-            raise RunFailed(f"reward: {self.name!r} {_where(error)}") from error
+            details = "".join(traceback.format_exception(error))
+            raise OwnCodeFailed(f"reward: {self.name!r} {_where(error)}", details) from error
         return checked_scores(scores, x, name=self.name)
 
     def _wanted(self, x: Tensor) -> Any:
