@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from sft_rl.algorithms import Networks
 from sft_rl.algorithms.baselines import baseline_values, leave_one_out, means_of_others
+from sft_rl.config import TermConfig
 from sft_rl.critics import Critic
 from sft_rl.diffusion.schedule import from_levels
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.rewards import Objective, Term
 
 
 class ExactValue(nn.Module):
@@ -143,3 +145,6 @@ def test_a_look_ahead_takes_images_labels_and_rewards_without_a_gradient():
     left = (scores - values).var(dim=1) / scores.var()
     assert left[1] < left[0] < 0.5
     assert left[1] < 0.02
+    asked = Term(TermConfig(use="own:digital", look_ahead=True), networks.critic, False)
+    networks = Networks(policy, Critic(), NoValue(), policy, Objective([asked]))
+    assert torch.equal(baseline_values("look_ahead", drawn, scores, networks), values)

@@ -41,7 +41,8 @@ class Networks:
     def score(self, x: Tensor, *labels: Tensor) -> Tensor:
         """The objective's live terms at samples (B, *shape), differentiable in x, shape (B,).
 
-        Those are the critic and the rewards that have a gradient; zeros if there are none.
+        Those are the critic, the rewards that have a gradient and, without one, those with
+        ``look_ahead``; zeros if there are none.
         """
         if not self.objective.live:
             return x.new_zeros(len(x))

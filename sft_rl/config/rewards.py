@@ -27,6 +27,10 @@ class TermConfig(Section):
     normalise: Literal["none", "batch", "running", "per_label"] = "none"
     """Shift and scale its scores to mean 0 and standard deviation 1: over the newest batch, over
     all so far (`running`), or over all of the same class (`per_label`)."""
+    look_ahead: bool = False
+    """Ask a reward without a gradient at every look, as the critic is: also about the samples that
+    the policy expects on its way, for a look-ahead baseline. That is T + 2 scorings of a trajectory
+    in place of one."""
     batch_size: Count | None = None
     """Samples of one call; none takes a shard's."""
     num_scorers: NonNegativeInt = 0

@@ -8,7 +8,8 @@ of a distance to the data, a positive weight of it is a price for leaving the da
 beside r is to approach the data tilted by exp(r), as a KL would have it.
 
 Terms are of two kinds. *Live* ones are asked wherever an algorithm looks: the critic, which
-changes, and rewards that have a gradient. All others score each trajectory once, as it arrives.
+changes, rewards that have a gradient, and those with ``look_ahead``. All others score each
+trajectory once, as it arrives.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class Term:
     @property
     def is_live(self) -> bool:
         """Whether it is asked wherever an algorithm looks."""
-        return self.score is None or (self.has_gradient and self.config.weight != 0.0)
+        if self.score is None:
+            return True
+        is_asked = self.has_gradient or self.config.look_ahead
+        return is_asked and self.config.weight != 0.0
 
 
 class Objective:

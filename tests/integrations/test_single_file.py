@@ -1,12 +1,14 @@
 """A plain PPO loop in one file, with Gymnasium's usual vector wrappers."""
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode
+from gymnasium import wrappers
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import ClipAction, NormalizeObservation, RecordEpisodeStatistics
 
-from envs import DenoisingVectorEnv
+from envs import DenoisingEnv, DenoisingVectorEnv
 from envs.wrappers import NextStepAutoreset
 from examples.ppo_single_file import Agent, train
 from sft_rl.errors import UserError
@@ -37,6 +39,29 @@ def test_the_usual_wrappers_go_around_it():
         if ended.all():
             assert infos["episode"]["r"].tolist() == rewards.tolist() == [2.0] * 3  # clipped
             assert infos["episode"]["l"].tolist() == [2] * 3
+
+
+def test_cleanrls_own_stack_of_scalar_envs_counts_episodes():
+    """The wrappers of its ppo_continuous_action.py, in their order."""
+
+    def thunk() -> gymnasium.Env[np.ndarray, np.ndarray]:
+        env = DenoisingEnv(num_steps=2, shape=(2,), action_bound=2.0, reward=lambda x: x[:, 0])
+        env = wrappers.RecordEpisodeStatistics(wrappers.FlattenObservation(env))
+        env = wrappers.NormalizeObservation(wrappers.ClipAction(env))
+        bounded = wrappers.TransformObservation(
+            env, lambda seen: np.clip(seen, -10, 10), env.observation_space
+        )
+        paid = wrappers.NormalizeReward(bounded, gamma=0.99)
+        return wrappers.TransformReward(paid, lambda reward: np.clip(reward, -10, 10))
+
+    env = SyncVectorEnv([thunk] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
+    env.reset(seed=0)
+    for step in range(1, 7):
+        *_, infos = env.step(np.full((3, 2), 5.0, np.float32))
+        assert ("final_info" in infos) == (step % 2 == 0)
+        if "final_info" in infos:
+            assert infos["final_info"]["episode"]["r"].tolist() == [2.0] * 3  # clipped
+            assert infos["final_info"]["episode"]["l"].tolist() == [2] * 3
 
 
 def test_the_next_step_starts_the_next_episodes():
