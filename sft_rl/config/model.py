@@ -188,9 +188,10 @@ class NoiseConfig(Section):
 class ModelConfig(Section):
     """The network that predicts the noise, or what is equivalent to it."""
 
-    kind: Literal["mlp", "paper_mlp", "unet", "own"] = "mlp"
+    kind: Literal["mlp", "paper_mlp", "unet", "edm", "own"] = "mlp"
     """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step; `unet`:
-    the UNet2DModel of diffusers, for images; `own`: a network that Python hands over, or that
+    the UNet2DModel of diffusers, for images; `edm`: NVlabs' DDPM++, NCSN++ or ADM, which
+    `pretrained.path` reads; `own`: a network that Python hands over, or that
     `factory` makes."""
     factory: Reference | None = None
     """A user's `module:function` that returns the network, any torch module that is called as
@@ -238,6 +239,8 @@ class ModelConfig(Section):
         num: int = self.unet.get("num_class_embeds") or 0 if self.kind == "unet" else 0
         if self.kind == "own":
             num = self.classes
+        if self.kind == "edm":  # no class is no label at all
+            return int(self.unet.get("num_labels", 0))
         return num - 1 if num and self.null_class else num
 
     @model_validator(mode="before")
@@ -265,6 +268,9 @@ class PretrainedConfig(Section):
     variant: str | None = None
     """Which weights, where there are several: `ema` is `diffusion_pytorch_model.ema.safetensors`;
     in an original file that holds several, `ema` takes the averaged ones."""
+    preconditioning: Literal["edm", "vp", "ve"] | None = None
+    """Which of NVlabs' EDMPrecond, VPPrecond and VEPrecond stands around an EDM network, where its
+    file does not say so."""
     sha256: str | None = None
     """Hash of the file of the weights; filled in, or given to refuse any others."""
 

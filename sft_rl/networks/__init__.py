@@ -61,6 +61,12 @@ def noise_network(
             channels_last=model.channels_last,
             bfloat16=model.precision == "bfloat16",
         )
+    if model.kind == "edm":
+        from sft_rl.networks.edm import EDMNetwork
+
+        if not model.unet:
+            raise UserError("model.kind: 'edm' is a network that pretrained.path reads; set it")
+        return EDMNetwork(shape, model.unet)
     dim = _points("model.kind", shape, "unet")
     if model.kind == "paper_mlp":
         if table is not None:

@@ -9,32 +9,31 @@ from typing import Any
 from torch import Tensor
 
 from sft_rl.errors import UserError
-from sft_rl.pretrained.states import State, read_state
+from sft_rl.pretrained.states import State
 
 BLOCK = {"temb_proj": "time_emb_proj", "nin_shortcut": "conv_shortcut"}
 ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 NUM_GROUPS = 32
 
 
-def read_ddpm_checkpoint(file: Path, variant: str | None) -> tuple[dict[str, Any], State]:
-    """Read a checkpoint; nothing in it is unpickled but tensors and plain containers.
+def read_ddpm_checkpoint(file: Path, state: State) -> tuple[dict[str, Any], State]:
+    """Read the architecture off a checkpoint's state dict, and name its weights as diffusers does.
 
     Args:
-        file: .safetensors, or what ``torch.save`` wrote of a state dict or a list of them.
-        variant: ``ema`` takes the last state dict of a list, which is the averaged model.
+        file: Where it came from.
+        state: The state dict.
 
     Returns:
         Arguments of UNet2DModel but for the images' size, and its weights.
 
     Raises:
-        UserError: If the file is damaged or is no such checkpoint.
+        UserError: If it is no such checkpoint.
     """
-    state = read_state(file, field="pretrained.path", variant=variant)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if "conv_in.weight" not in state or "down.0.block.0.norm1.weight" not in state:
         raise UserError(
             f"pretrained.path: {file} is no original DDPM checkpoint (it has no "
-            "down.0.block.0.norm1.weight)"
+            "down.0.block.0.norm1.weight), nor a network of EDM (no map_layer0.weight)"
         )
     options = ddpm_options(state)
     num_levels = len(options["block_out_channels"])

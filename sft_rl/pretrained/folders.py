@@ -11,7 +11,7 @@ from sft_rl.errors import UserError
 from sft_rl.pretrained.states import file_sha256
 
 WEIGHTS = "diffusion_pytorch_model"
-DDPM_FILES = (".safetensors", ".ckpt", ".pt", ".pth")
+STATE_FILES = (".safetensors", ".ckpt", ".pt", ".pth")
 HUB_FILES = ["*.json", "unet/*.json", "scheduler/*.json"]
 
 
@@ -20,8 +20,8 @@ def is_on_hub(path: str) -> bool:
     return not Path(path).exists() and path.count("/") == 1 and not path.startswith((".", "/"))
 
 
-def ddpm_file(options: PretrainedConfig) -> Path | None:
-    """Return the file of an original DDPM; None if the path is a folder or a name.
+def state_file(options: PretrainedConfig) -> Path | None:
+    """Return the file of a DDPM or an EDM network; None if the path is a folder or a name.
 
     Raises:
         UserError: If it is a file of another kind.
@@ -29,10 +29,16 @@ def ddpm_file(options: PretrainedConfig) -> Path | None:
     path = Path(options.path or "")
     if not path.is_file():
         return None
-    if path.suffix not in DDPM_FILES:
+    if path.suffix == ".pkl":
         raise UserError(
-            f"pretrained.path: {path} ends in {path.suffix!r}, expected a folder of diffusers or "
-            f"an original DDPM in {', '.join(DDPM_FILES)}"
+            f"pretrained.path: {path} is a pickle, which runs code when it is opened; if you trust "
+            f"it, `python examples/edm_weights.py {path} {path.with_suffix('.safetensors')}` "
+            "converts one of EDM"
+        )
+    if path.suffix not in STATE_FILES:
+        raise UserError(
+            f"pretrained.path: {path} ends in {path.suffix!r}, expected a folder of diffusers, or "
+            f"an original DDPM or a network of EDM in {', '.join(STATE_FILES)}"
         )
     return path
 
@@ -75,7 +81,7 @@ def weights_files(options: PretrainedConfig) -> list[Path]:
     Raises:
         UserError: If one is not there, or only as a pickle.
     """
-    file = ddpm_file(options)
+    file = state_file(options)
     if file is not None:
         return [file]
     dot = f".{options.variant}" if options.variant else ""

@@ -1,4 +1,4 @@
-"""Pretrained models of others: folders of diffusers, the hub, original DDPM files."""
+"""Pretrained models of others: folders of diffusers, the hub, files of DDPM and EDM."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from sft_rl.config import PretrainedConfig
 from sft_rl.errors import UserError
 from sft_rl.pretrained.ddpm import read_ddpm_checkpoint
+from sft_rl.pretrained.edm import edm_sections, edm_weights, is_edm
 from sft_rl.pretrained.folders import (
-    ddpm_file,
     find,
     model_folder,
     read_json,
+    state_file,
     unet_folder,
     weights_files,
     weights_sha256,
 )
 from sft_rl.pretrained.schedulers import Sections, read_scheduler
+from sft_rl.pretrained.states import read_state
 
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Layers of attention by the names that diffusers had for them before, and has."""
@@ -53,10 +55,12 @@ def read_pretrained(options: PretrainedConfig, *, num_classes: int) -> Sections:
 
 
 def _model(options: PretrainedConfig, num_classes: int) -> Sections:
-    file = ddpm_file(options)
+    file = state_file(options)
     if file is not None:
-        unet, _ = read_ddpm_checkpoint(file, options.variant)
-        return {"model": {"kind": "unet", "unet": unet}}
+        state = read_state(file, field="pretrained.path", variant=options.variant)
+        if is_edm(state):
+            return edm_sections(file, state, options.preconditioning)
+        return {"model": {"kind": "unet", "unet": read_ddpm_checkpoint(file, state)[0]}}
     folder = model_folder(options)
     model = {"kind": "unet", "unet": _unet_options(options, folder, num_classes)}
     scheduler = find(folder, "scheduler", "scheduler_config.json")
@@ -72,9 +76,8 @@ def load_pretrained(network: nn.Module, options: PretrainedConfig) -> None:
     Raises:
         UserError: Naming a file that is missing, damaged or of another network.
     """
-    unet = next(m for m in network.modules() if isinstance(m, UNet2DModel))
     try:
-        unet.load_state_dict(_weights(options))
+        network.get_submodule("unet").load_state_dict(_weights(options))
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise UserError(
@@ -85,9 +88,10 @@ def load_pretrained(network: nn.Module, options: PretrainedConfig) -> None:
 
 def _weights(options: PretrainedConfig) -> dict[str, Tensor]:
     """Read the weights, by the names that diffusers has for them today."""
-    file = ddpm_file(options)
+    file = state_file(options)
     if file is not None:
-        return read_ddpm_checkpoint(file, options.variant)[1]
+        state = read_state(file, field="pretrained.path", variant=options.variant)
+        return edm_weights(state) if is_edm(state) else read_ddpm_checkpoint(file, state)[1]
     weights: dict[str, Tensor] = {}
     for file in weights_files(options):
         try:
