@@ -274,6 +274,7 @@ def test_what_is_not_one_is_one_line(tmp_path: Path, tiny_digits: tuple[str, ...
     state = random_state(PLAIN)
     torch.save(state, tmp_path / "net.pt")
     torch.save({k: v for k, v in state.items() if "_conv" not in k}, tmp_path / "part.pt")
+    torch.save(random_state({**PLAIN, "resolution": 16}), tmp_path / "large.pt")
     (tmp_path / "net.pkl").write_bytes(b"\x80\x04N.")
     for file, more, words in (
         (
@@ -289,9 +290,9 @@ def test_what_is_not_one_is_one_line(tmp_path: Path, tiny_digits: tuple[str, ...
             "noise.sigma_max: 80.0 contradicts",
         ),
         (
-            "net.pt",
-            ("pretrained.preconditioning=edm", "data.name=glyphs"),
-            "of images 1x8x8, but the data's are",
+            "large.pt",
+            ("pretrained.preconditioning=edm",),
+            "of images 1x16x16, but the data's are 1x8x8",
         ),
     ):
         with pytest.raises(UserError, match=words) as error:
