@@ -292,7 +292,7 @@ def test_what_is_not_one_is_one_line(tmp_path: Path, tiny_digits: tuple[str, ...
         (
             "large.pt",
             ("pretrained.preconditioning=edm",),
-            "of images 1x16x16, but the data's are 1x8x8",
+            "is for images 1x16x16, the data's are 1x8x8",
         ),
     ):
         with pytest.raises(UserError, match=words) as error:
