@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sft_rl.config.base import Count, NonNegative, Positive, Probability, Section
+from sft_rl.config.base import Beta, Count, NonNegative, Positive, Probability, Section
 
 
 class PolicyGradientConfig(Section):
@@ -96,7 +96,7 @@ class NFTConfig(Section):
     good or bad; the mean is its group's if there are groups."""
     levels_per_sample: Count = 2
     """Steps to whose noise level each sample is brought for a policy step."""
-    old_decay: Probability = 0.9
+    old_decay: Beta = 0.9
     """Decay, an iteration, of the old policy, which draws: a moving average of the policy."""
     kl_weight: NonNegative = 0.0
     """Weight of the mean square distance of the prediction to the pretrained policy's."""

@@ -284,7 +284,7 @@ def _check_objective(config: ResolvedConfig, objective: Objective, data: Dataset
         if term.config.weight and not term.has_gradient and algorithm_of(config).needs_gradient:
             raise UserError(
                 f"{field} has no gradient, which algorithm={config.algorithm} learns by; set "
-                "has_gradient = True on it if it has, or use sft_pg, ppo or hybrid"
+                "has_gradient = True on it if it has, or use sft_pg, ppo, grpo, nft or hybrid"
             )
 
 
