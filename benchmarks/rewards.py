@@ -28,7 +28,7 @@ import sft_rl
 from benchmarks.machine import RESULTS, machine
 
 WEIGHTS = (0.0, 1.0, 2.0)
-RATIO = ("critic.objective=n2ce", "critic.noise_ratio=1", "critic.penalty_weight=0.005")
+RATIO = ("critic.objective=n2ce", "critic.noise_ratio=1", "critic.penalty_weight=0.003")
 ALONE = "alone"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "rewards.png"
 

@@ -70,9 +70,8 @@ def write_space(folder: Path, space: object) -> str:
 
 @pytest.fixture
 def search(tmp_path: Path, tiny_settings: tuple[str, ...]) -> list[str]:
-    """A search of one configuration, an own algorithm's, with two seeds, and two more."""
-    own = "algorithm=examples.running_baseline:RunningBaseline"
-    sizes = (own, "--num-trials", "1", "--seeds", "2", "--final-seeds", "2")
+    """A search of one configuration, the preset's own, with two seeds, and two more."""
+    sizes = ("--num-trials", "1", "--seeds", "2", "--final-seeds", "2")
     space = ("--search", write_space(tmp_path, RATES))
     return ["swiss_roll", *tiny_settings, *LONGER, ALONE, *sizes, *space, "--out"]
 
