@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, help="seed of the samples")
     sample.set_defaults(run=_sample)
 
-    export = commands.add_parser("export", help="write a run's sampler as a diffusers pipeline")
+    export = commands.add_parser("export", help="write a run's sampler as a pipeline or program")
     export.add_argument("folder", type=Path, metavar="RUN")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
     export.add_argument(
@@ -270,7 +270,7 @@ def _export(args: argparse.Namespace, started: float) -> None:
     from sft_rl.export.pipeline import export
 
     export(args.folder, args.out, with_code=not args.no_code)
-    sys.stdout.write(f"pipeline written to {args.out}\n")
+    sys.stdout.write(f"sampler written to {args.out}\n")
 
 
 def _cache(args: argparse.Namespace, started: float) -> None:

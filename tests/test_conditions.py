@@ -1,6 +1,8 @@
 """Points that are given some columns of their table: from the file to samples of a condition."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +210,30 @@ def test_what_cannot_work_is_one_line(settings: list[str], given: tuple[str, ...
     with pytest.raises(UserError, match=words) as error:
         resolve(load_config("swiss_roll", [*settings, *given]))
     assert "\n" not in str(error.value)
+
+
+def test_a_program_draws_from_noise_and_condition(run: Path, tmp_path: Path):
+    out = tmp_path / "program"
+    assert main(["export", str(run), "--out", str(out)]) == 0
+    code = (
+        "import sys, torch; sys.modules['sft_rl'] = None\n"
+        "sampler = torch.export.load(sys.argv[1]).module()\n"
+        "noise, condition = torch.load(sys.argv[2])\n"
+        "torch.save(sampler(noise=noise, condition=condition), sys.argv[3])\n"
+    )
+    sampler = load_sampler(run)
+    noise = torch.randn(7, 5, 2, generator=torch.Generator().manual_seed(0))
+    condition = torch.tensor([[300.0, 1.5]]).expand(7, 2).contiguous()
+    torch.save((noise, condition), tmp_path / "in.pt")
+    files = [str(out / "sampler.pt2"), str(tmp_path / "in.pt"), str(tmp_path / "out.pt")]
+    subprocess.run([sys.executable, "-c", code, *files], check=True)
+    found = torch.load(tmp_path / "out.pt")
+    latents, labels = noise[:, 0], sampler.units.condition_to_model(condition)
+    for k in range(4):
+        index = torch.tensor(k)
+        latents = sampler.policy.mean(latents, index, labels)
+        latents = latents + sampler.policy.step_std(index) * noise[:, k + 1]
+    assert np.allclose(found.detach(), sampler.units.to_data(latents.detach()), atol=1e-5)
+    card = (out / "README.md").read_text()
+    for told in ("# A 4-step sampler of file", "| base model | mlp, pretrained", "two-sample"):
+        assert told in card

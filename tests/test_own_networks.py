@@ -98,6 +98,10 @@ def test_a_flow_of_ones_own_from_a_file_is_tuned_resumed_and_sampled(
     assert main([*words, "training.num_iterations=4", "--resume"]) == 0
     assert json.loads(Path("run/summary.json").read_text())["policy_sha256"] != before
     assert main(["sample", "run", "--num", "5", "--out", "points.npy"]) == 0
+    assert main(["export", "run", "--out", "program"]) == 0
+    assert f"| base model | {own}:net |" in Path("program/README.md").read_text()
+    program = torch.export.load("program/sampler.pt2").module()
+    assert program(noise=torch.randn(3, 5, 2)).shape == (3, 2)
     x, t = torch.randn(4, 2), torch.tensor([1.0, 30.0, 500.0, 1000.0])
     for file in ("net.safetensors", "net.pt"):
         config = load_config("swiss_roll", [*settings, f"model.weights={file}"])

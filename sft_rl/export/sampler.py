@@ -19,6 +19,7 @@ from sft_rl.seeding import generator
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from torch.export import ExportedProgram
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,18 @@ class Sampler:
         from sft_rl.export.pipeline import to_pipeline  # here, since diffusers is slow to import
 
         return to_pipeline(self.policy)
+
+    def to_program(self) -> ExportedProgram:
+        """Return the sampler as a program of `torch.export`, from noise and condition to samples.
+
+        `sft-rl export` writes one into a folder, of any network but diffusers'.
+
+        Raises:
+            UserError: If torch does not understand its network.
+        """
+        from sft_rl.export.program import to_program
+
+        return to_program(self.policy, self.units)
 
 
 def load_sampler(place: str | Path, *, network: nn.Module | None = None) -> Sampler:

@@ -268,6 +268,13 @@ def test_one_is_tuned_and_sampled_from_its_runs_folder(
     words = ["sample", str(tmp_path / "run"), "--num", "3", "--label", "2", "--out"]
     assert main([*words, str(tmp_path / "a.npy")]) == 0
     assert np.load(tmp_path / "a.npy").shape == (3, 1, 8, 8)
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "program")]) == 0
+    program = torch.export.load(tmp_path / "program" / "sampler.pt2").module()
+    for num in (1, 4):
+        labels = torch.full((num,), 2)
+        pixels = program(noise=torch.randn(num, 4, 1, 8, 8), condition=labels)
+        assert pixels.shape == (num, 1, 8, 8)
+        assert 0 <= pixels.min() <= pixels.max() <= 16
 
 
 def test_what_is_not_one_is_one_line(tmp_path: Path, tiny_digits: tuple[str, ...]):
