@@ -58,7 +58,7 @@ class SamplerModule(nn.Module):
 
 
 def to_program(policy: DenoisingPolicy, units: Units) -> ExportedProgram:
-    """Trace a sampler into a program that needs torch alone, for batches of two or more.
+    """Trace a sampler into a program that needs torch alone, for batches of any size.
 
     Raises:
         UserError: If `torch.export` does not understand its network.

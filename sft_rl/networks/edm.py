@@ -153,7 +153,7 @@ class Block(nn.Module):
         x = x * self.net.skip_scale
         if not self.num_heads:
             return x
-        size = (len(x), self.num_heads, x.shape[1] // self.num_heads, 3, -1)
+        size = (x.shape[0], self.num_heads, x.shape[1] // self.num_heads, 3, -1)
         q, k, v = self.qkv(self.norm2(x)).reshape(size).transpose(2, 4).unbind(3)
         h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(x.shape)
         return (self.proj(h) + x) * self.net.skip_scale  # type: ignore[no-any-return]
