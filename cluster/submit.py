@@ -95,7 +95,7 @@ def job_command(
         raise UserError(f"submit: a command is missing after --: one of {', '.join(COMMANDS)}")
     if words[0] not in COMMANDS:
         raise UserError(f"submit: got {words[0]!r} after --; {did_you_mean(words[0], COMMANDS)}")
-    check_strings(words)
+    check_strings({f"word {n} after --": word for n, word in enumerate(words, start=1)})
     args = parsers[words[0]].parse_args(words[1:])
     for field, name in (("RUN", "folder"), ("--out", "out"), ("--resume", "resume")):
         path = getattr(args, name, None)

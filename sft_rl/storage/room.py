@@ -118,7 +118,7 @@ def contents(kinds: Sequence[str] = ()) -> dict[str, list[str]]:
         UserError: If there is no such kind.
     """
     rows, chosen = {"": ["entries", "MB"]}, entries(kinds)
-    for kind in sorted({entry.kind for entry in chosen}):
+    for kind in kinds or KINDS:
         sizes = [entry.num_bytes for entry in chosen if entry.kind == kind]
         rows[kind] = [str(len(sizes)), f"{sum(sizes) / 1e6:,.1f}"]
     return rows

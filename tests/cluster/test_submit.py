@@ -125,7 +125,7 @@ def test_nothing_of_a_command_reaches_the_shell():
         (["train", "swiss_roll", "sead=1"], "sead: unknown setting; did you mean 'seed'?"),
         (["train", "swiss_roll", "--out", "runs/x"], "--out: got runs/x; on the cluster it must"),
         (["evaluate", "runs/x"], "RUN: got runs/x; on the cluster it must be an absolute path"),
-        (["train", "swiss_roll", f"data.path={TOKEN}"], "[2]: looks like a token"),
+        (["train", "swiss_roll", f"data.path={TOKEN}"], "word 3 after --: looks like a token"),
         (["train"], "PRESET: is missing"),
         (["train", "--config", "none.yaml"], "config: cannot read none.yaml"),
         (["tune", "--resume", "runs/s"], "--resume: got runs/s; on the cluster it must be"),
