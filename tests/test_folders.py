@@ -1,6 +1,7 @@
 """Folders as people have them: others' files stay, and what is not the run's own is not read."""
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -168,6 +169,10 @@ def test_lost_rows_are_said(tmp_path: Path):
         assert emptied.cut(2) == [1, 2]
         emptied.append({"iteration": 3, "loss": 0.5})
         assert pd.read_csv(file)["iteration"].tolist() == [3]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(OSError, match="no regular file"):
+        MetricsLog(file).cut(2)
 
 
 def test_a_damaged_summary_is_not_the_end_of_a_run(
@@ -176,6 +181,11 @@ def test_a_damaged_summary_is_not_the_end_of_a_run(
     run = tmp_path / "run"
     shutil.copytree(runs / "seed0", run)
     whole = json.loads((run / "summary.json").read_bytes())
+    (run / "summary.json").unlink()
+    os.mkfifo(run / "summary.json")  # which would be read for ever
+    with pytest.raises(UserError, match="no regular file"):
+        RunFolder.open(run).read_summary()
+    (run / "summary.json").unlink()
     (run / "summary.json").write_text("{")
     with pytest.raises(UserError, match=r"summary\.json is damaged"):
         RunFolder.open(run).read_summary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from sft_rl.runs.parts import algorithm_of, network_of, policy_of
 from sft_rl.storage import checkpoint
 from sft_rl.storage.checkpoint import Checkpoint, TensorGroups
 from sft_rl.storage.events import EventLog
-from sft_rl.storage.files import check_unused, replace_file, saving
+from sft_rl.storage.files import check_unused, read_regular, replace_file, saving
 from sft_rl.storage.locks import Locked, lock
 from sft_rl.storage.metrics_log import MetricsLog
 from sft_rl.types import Metrics
@@ -318,7 +319,7 @@ class RunFolder:
             UserError: If the run has not come to its end.
         """
         try:
-            return dict(json.loads((self.path / "summary.json").read_bytes()))
+            return dict(json.loads(read_regular(self.path / "summary.json")))
         except FileNotFoundError as error:
             raise UserError(f"run: {self.place} has not come to its end, go on with it") from error
         except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -331,7 +332,7 @@ class RunFolder:
         """Read metrics.csv: one row an iteration."""
         import pandas as pd  # here, since it is slow to import
 
-        return pd.read_csv(self.path / "metrics.csv")
+        return pd.read_csv(io.BytesIO(read_regular(self.path / "metrics.csv")))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which scripts read."""

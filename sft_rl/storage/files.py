@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,18 @@ def saving(path: Path | str, num_bytes: int | None = None) -> Iterator[None]:
         raise SaveError(
             f"cannot save {path}: {why}{room}; what was saved before is kept"
         ) from error
+
+
+def read_regular(file: Path) -> bytes:
+    """Content of a regular file; a pipe or a device could go on for ever.
+
+    Raises:
+        OSError: If it cannot be read, or is something else.
+    """
+    with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(file))
+        return stream.read()
 
 
 def replace_file(file: Path, content: bytes) -> None:

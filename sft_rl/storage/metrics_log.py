@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sft_rl.storage.files import replace_file, saving, sync
+from sft_rl.storage.files import read_regular, replace_file, saving, sync
 from sft_rl.types import Metrics
 
 
@@ -83,11 +83,11 @@ class MetricsLog:
 
     def _rows(self) -> dict[int, list[str]]:
         """Whole rows by iteration; their columns are kept."""
-        with self.file.open(newline="", encoding="utf-8", errors="replace") as stream:
-            try:
-                self._columns, *rows = csv.reader(stream)
-                column = self._columns.index("iteration")
-            except (ValueError, csv.Error):  # no header, or none of ours
-                return {}
+        text = read_regular(self.file).decode("utf-8", errors="replace")
+        try:
+            self._columns, *rows = csv.reader(io.StringIO(text, newline=""))
+            column = self._columns.index("iteration")
+        except (ValueError, csv.Error):  # no header, or none of ours
+            return {}
         whole = [row for row in rows if len(row) == len(self._columns)]
         return {int(row[column]): row for row in whole if row[column].isdecimal()}
