@@ -16,10 +16,14 @@ NEIGHBOURS = ("envs", "tuning", "cluster")
 class UserError(ValueError):
     """Wrong input: one line that names the field, what was given and what is allowed.
 
-    The command line prints it without a traceback and exits with `exit_code`.
+    The command line prints it without a traceback and exits with `exit_code`. What it quotes may
+    have ends of lines, such as a column's name: they become blanks.
     """
 
     exit_code = 2
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(" ".join(text.splitlines()))
 
 
 class RunFailed(UserError):
