@@ -121,6 +121,8 @@ def test_samples_are_not_written_over_a_file(
     assert main(["sample", str(run), "--num", "5", "--out", str(file)]) == 2
     assert "exists already" in capsys.readouterr().err
     assert file.read_bytes() == b"mine"
+    assert main(["sample", str(run), "--num", "9" * 30, "--out", str(tmp_path / "x.npy")]) == 2
+    assert "at most" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(

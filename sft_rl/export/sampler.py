@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
+MOST = 10**12
+"""Samples at once; torch does not count much further."""
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A few-step sampler with the units of its data.
@@ -55,10 +59,13 @@ class Sampler:
             Shape (num, *shape); float64, of images uint8.
 
         Raises:
-            UserError: If the number is not positive, or the model has no such class or condition.
+            UserError: If the number is not positive or beyond all memory, or the model has no such
+                class or condition.
         """
         if num < 1:
             raise UserError(f"num: must be at least 1, got {num}")
+        if num > MOST:
+            raise UserError(f"num: must be at most {MOST:,}, got {num:.3g}")
         policy, labels = self.policy, None
         if label is not None:
             if not 0 <= label < policy.num_classes:
