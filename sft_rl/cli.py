@@ -68,7 +68,10 @@ def _told(argv: list[str] | None, started: float) -> int:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse a command line; settings may stand anywhere behind the preset."""
-    parser, words = _parser(), sys.argv[1:] if argv is None else argv
+    parser, words = _parser(), list(sys.argv[1:] if argv is None else argv)
+    for place, word in enumerate(words[1:], start=1):
+        if words[0] == "train" and words[place - 1] == "--resume" and "=" in word:
+            words[place - 1] = "--resume=always"  # what follows is a setting, not its value
     for word in words:
         if not word or (word.startswith("--") and word.endswith("=")):
             parser.error(f"argument {word!r} is empty; is a variable of the shell unset?")
