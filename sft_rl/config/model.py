@@ -188,9 +188,10 @@ class NoiseConfig(Section):
 class ModelConfig(Section):
     """The network that predicts the noise, or what is equivalent to it."""
 
-    kind: Literal["mlp", "paper_mlp", "unet", "edm", "own"] = "mlp"
+    kind: Literal["mlp", "paper_mlp", "unet", "dit", "edm", "own"] = "mlp"
     """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step; `unet`:
-    the UNet2DModel of diffusers, for images; `edm`: NVlabs' DDPM++, NCSN++ or ADM, which
+    the UNet2DModel of diffusers, for images; `dit`: its DiTTransformer2DModel, of pixels and
+    conditional on classes; `edm`: NVlabs' DDPM++, NCSN++ or ADM, which
     `pretrained.path` reads; `own`: a network that Python hands over, or that
     `factory` makes."""
     factory: Reference | None = None
@@ -205,8 +206,9 @@ class ModelConfig(Section):
     """Whether the last of the network's labels stands for no class: it is no class of the data's,
     and `sampler.guidance_scale` needs it."""
     unet: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of UNet2DModel by their own names; size and channels come from the data. With
-    `num_class_embeds` it is conditional on the data's labels."""
+    """Arguments of UNet2DModel or DiTTransformer2DModel by their own names; size and channels come
+    from the data. With `num_class_embeds` (`num_embeds_ada_norm`) it is conditional on the data's
+    labels."""
     prediction: Literal["epsilon", "v_prediction", "sample", "flow", "score", "edm"] = "epsilon"
     """What the network predicts of x_t = alpha x_0 + sigma noise: the noise; v = alpha noise -
     sigma x_0 (Salimans and Ho, 2022); the `sample` x_0; a `flow`'s velocity noise - x_0; the
@@ -239,8 +241,9 @@ class ModelConfig(Section):
         num: int = self.unet.get("num_class_embeds") or 0 if self.kind == "unet" else 0
         if self.kind == "own":
             num = self.classes
-        if self.kind == "edm":  # no class is no label at all
-            return int(self.unet.get("num_labels", 0))
+        if self.kind in ("dit", "edm"):  # theirs has a place of its own
+            name = "num_labels" if self.kind == "edm" else "num_embeds_ada_norm"
+            return int(self.unet.get(name) or 0)
         return num - 1 if num and self.null_class else num
 
     @model_validator(mode="before")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DModel
+from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -25,15 +25,19 @@ class FewStepPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Draws images in the few steps that its scheduler holds.
 
     Args:
-        unet: The denoising network; conditional on a class if it has ``num_class_embeds``.
+        unet: The denoising network, a U-Net or a transformer.
         scheduler: The few denoising steps.
+        num_classes: Classes that it is conditional on; None for none.
     """
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
+    def __init__(
+        self, unet: ModelMixin, scheduler: SchedulerMixin, num_classes: int | None = None
+    ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(num_classes=num_classes)
 
     @torch.no_grad()
     def __call__(
@@ -74,7 +78,7 @@ class FewStepPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.scheduler.set_timesteps(device=device)
         for t in self.progress_bar(self.scheduler.timesteps):
             scaled = self.scheduler.scale_model_input(image, t)
-            output = self.unet(scaled, t, **given).sample
+            output = self.unet(scaled, t.expand(batch_size), **given).sample
             image = self.scheduler.step(output, t, image, generator=generator).prev_sample
         image = (image / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
@@ -105,7 +109,7 @@ class FewStepPipeline(DiffusionPipeline):  # type: ignore[misc]
         given: int | Sequence[int] | Tensor | None,
         generator: Generators,
     ) -> Tensor | None:
-        num_classes = self.unet.config.num_class_embeds
+        num_classes = self.config.num_classes
         if num_classes is None:
             if given is not None:
                 raise ValueError(f"class_labels: the model has no classes, got {given}")

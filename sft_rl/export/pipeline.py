@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiTTransformer2DModel, ModelMixin, UNet2DModel
 
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError
@@ -60,7 +60,7 @@ def export(run: Path, out: Path, *, with_code: bool) -> None:
         raise UserError(f"--out: cannot write to {out}: {error.strerror}") from error
 
 
-def to_diffusers(policy: DenoisingPolicy) -> tuple[UNet2DModel, FewStepScheduler]:
+def to_diffusers(policy: DenoisingPolicy) -> tuple[ModelMixin, FewStepScheduler]:
     """Return the parts of a pipeline that draws the same samples as a policy.
 
     Coefficients are kept in the policy's own precision, so on the CPU the samples are equal to
@@ -73,10 +73,10 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[UNet2DModel, FewStepScheduler
     if isinstance(network, OwnNetwork):
         network = network.network
     unet = network.unet if isinstance(network, UNet) else network
-    if not isinstance(unet, UNet2DModel):
+    if not isinstance(unet, UNet2DModel | DiTTransformer2DModel):
         raise UserError(
             f"diffusers: the sampler's network is a {type(unet).__name__}; only a UNet2DModel "
-            "makes a pipeline"
+            "or DiTTransformer2DModel makes a pipeline"
         )
     clipping = {}
     if policy.clip is not None:
@@ -98,7 +98,7 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[UNet2DModel, FewStepScheduler
 def to_pipeline(policy: DenoisingPolicy) -> FewStepPipeline:
     """Return a pipeline that draws the same samples as a policy; raises as :func:`to_diffusers`."""
     unet, scheduler = to_diffusers(policy)
-    return FewStepPipeline(unet=unet, scheduler=scheduler)
+    return FewStepPipeline(unet=unet, scheduler=scheduler, num_classes=policy.num_classes or None)
 
 
 def _leave_code_out(folder: Path) -> None:

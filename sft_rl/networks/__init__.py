@@ -52,21 +52,8 @@ def noise_network(
             "model.kind: 'own' is a network that is handed over in Python, as network=…, or made "
             "by a function: name it with model.factory=module:function"
         )
-    if model.kind == "unet":
-        from sft_rl.networks.unet import UNet  # here, since diffusers is slow to import
-
-        return UNet(
-            shape,
-            model.unet,
-            channels_last=model.channels_last,
-            bfloat16=model.precision == "bfloat16",
-        )
-    if model.kind == "edm":
-        from sft_rl.networks.edm import EDMNetwork
-
-        if not model.unet:
-            raise UserError("model.kind: 'edm' is a network that pretrained.path reads; set it")
-        return EDMNetwork(shape, model.unet)
+    if model.kind in ("unet", "dit", "edm"):
+        return _image_network(model, shape)
     dim = _points("model.kind", shape, "unet")
     if model.kind == "paper_mlp":
         if table is not None:
@@ -101,6 +88,21 @@ def noise_network(
         time_range=1.0 if model.prediction == "edm" else 1000.0,
     )
     return network if table is None else ByVector(network, table)
+
+
+def _image_network(model: ModelConfig, shape: tuple[int, ...]) -> nn.Module:
+    bfloat16 = model.precision == "bfloat16"
+    if model.kind == "edm":
+        from sft_rl.networks.edm import EDMNetwork
+
+        if not model.unet:
+            raise UserError("model.kind: 'edm' is a network that pretrained.path reads; set it")
+        return EDMNetwork(shape, model.unet)
+    from sft_rl.networks.unet import DiT, UNet  # here, since diffusers is slow to import
+
+    if model.kind == "dit":
+        return DiT(shape, model.unet, bfloat16=bfloat16)
+    return UNet(shape, model.unet, channels_last=model.channels_last, bfloat16=bfloat16)
 
 
 def critic_network(

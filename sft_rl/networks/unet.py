@@ -1,4 +1,4 @@
-"""The U-Net of diffusers behind our call, for images."""
+"""The U-Net and the transformer of diffusers behind our call, for images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiTTransformer2DModel, ModelMixin, UNet2DModel
 from torch import Tensor, nn
 
 from sft_rl.errors import UserError
@@ -35,6 +35,8 @@ class UNet(nn.Module):
     Raises:
         UserError: If the options do not make a U-Net for such images.
     """
+
+    unet: ModelMixin
 
     def __init__(
         self,
@@ -82,6 +84,40 @@ class UNet(nn.Module):
             output = self.unet(flat, times, class_labels=classes).sample
         mean = output[:, : flat.shape[1]]
         return mean.to(x.dtype).reshape(x.shape)  # type: ignore[no-any-return]
+
+
+class DiT(UNet):
+    """A transformer of pixels, conditional on classes: ``diffusers.DiTTransformer2DModel``.
+
+    The label behind the last class is none. It is called as a U-Net is.
+
+    Args:
+        shape: Shape of one image, (channels, height, width).
+        options: Arguments of DiTTransformer2DModel.
+        bfloat16: Compute in bfloat16 where torch's autocast deems it safe.
+
+    Raises:
+        UserError: If the options do not make a transformer for such images.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], options: dict[str, Any], *, bfloat16: bool = False
+    ) -> None:
+        nn.Module.__init__(self)
+        channels, height, width = image_shape("model.kind: dit", shape)
+        options = {name: value for name, value in options.items() if value is not None}
+        patch = options.get("patch_size", 2)
+        if height != width or height % patch:
+            raise UserError(
+                f"model.kind: dit takes square images of whole patches of {patch} pixels, got "
+                f"{height}x{width}"
+            )
+        sizes = _sizes(options, channels, height, width)
+        try:
+            self.unet = DiTTransformer2DModel(**{**options, **sizes})
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise UserError(f"model.unet: {str(error).splitlines()[0]}") from error
+        self.memory_format, self.in_bfloat16 = torch.contiguous_format, bfloat16
 
 
 def _sizes(options: dict[str, Any], channels: int, height: int, width: int) -> dict[str, Any]:

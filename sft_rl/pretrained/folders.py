@@ -12,7 +12,9 @@ from sft_rl.pretrained.states import file_sha256
 
 WEIGHTS = "diffusion_pytorch_model"
 STATE_FILES = (".safetensors", ".ckpt", ".pt", ".pth")
-HUB_FILES = ["*.json", "unet/*.json", "scheduler/*.json"]
+PARTS = ("unet", "transformer")
+"""Parts of a pipeline that are a denoising network."""
+HUB_FILES = ["*.json", "scheduler/*.json", *(f"{part}/*.json" for part in PARTS)]
 
 
 def is_on_hub(path: str) -> bool:
@@ -70,9 +72,9 @@ def model_folder(options: PretrainedConfig, files: list[str] | None = None) -> P
         ) from error
 
 
-def unet_folder(folder: Path) -> Path:
-    """Return where a model's U-Net is: a part of a pipeline, or alone."""
-    return folder / "unet" if (folder / "unet").is_dir() else folder
+def network_folder(folder: Path) -> Path:
+    """Return where a model's network is: a part of a pipeline, or alone."""
+    return next((folder / part for part in PARTS if (folder / part).is_dir()), folder)
 
 
 def weights_files(options: PretrainedConfig) -> list[Path]:
@@ -87,7 +89,8 @@ def weights_files(options: PretrainedConfig) -> list[Path]:
     dot = f".{options.variant}" if options.variant else ""
     whole, index = f"{WEIGHTS}{dot}.safetensors", f"{WEIGHTS}.safetensors.index{dot}.json"
     names = [whole, index, f"{WEIGHTS}{dot}-*-of-*.safetensors"]
-    folder = unet_folder(model_folder(options, [*names, *(f"unet/{name}" for name in names)]))
+    in_parts = [f"{part}/{name}" for part in PARTS for name in names]
+    folder = network_folder(model_folder(options, [*names, *in_parts]))
     if (folder / whole).is_file():
         return [folder / whole]
     if not (folder / index).is_file():

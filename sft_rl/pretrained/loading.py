@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from diffusers import UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -18,17 +18,23 @@ from sft_rl.errors import UserError
 from sft_rl.pretrained.ddpm import read_ddpm_checkpoint
 from sft_rl.pretrained.edm import edm_sections, edm_weights, is_edm
 from sft_rl.pretrained.folders import (
+    PARTS,
     find,
     model_folder,
+    network_folder,
     read_json,
     state_file,
-    unet_folder,
     weights_files,
     weights_sha256,
 )
 from sft_rl.pretrained.schedulers import Sections, read_scheduler
 from sft_rl.pretrained.states import read_state
 
+KINDS = {
+    "UNet2DModel": ("unet", UNet2DModel),
+    "DiTTransformer2DModel": ("dit", DiTTransformer2DModel),
+}
+"""Networks of diffusers that are read, with `model.kind`."""
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Layers of attention by the names that diffusers had for them before, and has."""
 
@@ -62,7 +68,7 @@ def _model(options: PretrainedConfig, num_classes: int) -> Sections:
             return edm_sections(file, state, options.preconditioning)
         return {"model": {"kind": "unet", "unet": read_ddpm_checkpoint(file, state)[0]}}
     folder = model_folder(options)
-    model = {"kind": "unet", "unet": _unet_options(options, folder, num_classes)}
+    model = _network(options, folder, num_classes)
     scheduler = find(folder, "scheduler", "scheduler_config.json")
     if not scheduler.is_file():  # settings say what it would
         return {"model": model}
@@ -81,7 +87,7 @@ def load_pretrained(network: nn.Module, options: PretrainedConfig) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise UserError(
-            f"pretrained.path: the weights in {weights_files(options)[0]} do not fit its U-Net: "
+            f"pretrained.path: the weights in {weights_files(options)[0]} do not fit its network: "
             f"{reason}"
         ) from error
 
@@ -108,24 +114,26 @@ def _todays(name: str) -> str:
     return f"{found[1]}.{OLD_ATTENTION[found[2]]}.{found[3]}"
 
 
-def _unet_options(options: PretrainedConfig, folder: Path, num_classes: int) -> dict[str, Any]:
-    """Read the U-Net's arguments, with the defaults of diffusers where they are left out."""
-    file = unet_folder(folder) / "config.json"
-    path = options.path
+def _network(options: PretrainedConfig, folder: Path, num_classes: int) -> dict[str, Any]:
+    """Read the network's arguments, with the defaults of diffusers where they are left out."""
+    file, path = network_folder(folder) / "config.json", options.path
     if not file.is_file():
         raise UserError(
-            f"pretrained.path: {path} holds no U-Net (no unet/config.json and no config.json)"
+            f"pretrained.path: {path} holds no network (no config.json, alone or in "
+            f"{' or '.join(PARTS)})"
         )
     given = read_json(file)
-    kind = given.get("_class_name")
-    if kind != UNet2DModel.__name__:
+    name = str(given.get("_class_name"))
+    if name not in KINDS or (folder / "vae").is_dir():
+        kind = f"{name} of latents, not of pixels" if name in KINDS else name
         raise UserError(
-            f"pretrained.path: {path} is a {kind}; supported is UNet2DModel, unconditional or "
-            "conditional on classes, not text-to-image pipelines"
+            f"pretrained.path: {path} is a {kind}; supported are {' and '.join(KINDS)} of pixels, "
+            "unconditional or conditional on classes, not text-to-image pipelines"
         )
-    parameters = inspect.signature(UNet2DModel.__init__).parameters
+    kind, network = KINDS[name]
+    parameters = inspect.signature(network.__init__).parameters
     defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
-    unet = {name: given.get(name, default) for name, default in defaults.items()}
-    if unet["class_embed_type"] and not unet["num_class_embeds"]:  # it need not say so itself
-        unet["num_class_embeds"] = num_classes or None
-    return json.loads(json.dumps(unet))  # type: ignore[no-any-return]
+    own = {key: given.get(key, default) for key, default in defaults.items()}
+    if own.get("class_embed_type") and not own["num_class_embeds"]:  # it need not say so itself
+        own["num_class_embeds"] = num_classes or None
+    return {"kind": kind, "unet": json.loads(json.dumps(own))}

@@ -36,6 +36,7 @@ UNUSED_OF_MODEL = {
     "mlp": {"unet", "precision", *UNUSED_ELSEWHERE},
     "paper_mlp": {"unet", "precision", *OF_THE_MLP, *UNUSED_ELSEWHERE},
     "unet": {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE},
+    "dit": {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE},
     "edm": {"width", "depth", "precision", *OF_THE_MLP, *UNUSED_ELSEWHERE},
     "own": set(ModelConfig.model_fields)
     - {"kind", "prediction", "sigma_data", "factory", "classes"},

@@ -205,18 +205,18 @@ def test_what_is_not_supported_is_said_in_one_line(tmp_path, tiny_unet, monkeypa
         assert "\n" not in str(error.value)
 
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "holds no U-Net")
+    refused(tmp_path / "empty", "holds no network")
     refused(tmp_path / "nothing", "no folder or file")
     (tmp_path / "a.txt").write_text("x")
     refused(tmp_path / "a.txt", "'.txt'")
     cases = [
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "text-to-image"),
-        ("unet/config.json", {"num_class_embeds": 10}, "do not fit its U-Net"),
+        ("unet/config.json", {"num_class_embeds": 10}, "do not fit its network"),
         ("unet/config.json", {"class_embed_type": "identity"}, "class_embed_type is 'identity'"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "needs num_class_embeds"),
         ("unet/config.json", {"in_channels": 3}, "in_channels is 3"),
         ("unet/config.json", {"sample_size": 32}, "sample_size is 32"),
-        ("unet/config.json", {"layers_per_block": 2}, "do not fit its U-Net"),
+        ("unet/config.json", {"layers_per_block": 2}, "do not fit its network"),
         *(
             ("scheduler/scheduler_config.json", values, words)
             for values, words in (
