@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sft_rl.policy import DenoisingPolicy
     from sft_rl.rewards.reward import reward
     from sft_rl.types import Loss, Trajectories, Transitions
+    from tuning import trainable as tune
+    from tuning.api import search
 
 __version__ = "0.1.0"
 
@@ -41,8 +43,10 @@ _HOMES = {
     "load_result": "sft_rl.api",
     "load_sampler": "sft_rl.export.sampler",
     "reward": "sft_rl.rewards.reward",
+    "search": "tuning.api",
+    "tune": "tuning.trainable",
 }
-"""Where each public name is defined; it is imported when it is first used."""
+"""Where each public name is defined; it is imported when it is first used. `tune` is a module."""
 
 __all__ = [
     "Algorithm",
@@ -63,6 +67,8 @@ __all__ = [
     "load_result",
     "load_sampler",
     "reward",
+    "search",
+    "tune",
 ]
 
 
@@ -70,7 +76,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'sft_rl' has no attribute {name!r}")
     importlib.import_module("sft_rl.errors").check_neighbours()
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    home = importlib.import_module(_HOMES[name])
+    return home if name == "tune" else getattr(home, name)
 
 
 def __dir__() -> list[str]:

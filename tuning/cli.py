@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from functools import partial
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
 
-FINAL_SEEDS = 3
 EPILOG = """examples:
   sft-rl tune swiss_roll --search lr_steps --num-trials 16 --seeds 3 --out runs/search
   sft-rl tune swiss_roll sampler.num_steps=4 --search space.yaml --num-trials 8 --out runs/four
@@ -110,14 +108,9 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     search.check(address)
     if args.num_trials is not None and search.num_trials < args.num_trials:
         sys.stdout.write(f"--num-trials: the grid has {search.num_trials} points, each runs once\n")
-    from sft_rl.distributed.placement import this_machine
-    from sft_rl.distributed.session import set_local_environment, use_own_token
+    from tuning.api import make_ready
 
-    if address is None:  # both before Ray is imported
-        search.check_room(this_machine())
-        set_local_environment()
-    else:
-        use_own_token()
+    make_ready(search, address)
     from tuning.runner import run_search
     from tuning.trackers import trackers
 
@@ -174,33 +167,19 @@ def _new(args: argparse.Namespace) -> Search:
             f"sft-rl tune --resume {shlex.quote(str(args.out))}"
         )
     check_unused(args.out)
-    from sft_rl.config.files import load_config, lookup
-    from sft_rl.runs.resolve import PATHS, with_absolute_paths
-    from tuning.search import Search
+    from tuning.api import new_search
     from tuning.space import load_space
 
-    config = with_absolute_paths(load_config(args.preset, args.settings))
-    settings = list(args.settings)
-    for key in PATHS:  # trials run elsewhere, and a search may be resumed elsewhere
-        if (path := lookup(config, key)) is not None:
-            settings.append(f"{key}={json.dumps(path)}")
-    keys = {setting.partition("=")[0] for setting in settings}
-    space = load_space(args.search).without(keys)
-    num_trials, final_seeds = args.num_trials, args.final_seeds
-    if final_seeds is None:
-        final_seeds = 0 if args.scheduler == "pbt" else FINAL_SEEDS
-    if not space.drawn:
-        num_trials = min(num_trials, len(space.grid))
-    return Search(
-        preset=args.preset,
-        settings=tuple(settings),
-        space=space,
-        num_trials=num_trials,
-        seed=config.seed if args.seed is None else args.seed,
+    return new_search(
+        args.preset,
+        args.settings,
+        load_space(args.search),
+        num_trials=args.num_trials,
+        seed=args.seed,
         searcher=args.searcher or "random",
         scheduler=args.scheduler or "none",
         seeds=1 if args.seeds is None else args.seeds,
-        final_seeds=final_seeds,
+        final_seeds=args.final_seeds,
     )
 
 

@@ -13,7 +13,6 @@ from ray import tune
 
 from sft_rl.config import RayConfig
 from sft_rl.distributed.nodes import is_fixed, room
-from sft_rl.distributed.placement import learner_bundle, scorer_bundles, worker_bundles
 from sft_rl.distributed.session import RaySession
 from sft_rl.jobs.console import ConsoleObserver
 from tuning.final import final_trials
@@ -21,7 +20,7 @@ from tuning.ledger import Ledger
 from tuning.progress import SearchView
 from tuning.records import Records
 from tuning.search import Search
-from tuning.trial import Pretrained, run_trial, share_pretrained
+from tuning.trial import Pretrained, resources, run_trial, share_pretrained
 
 MAX_FAILURES = 2
 """How often a trial that dies is started again."""
@@ -131,7 +130,9 @@ def _fit(
     )
     sessions = folder.resolve() / "ray"
     tune.Tuner(
-        tune.with_resources(trainable, lambda given: _placement(search, given)),
+        tune.with_resources(
+            trainable, lambda given: resources(search.config(given["trial"]["values"]))
+        ),
         param_space={} if searcher else {"trial": tune.grid_search(trials)},
         tune_config=tune.TuneConfig(
             search_alg=searcher,
@@ -148,15 +149,6 @@ def _fit(
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
         ),
     ).fit()
-
-
-def _placement(search: Search, given: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """Return a trial's placement group: the learner's bundle one for each worker and scorer."""
-    config = search.config(given["trial"]["values"])
-    workers = [*worker_bundles(config.rollout), *scorer_bundles(config.reward)]
-    bundles = [learner_bundle(config.learner), *workers]
-    amounts = [{"CPU": bundle.cpus, "GPU": bundle.gpus} for bundle in bundles]
-    return tune.PlacementGroupFactory([{k: v for k, v in a.items() if v > 0} for a in amounts])
 
 
 def _scheduler(search: Search, records: Records) -> Any:

@@ -12,6 +12,8 @@ from typing import Any
 from ray import tune
 from torch import nn
 
+from sft_rl.config import Config, ResolvedConfig
+from sft_rl.distributed.placement import learner_bundle, scorer_bundles, worker_bundles
 from sft_rl.errors import UserError
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.fine_tuning import fine_tune
@@ -28,7 +30,7 @@ from sft_rl.runs.parts import (
     resolve_device,
 )
 from sft_rl.runs.resolve import resolve
-from sft_rl.storage import checkpoint
+from sft_rl.storage.checkpoint import Checkpoint, load
 from sft_rl.types import Metrics
 from tuning import records
 from tuning.search import DISTANCE, Search
@@ -82,6 +84,7 @@ class TuneObserver:
         self.folder = folder
         self.distance = distance
         self.keep = keep
+        self.last: dict[str, float] = {}
 
     def phase(self, name: str) -> None:
         """Phases of a trial are not told."""
@@ -95,10 +98,14 @@ class TuneObserver:
         """Report evaluations; Tune may end the trial in this call."""
         if self.distance not in metrics:
             return
-        distance = metrics[self.distance]
-        row = {"iteration": done, "percent": 100.0 * done / total, DISTANCE: distance}
+        done_so_far = {"iteration": done, "percent": 100.0 * done / total}
+        row = self.last = {**metrics, **done_so_far, DISTANCE: metrics[self.distance]}
         saved = self.folder / "checkpoints" / f"{done:06d}"
         tune.report(row, checkpoint=tune.Checkpoint(str(saved)) if self.keep else None)
+
+    def conclude(self, final: Metrics) -> None:
+        """Report what was measured on held-out data, beside the last evaluation."""
+        tune.report({**self.last, **{f"final/{name}": value for name, value in final.items()}})
 
     def repeat(self, total: int) -> None:
         """Report again what metrics.csv holds, before a run goes on behind it.
@@ -131,19 +138,7 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         config, data = resolve(
             search.config(trial["values"], trial["seed"]), pretrained=pretrained["sections"]
         )
-        taken_over = tune.get_checkpoint()
-        start = None
-        if not RunFolder.holds_run(folder):
-            store = RunFolder.create(folder, config, beside=(records.FILE, WARNINGS))
-        elif taken_over is None:
-            store = RunFolder.open(folder)
-            start = store.resume(config)
-            if start is not None:
-                observer.repeat(config.training.num_iterations)
-        else:
-            start = checkpoint.load(Path(taken_over.path))
-            store = RunFolder.open(folder)
-            store.take_over(config, start)
+        store, start = begin(folder, config, observer)
         evaluator = Evaluator(data, config.metrics)
         network, full_step = full_step_model(store, pretrained, evaluator, observer)
         fine_tune(
@@ -159,12 +154,36 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         tune.report({"refused": str(error), DISTANCE: math.inf})
 
 
+def begin(
+    folder: Path, config: ResolvedConfig, observer: TuneObserver
+) -> tuple[RunFolder, Checkpoint | None]:
+    """Open a trial's run, or begin one; say where it goes on.
+
+    That is where Tune says, by a checkpoint that another trial may have made; else where the run
+    itself stood, if it was interrupted.
+    """
+    taken_over = tune.get_checkpoint()
+    is_there = RunFolder.holds_run(folder)
+    if is_there:
+        store = RunFolder.open(folder)
+    else:
+        store = RunFolder.create(folder, config, beside=(records.FILE, WARNINGS))
+    if taken_over is not None:
+        start = load(Path(taken_over.path))
+        store.take_over(config, start)
+        return store, start
+    if not is_there or (found := store.resume(config)) is None:
+        return store, None
+    observer.repeat(config.training.num_iterations)
+    return store, found
+
+
 def full_step_model(
-    store: RunFolder, pretrained: Pretrained, evaluator: Evaluator, observer: Observer
+    store: RunFolder, pretrained: Pretrained | None, evaluator: Evaluator, observer: Observer
 ) -> tuple[nn.Module, FullStep]:
-    """Return the shared model, or one of the cache where the run's own is another."""
+    """Return the shared model, or one of the cache where there is none or the run's is another."""
     config = store.config
-    if full_step_key(config, evaluator.data) == pretrained["key"]:
+    if pretrained and full_step_key(config, evaluator.data) == pretrained["key"]:
         network = network_of(config)
         load_arrays(network, pretrained["weights"])
         return network.to(resolve_device(config.device)), pretrained["full_step"]
@@ -172,3 +191,11 @@ def full_step_model(
         config, evaluator.data, progress=observer.progress, warn=observer.warn
     )
     return network, measured_full_step(config, network, evaluator, warn=observer.warn)
+
+
+def resources(config: Config) -> tune.PlacementGroupFactory:
+    """Return a trial's placement group: the learner's bundle, one for each worker and scorer."""
+    workers = [*worker_bundles(config.rollout), *scorer_bundles(config.reward)]
+    bundles = [learner_bundle(config.learner), *workers]
+    amounts = [{"CPU": bundle.cpus, "GPU": bundle.gpus} for bundle in bundles]
+    return tune.PlacementGroupFactory([{k: v for k, v in a.items() if v > 0} for a in amounts])

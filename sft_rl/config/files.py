@@ -102,6 +102,13 @@ def load_config_file(path: str, overrides: Iterable[str] = ()) -> Config:
     return config.with_own_keys(_keys(overrides))
 
 
+def with_overrides(config: Config, overrides: Iterable[str]) -> Config:
+    """Change some settings of a configuration; blocks of its preset are not looked at again."""
+    overrides = list(overrides)
+    changed: Config = _build(_merged(config.model_dump(), parse_overrides(overrides)))
+    return changed.with_own_keys([*config.own_keys, *_keys(overrides)])
+
+
 def load_resolved(path: str) -> ResolvedConfig:
     """Read the ``config.yaml`` that a run has written."""
     tree = _read_settings(path)

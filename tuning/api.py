@@ -1,0 +1,189 @@
+"""Searches from Python: ``sft_rl.search``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sft_rl.config import Config, RayConfig
+from sft_rl.config.files import load_config, load_config_file, lookup, named_overrides
+from sft_rl.distributed.placement import this_machine
+from sft_rl.distributed.session import (
+    cluster_address,
+    is_running,
+    set_local_environment,
+    use_own_token,
+)
+from sft_rl.errors import RunFailed, home_expanded
+from sft_rl.runs.resolve import PATHS, with_absolute_paths
+from sft_rl.storage.files import check_unused
+from tuning.search import Scheduler, Search, Searcher
+from tuning.space import Space, load_space, parse_space
+
+FINAL_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has found.
+
+    Attributes:
+        best: For each number of steps the best configuration, by validation.
+        results: One row a trial, with its validation and that of its configuration.
+        final: One row for each trial of the winners and the preset's own, with every distance to
+            held-out data; empty without final trials.
+        report: The tables, as Markdown.
+        folder: Where all of it, and the pictures, are.
+    """
+
+    best: dict[int, Config]
+    results: pd.DataFrame
+    final: pd.DataFrame
+    report: str
+    folder: Path
+
+
+def search(
+    preset: str,
+    space: str | Mapping[str, Mapping[str, Any]],
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    num_trials: int,
+    out: str | Path,
+    seed: int | None = None,
+    seeds: int = 1,
+    final_seeds: int | None = None,
+    searcher: Searcher = "random",
+    scheduler: Scheduler = "none",
+    address: str | None = None,
+    resume: bool = False,
+) -> Found:
+    """Search settings, as ``sft-rl tune`` does, on a Ray that runs already or one of its own.
+
+    Args:
+        preset: The preset that trials start from.
+        space: A ready space, a YAML file, or distributions by dotted key, as
+            ``{"policy.learning_rate": {"loguniform": [1e-5, 1e-3]}}``.
+        overrides: Settings of every trial.
+        num_trials: How many configurations are tried.
+        out: Folder of the search.
+        seed: Fixes the configurations, and is the first of the trials' seeds.
+        seeds: Trials of each configuration, one a seed.
+        final_seeds: Trials of each winner with seeds it has not seen; by default 3.
+        searcher: ``random`` or ``optuna``.
+        scheduler: ``none``, ``asha`` or ``pbt``.
+        address: A cluster to join, where no Ray runs here.
+        resume: Go on with the search that `out` holds, if it holds one.
+
+    Raises:
+        UserError: For anything that cannot work, before anything starts; or if every trial failed,
+            or the search was interrupted.
+    """
+    folder = home_expanded(out, "out")
+    if resume and (folder / "search.yaml").exists():
+        wanted = Search.load(folder)
+    else:
+        check_unused(folder)
+        wanted = new_search(
+            preset,
+            named_overrides(overrides, {}),
+            load_space(space)
+            if isinstance(space, str)
+            else parse_space("space", {"space": {key: dict(kind) for key, kind in space.items()}}),
+            num_trials=num_trials,
+            seed=seed,
+            searcher=searcher,
+            scheduler=scheduler,
+            seeds=seeds,
+            final_seeds=final_seeds,
+        )
+    joined = cluster_address(RayConfig(address=address))
+    wanted.check(joined)
+    make_ready(wanted, joined)
+    return _found(wanted, folder, joined)
+
+
+def _found(wanted: Search, folder: Path, address: str | None) -> Found:
+    from tuning.report import write_report  # imports Ray, which has read its settings by then
+    from tuning.runner import num_unfinished, run_search
+
+    (folder / "trials").mkdir(parents=True, exist_ok=True)
+    records, finals = run_search(wanted, folder, address=address, trackers=list)
+    report = write_report(wanted, folder, records, finals)
+    if unfinished := num_unfinished(wanted, records, finals):
+        raise RunFailed(f"search: interrupted, {unfinished} trials are left; resume=True goes on")
+    tried = records.all()
+    if all(record.state == "failed" for record in tried):
+        raise RunFailed(f"search: all {len(tried)} trials failed, the first: {tried[0].error}")
+    best = {
+        int(file.stem.removeprefix("best-T")): load_config_file(str(file))
+        for file in folder.glob("best-T*.yaml")
+    }
+    final = folder / "final.csv"
+    return Found(
+        best=dict(sorted(best.items())),
+        results=pd.read_csv(folder / "results.csv"),
+        final=pd.read_csv(final) if final.exists() else pd.DataFrame(),
+        report=report,
+        folder=folder,
+    )
+
+
+def new_search(
+    preset: str,
+    settings: Iterable[str],
+    space: Space,
+    *,
+    num_trials: int,
+    seed: int | None,
+    searcher: Searcher,
+    scheduler: Scheduler,
+    seeds: int,
+    final_seeds: int | None,
+) -> Search:
+    """Build a search as people ask for it.
+
+    Args:
+        preset: The preset that trials start from.
+        settings: ``key=value`` for every trial; a key of them is not searched.
+        space: What is searched.
+        num_trials: How many configurations are tried; a grid has no more than its points.
+        seed: By default the settings' own.
+        searcher: How configurations are chosen.
+        scheduler: What happens to trials on the way.
+        seeds: Trials of each configuration.
+        final_seeds: Trials of each winner; by default 3, and none under ``pbt``.
+    """
+    own = list(settings)
+    config = with_absolute_paths(load_config(preset, own))
+    for key in PATHS:  # trials run elsewhere, and a search may be resumed elsewhere
+        if (path := lookup(config, key)) is not None:
+            own.append(f"{key}={json.dumps(path)}")
+    space = space.without({setting.partition("=")[0] for setting in own})
+    if final_seeds is None:
+        final_seeds = 0 if scheduler == "pbt" else FINAL_SEEDS
+    return Search(
+        preset=preset,
+        settings=tuple(own),
+        space=space,
+        num_trials=num_trials if space.drawn else min(num_trials, len(space.grid)),
+        seed=config.seed if seed is None else seed,
+        searcher=searcher,
+        scheduler=scheduler,
+        seeds=seeds,
+        final_seeds=final_seeds,
+    )
+
+
+def make_ready(search: Search, address: str | None) -> None:
+    """Set what Ray reads when it is first imported; refuse trials that this machine cannot hold."""
+    if address is not None:
+        use_own_token()
+    elif not is_running():
+        search.check_room(this_machine())
+        set_local_environment()
