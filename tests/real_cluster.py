@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,18 @@ class RealCluster:
         """Return the live actors of a class; Ray gives some classes with where they were made."""
         actors = self.state("actors")
         return [one for one in actors if one["class_name"].rpartition(".")[2] == class_name]
+
+    def scraped(self) -> str:
+        """What Prometheus would read of all nodes now, where Ray tells it to."""
+        found = self.folder / "ray" / "prom_metrics_service_discovery.json"
+        if not found.exists():
+            return ""
+        places = [place for group in json.loads(found.read_text()) for place in group["targets"]]
+        texts = []
+        for place in places:
+            with suppress(URLError):  # of a node that is going
+                texts.append(urllib.request.urlopen(f"http://{place}/metrics").read().decode())
+        return "\n".join(texts)
 
     def is_up(self, num_nodes: int) -> bool:
         """Whether the nodes and the report that no autoscaler is there have arrived."""

@@ -198,4 +198,8 @@ def resources(config: Config) -> tune.PlacementGroupFactory:
     workers = [*worker_bundles(config.rollout), *scorer_bundles(config.reward)]
     bundles = [learner_bundle(config.learner), *workers]
     amounts = [{"CPU": bundle.cpus, "GPU": bundle.gpus} for bundle in bundles]
-    return tune.PlacementGroupFactory([{k: v for k, v in a.items() if v > 0} for a in amounts])
+    labels = [dict(bundle.labels) for bundle in bundles]
+    return tune.PlacementGroupFactory(
+        [{k: v for k, v in a.items() if v > 0} for a in amounts],
+        bundle_label_selector=labels if any(labels) else None,
+    )

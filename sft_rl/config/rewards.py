@@ -39,6 +39,8 @@ class TermConfig(Section):
     """Logical CPUs of a scorer, may be fractional."""
     num_gpus_per_scorer: NonNegative = 0.0
     """GPUs of a scorer, may be fractional."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Ray's labels that a scorer's node must have."""
     timeout_s: Positive = 60.0
     """Seconds that a scorer or a server may take for a call."""
     token_variable: str | None = None

@@ -63,6 +63,8 @@ class RolloutConfig(Section):
     """GPUs of a worker, may be fractional."""
     placement: Literal["spread", "pack"] = "spread"
     """`spread`: workers on as many nodes as there are; `pack`: on few, the learner's first."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Ray's labels that a worker's node must have, as {ray.io/accelerator-type: L4}."""
     shards_per_batch: Count = 1
     """Parts into which the trajectories of a critic step are cut; the unit a worker draws."""
     group_size: Count = 1
@@ -88,6 +90,9 @@ class RayConfig(Section):
 
     address: str | None = None
     """Cluster to join; none starts a Ray on this machine, on loopback with a token."""
+    dashboard: bool = False
+    """Whether a Ray that is started here has a dashboard and exports the run's metrics; a cluster
+    always gets them."""
 
 
 class LearnerConfig(Section):
@@ -107,6 +112,8 @@ class LearnerConfig(Section):
     """Logical CPUs of the learner where Ray places it, as in `sft-rl tune`; may be fractional."""
     num_gpus: NonNegative = 0.0
     """GPUs of the learner where Ray places it; may be fractional."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Ray's labels that the learner's node must have where Ray places it."""
 
 
 DISTANCES = {

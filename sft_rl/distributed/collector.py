@@ -14,6 +14,8 @@ import torch
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from sft_rl.config import RolloutConfig
+from sft_rl.distributed.actors import start_actor
+from sft_rl.distributed.metrics import WorkerMetrics
 from sft_rl.errors import RunFailed, UserError, last_line
 from sft_rl.rollout.runner import Request, RolloutRunner, Weights
 from sft_rl.types import Trajectories
@@ -37,14 +39,21 @@ RunnerFactory = Callable[[], RolloutRunner]
 class RolloutWorker:
     """Draws shards in a process of its own; holds no state that matters."""
 
-    def __init__(self, make_runner: RunnerFactory, num_threads: int) -> None:
+    def __init__(
+        self, make_runner: RunnerFactory, num_threads: int, exported_as: str | None
+    ) -> None:
         torch.set_num_threads(num_threads)
         self.runner = make_runner()
+        self.metrics = None if exported_as is None else WorkerMetrics(exported_as)
 
     def collect(self, iteration: int, shard: int, version: int, weights: Weights) -> dict[str, Any]:
         """Draw one shard with numbered weights; return plain arrays."""
+        begun = time.perf_counter()
         self.runner.load(version, weights)
-        return self.runner.collect(iteration, shard).to_numpy()
+        drawn = self.runner.collect(iteration, shard)
+        if self.metrics is not None:
+            self.metrics.drawn(len(drawn), time.perf_counter() - begun)
+        return drawn.to_numpy()
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,8 @@ class RayCollector:
     Args:
         make_runner: Builds the runner inside a worker.
         config: Number of workers and what each may use.
+        run: The run's name, which is in those of the workers.
+        exports: Whether workers set metrics of Ray.
         warn: Is told when a worker is replaced.
     """
 
@@ -88,10 +99,15 @@ class RayCollector:
         make_runner: RunnerFactory,
         config: RolloutConfig,
         *,
+        run: str = "run",
+        exports: bool = False,
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.config = config
+        self.run = run
+        self.exports = exports
         self.warn = warn
+        self._num_started = 0
         self._make_runner = ray.put(make_runner)
         self._slots = [self._start() for _ in range(config.num_workers)]
         self._waiting: deque[_Task] = deque()
@@ -135,14 +151,21 @@ class RayCollector:
         self._slots.clear()
 
     def _start(self) -> _Slot:
-        # A trial of the search brings its own placement group, which workers must stay in.
-        in_group = ray.get_runtime_context().should_capture_child_tasks_in_placement_group
-        actor = ray.remote(RolloutWorker).options(
-            num_cpus=self.config.num_cpus_per_worker,
-            num_gpus=self.config.num_gpus_per_worker,
-            scheduling_strategy=None if in_group else STRATEGIES[self.config.placement],
+        self._num_started += 1
+        name = f"sft-rl/{self.run}/rollout-{self._num_started}"
+        return _Slot(
+            start_actor(
+                RolloutWorker,
+                self._make_runner,
+                self.config.num_threads,
+                name if self.exports else None,
+                name=name,
+                num_cpus=self.config.num_cpus_per_worker,
+                num_gpus=self.config.num_gpus_per_worker,
+                strategy=STRATEGIES[self.config.placement],
+                labels=self.config.labels,
+            )
         )
-        return _Slot(actor.remote(self._make_runner, self.config.num_threads))
 
     def _dispatch(self) -> None:
         while self._waiting:

@@ -18,6 +18,8 @@ from sft_rl.distributed.placement import Bundle, without_autoscaler
 from sft_rl.errors import UserError
 
 ANSWER_S = 120.0
+NODE_ID = "ray.io/node-id"
+"""The label that every node has for itself."""
 
 
 def versions() -> dict[str, str]:
@@ -42,7 +44,9 @@ def room() -> dict[str, Bundle]:
     """Return what each node has in all, by its name."""
     return {
         node_name(node): Bundle(
-            node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+            {name: value for name, value in node["Labels"].items() if name != NODE_ID},
         )
         for node in alive_nodes()
     }

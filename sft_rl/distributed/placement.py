@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sft_rl.config import LearnerConfig, RewardConfig, RolloutConfig
 from sft_rl.errors import UserError
@@ -13,14 +13,16 @@ from sft_rl.errors import UserError
 
 @dataclass(frozen=True)
 class Bundle:
-    """CPUs and GPUs that must be on one node."""
+    """CPUs and GPUs that must be on one node, and the labels that it must have, or has."""
 
     cpus: float
     gpus: float
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         gpus = f" and {_count(self.gpus, 'GPU')}" if self.gpus else ""
-        return _count(self.cpus, "CPU") + gpus
+        labels = f" labelled {_labels(self.labels)}" if self.labels else ""
+        return _count(self.cpus, "CPU") + gpus + labels
 
 
 NOTHING = Bundle(0.0, 0.0)
@@ -46,18 +48,19 @@ class Needs:
 
 def learner_bundle(config: LearnerConfig) -> Bundle:
     """Return what a learner asks for."""
-    return Bundle(config.num_cpus, config.num_gpus)
+    return Bundle(config.num_cpus, config.num_gpus, config.labels)
 
 
 def worker_bundles(config: RolloutConfig) -> list[Bundle]:
     """Return what each rollout worker asks for."""
-    return [Bundle(config.num_cpus_per_worker, config.num_gpus_per_worker)] * config.num_workers
+    each = Bundle(config.num_cpus_per_worker, config.num_gpus_per_worker, config.labels)
+    return [each] * config.num_workers
 
 
 def scorer_bundles(config: RewardConfig) -> list[Bundle]:
     """Return what each scorer asks for."""
     return [
-        Bundle(term.num_cpus_per_scorer, term.num_gpus_per_scorer)
+        Bundle(term.num_cpus_per_scorer, term.num_gpus_per_scorer, term.labels)
         for term in config.terms
         if term.uses_ray
         for _ in range(term.num_scorers)
@@ -87,6 +90,15 @@ def check_room(
         UserError: With what was asked and what exists.
     """
     exists = "; ".join(f"{name} has {node}" for name, node in nodes.items()) or "there is no node"
+    for section, bundle in (
+        ("learner", learner),
+        *(("rollout", worker) for worker in (worker_bundles(rollout)[:1] if rollout else [])),
+        *(("reward.terms", scorer) for scorer in (scorer_bundles(reward) if reward else [])),
+    ):
+        if bundle.labels and not any(_has(node.labels, bundle.labels) for node in nodes.values()):
+            raise UserError(
+                f"{section}.labels: no node is labelled {_labels(bundle.labels)}: {exists}"
+            )
     if not _fit(nodes.values(), [learner]):
         raise UserError(f"{field}: no node has the {learner} asked for: {exists}")
     learners = [learner] * num_learners
@@ -132,15 +144,29 @@ def without_autoscaler(node_types: Iterable[str]) -> bool:
 
 def _fit(nodes: Iterable[Bundle], bundles: Iterable[Bundle]) -> bool:
     """Place the bundles, those with GPUs first, each on the fullest node that holds it."""
-    free = [[node.gpus, node.cpus] for node in nodes]
-    for bundle in sorted(bundles, key=lambda b: (-b.gpus, -b.cpus)):
-        holding = [n for n in free if n[0] >= bundle.gpus - 1e-6 and n[1] >= bundle.cpus - 1e-6]
+    free = [([node.gpus, node.cpus], node.labels) for node in nodes]
+    for bundle in sorted(bundles, key=lambda b: (-len(b.labels), -b.gpus, -b.cpus)):
+        holding = [
+            left
+            for left, labels in free
+            if left[0] >= bundle.gpus - 1e-6
+            and left[1] >= bundle.cpus - 1e-6
+            and _has(labels, bundle.labels)
+        ]
         if not holding:
             return False
-        node = min(holding)
-        node[0] -= bundle.gpus
-        node[1] -= bundle.cpus
+        fullest = min(holding)
+        fullest[0] -= bundle.gpus
+        fullest[1] -= bundle.cpus
     return True
+
+
+def _has(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return wanted.items() <= labels.items()
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in labels.items())
 
 
 def _count(number: float, unit: str) -> str:

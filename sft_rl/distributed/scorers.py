@@ -18,6 +18,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 from torch import Tensor
 
 from sft_rl.config import TermConfig
+from sft_rl.distributed.actors import start_actor
 from sft_rl.errors import RunFailed, UserError, last_line
 from sft_rl.rewards import Reward
 
@@ -52,6 +53,7 @@ class RayScorers:
     Args:
         term: How many, and what each may use.
         make_reward: Makes the reward in an actor, on its `device`.
+        run: The run's name, which is in those of the scorers.
         warn: Is told when a scorer is replaced.
     """
 
@@ -60,8 +62,11 @@ class RayScorers:
         term: TermConfig,
         make_reward: Callable[..., Reward],
         *,
+        run: str = "run",
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
+        self.run = run
+        self._num_started = 0
         self.term = term
         self.make_reward = make_reward
         self.warn = warn
@@ -110,19 +115,17 @@ class RayScorers:
 
     def _start(self) -> None:
         term = self.term
-        in_group = ray.get_runtime_context().should_capture_child_tasks_in_placement_group
-        actor = (
-            ray.remote(Scorer)
-            .options(
-                num_cpus=term.num_cpus_per_scorer,
-                num_gpus=term.num_gpus_per_scorer,
-                scheduling_strategy=None if in_group else "SPREAD",
-            )
-            .remote(
-                [ray.put(self.make_reward)],
-                [os.getcwd(), *filter(None, sys.path)],
-                "cuda" if term.num_gpus_per_scorer else "cpu",
-            )
+        self._num_started += 1
+        actor = start_actor(
+            Scorer,
+            [ray.put(self.make_reward)],
+            [os.getcwd(), *filter(None, sys.path)],
+            "cuda" if term.num_gpus_per_scorer else "cpu",
+            name=f"sft-rl/{self.run}/{term.name}-{self._num_started}",
+            num_cpus=term.num_cpus_per_scorer,
+            num_gpus=term.num_gpus_per_scorer,
+            strategy="SPREAD",
+            labels=term.labels,
         )
         self.actors.append(actor)
         self._free.put((actor, True))
@@ -142,6 +145,6 @@ class RayScorers:
         return RunFailed(f"reward: {self.term.name!r}: a scorer failed: {kind}: {last_line(error)}")
 
 
-def start_scorers(warn: Callable[[str], None]) -> Callable[..., RayScorers]:
-    """What starts the scorers of a term, and tells `warn` of those that are replaced."""
-    return partial(RayScorers, warn=warn)
+def start_scorers(run: str, warn: Callable[[str], None]) -> Callable[..., RayScorers]:
+    """What starts the scorers of a term of a run, and tells `warn` of those that are replaced."""
+    return partial(RayScorers, run=run, warn=warn)

@@ -69,6 +69,11 @@ class RaySession:
         """Whether it joins a cluster."""
         return self._is_ours and cluster_address(self.config) is not None
 
+    @property
+    def exports(self) -> bool:
+        """Whether the run's metrics are Ray's, too: of any Ray but a bare one of its own."""
+        return not self._is_ours or self.joins or self.config.dashboard
+
     def __enter__(self) -> RaySession:
         self._environment = dict(os.environ)
         self._ready = self._executor.submit(self._start if self._is_ours else lambda: None)
@@ -139,7 +144,7 @@ class RaySession:
                 address="local",
                 _temp_dir=f"{self._folder.name}/ray",
                 num_cpus=max(os.cpu_count() or 1, 1),
-                include_dashboard=False,
+                include_dashboard=self.config.dashboard,
                 dashboard_host="127.0.0.1",
                 object_store_memory=OBJECT_STORE_BYTES,
                 configure_logging=True,

@@ -163,6 +163,7 @@ def _fit(job: _Job, config: LearnerConfig, storage: str) -> None:
             num_workers=config.num_workers,
             use_gpu=config.num_gpus > 0,
             resources_per_worker={name: num for name, num in resources.items() if num},
+            label_selector=config.labels or None,
         ),
         run_config=RunConfig(
             name="train",

@@ -74,6 +74,7 @@ def build_collector(
     session: RaySession | None = None,
     objective: Objective | None = None,
     *,
+    run: str = "run",
     own: nn.Module | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Collector:
@@ -83,12 +84,14 @@ def build_collector(
         config: The run's configuration.
         session: The Ray to wait for before actors start; none if it is there already.
         objective: Whose rewards score each trajectory once; none for the critic alone.
+        run: The run's name, which is in those of the workers.
         own: The network, where Python hands it over.
         warn: Is told of workers that had to be replaced.
     """
     if session is not None:
         session.wait()
-    collector = _build_drawing(config, own=own, warn=warn)
+    exports = session is None or session.exports
+    collector = _build_drawing(config, run=run, exports=exports, own=own, warn=warn)
     if objective is None or not objective.fixed:
         return collector
     elsewhere = [term for term in config.reward.terms if term.is_elsewhere]
@@ -99,10 +102,17 @@ def build_collector(
 
 
 def _build_drawing(
-    config: ResolvedConfig, *, own: nn.Module | None, warn: Callable[[str], None]
+    config: ResolvedConfig,
+    *,
+    run: str,
+    exports: bool,
+    own: nn.Module | None,
+    warn: Callable[[str], None],
 ) -> Collector:
     if config.rollout.num_workers == 0:
         return LocalCollector(build_runner(config, own), num_threads=config.rollout.num_threads)
     from sft_rl.distributed.collector import RayCollector
 
-    return RayCollector(partial(build_runner, config, own), config.rollout, warn=warn)
+    return RayCollector(
+        partial(build_runner, config, own), config.rollout, run=run, exports=exports, warn=warn
+    )

@@ -86,7 +86,7 @@ def fine_tune(
     prepare_process(deterministic=config.training.deterministic)
     with clock.phase("first evaluation"), num_threads(config.learner.num_threads):
         device = next(network.parameters()).device
-        objective = build_objective(config, reward, device=device, remote=_scorers(config, clock))
+        objective = build_objective(config, reward, device=device, remote=_scorers(store, clock))
         networks = networks_of(config, network, objective)
         before = evaluator.samples(networks.policy)
     with closing(objective):
@@ -94,7 +94,15 @@ def fine_tune(
             with clock.phase("starting workers"):
                 warn = clock.observer.warn
                 collector = team.collector(
-                    partial(build_collector, config, session, objective, own=own, warn=warn)
+                    partial(
+                        build_collector,
+                        config,
+                        session,
+                        objective,
+                        run=store.path.name,
+                        own=own,
+                        warn=warn,
+                    )
                 )
                 stack.callback(collector.close)
             # The first optimiser takes a second to import; the workers start meanwhile.
@@ -149,13 +157,13 @@ def _go_on(learner: Learner, checkpoint: Checkpoint, *, store: RunFolder, team: 
         return int(checkpoint.meta["iteration"])
 
 
-def _scorers(config: ResolvedConfig, clock: Clock) -> Remote | None:
+def _scorers(store: RunFolder, clock: Clock) -> Remote | None:
     """What starts scorers in Ray actors, where there is a Ray."""
-    if not config.uses_ray:
+    if not store.config.uses_ray:
         return None
     from sft_rl.distributed.scorers import start_scorers
 
-    return start_scorers(clock.observer.warn)
+    return start_scorers(store.path.name, clock.observer.warn)
 
 
 def fine_tune_elsewhere(

@@ -7,6 +7,7 @@ from typing import Any
 FREE_TO_CHANGE = (
     "data.path",  # what is there is compared by its hash, and so for the next
     "description",
+    "learner.labels",
     "learner.launcher",
     "learner.max_failures",
     "learner.num_cpus",
@@ -18,11 +19,13 @@ FREE_TO_CHANGE = (
     "pretrained.path",
     "pretrained.variant",
     "ray.",
+    "reward.terms.labels",
     "reward.terms.num_cpus_per_scorer",
     "reward.terms.num_gpus_per_scorer",
     "reward.terms.num_scorers",
     "reward.terms.timeout_s",
     "reward.terms.token_variable",
+    "rollout.labels",
     "rollout.num_workers",
     "rollout.num_cpus_per_worker",
     "rollout.num_gpus_per_worker",

@@ -6,19 +6,37 @@ import sys
 import pytest
 
 SCRIPT = """
-import sys
+import sys, time
 import sft_rl
 from sft_rl.config import RayConfig, RolloutConfig
 from sft_rl.distributed.session import RaySession
 from sft_rl.errors import UserError
 
-with RaySession(RayConfig(address=sys.argv[1]), RolloutConfig()) as session:
+address, name = sys.argv[1:]
+config = RolloutConfig(num_workers=2, labels={"name": name})
+with RaySession(RayConfig(address=address), config) as session:
     session.wait()
-    print("joined")
-for version, num in (("9.9.9", 1), (sft_rl.__version__, 7)):
+    import ray
+    from ray.util.state import list_actors
+    from sft_rl.distributed.collector import RayCollector
+
+    pools = [RayCollector(lambda: None, config, run="mine") for _ in range(2)]
+    (node,) = [n["NodeID"] for n in ray.nodes() if n["Labels"].get("name") == name]
+    found = []
+    while len(found) < 4:
+        time.sleep(0.2)
+        alive = [("class_name", "=", "RolloutWorker"), ("state", "=", "ALIVE")]
+        job = ray.get_runtime_context().get_job_id()
+        found = list_actors(filters=[("job_id", "=", job), *alive])
+    print({actor.node_id for actor in found} == {node}, *sorted(actor.name for actor in found))
+for version, wanted in (
+    ("9.9.9", {}),
+    (sft_rl.__version__, {"num_workers": 7}),
+    (sft_rl.__version__, {"labels": {"name": "nowhere"}}),
+):
     sft_rl.__version__ = version
     try:
-        with RaySession(RayConfig(address=sys.argv[1]), RolloutConfig(num_workers=num)) as session:
+        with RaySession(RayConfig(address=address), RolloutConfig(**wanted)) as session:
             session.wait()
     except UserError as error:
         print(error)
@@ -26,16 +44,22 @@ for version, num in (("9.9.9", 1), (sft_rl.__version__, 7)):
 
 
 @pytest.mark.ray
-def test_a_mismatch_and_a_lack_of_room_are_named(ray_cluster):
+def test_workers_have_names_and_labelled_nodes_and_what_cannot_work_is_named(ray_cluster):
+    name = next(iter(ray_cluster.nodes))
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, ray_cluster.gcs],
+        [sys.executable, "-c", SCRIPT, ray_cluster.gcs, name],
         env=ray_cluster.environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    joined, mismatch, room = done.stdout.splitlines()
-    assert joined == "joined"
+    workers, mismatch, room, nowhere = done.stdout.splitlines()
+    first, first_again, second, second_again = workers.removeprefix("True ").split()
+    assert (first, second) == ("sft-rl/mine/rollout-1", "sft-rl/mine/rollout-2")
+    assert first_again.startswith(f"{first}-")
+    assert second_again.startswith(f"{second}-")
     assert mismatch.startswith("ray.address: node 127.0.0.1 (")
     assert ") has sft_rl 0.1.0, this process has 9.9.9; give all nodes the same image" in mismatch
     assert room.startswith("rollout.num_workers: no room for 7 workers with 1 CPU each: 127.0.0.1")
+    assert nowhere.startswith("rollout.labels: no node is labelled name=nowhere: 127.0.0.1")
+    assert f"labelled name={name}" in nowhere

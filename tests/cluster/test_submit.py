@@ -286,6 +286,17 @@ def test_room_for_a_job(learner, workers, fits):
         check_room(NODES, learner, RolloutConfig(**workers))
 
 
+def test_labels_narrow_where_there_is_room():
+    nodes = {"a": Bundle(4, 0, {"zone": "x"}), "b": Bundle(8, 2, {"zone": "y", "spot": "yes"})}
+    check_room(nodes, Bundle(1, 1), RolloutConfig(num_workers=3, labels={"zone": "x"}))
+    check_room(nodes, Bundle(4, 0), RolloutConfig(num_workers=8, labels={"spot": "yes"}))
+    with pytest.raises(UserError, match="no room for 5 workers with 1 CPU labelled zone=x each"):
+        check_room(nodes, Bundle(1, 1), RolloutConfig(num_workers=5, labels={"zone": "x"}))
+    nowhere = r"learner.labels: no node is labelled zone=z: a has 4 CPUs labelled zone=x; b has 8"
+    with pytest.raises(UserError, match=nowhere):
+        check_room(nodes, Bundle(1, 0, {"zone": "z"}), None)
+
+
 def test_an_autoscaler_may_find_room_later():
     bare = [f"node_{'0123abcd' * 7}", f"node{'4567Cdef' * 7}"]
     assert without_autoscaler(bare)
