@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -167,12 +168,19 @@ def test_ctrl_c_leaves_the_job_or_stops_it(ray_cluster, sft_rl, tmp_path, tiny_s
     assert status(ray_cluster, job_id) == "STOPPED"
 
 
-def test_a_detached_job_is_stopped(ray_cluster, sft_rl, tiny_settings):
-    storage = str(ray_cluster.folder / "runs")
-    done = sft_rl("submit", "--detach", "--storage", storage, *train(*tiny_settings, FOREVER))
+def test_a_detached_job_is_seen_by_prometheus_and_stopped(ray_cluster, sft_rl, tiny_settings):
+    storage = ("--storage", str(ray_cluster.folder / "runs"))
+    command = train(*tiny_settings, FOREVER, "rollout.num_workers=1")
+    done = sft_rl("submit", "--detach", *storage, *command)
     assert done.returncode == 0
     job_id = done.stdout.strip()
     assert job_id == submitted(done)
+    dashboard = (files("cluster") / "settings" / "grafana.json").read_text()
+    shown = set(re.findall(r"ray_sft_rl_\w+(?=[\[{])", dashboard))
+    assert len(shown) > 8
+    wait_for(lambda: not {name for name in shown if f"\n{name}{{" not in ray_cluster.scraped()})
+    assert f'preset="swiss_roll",run="{job_id}"' in ray_cluster.scraped()
+    assert f'worker="sft-rl/{job_id}/rollout-1"' in ray_cluster.scraped()
     stopped = sft_rl("jobs", "stop", job_id)
     assert stopped.stdout == f"{job_id} is STOPPED\n"
     assert sft_rl("jobs", "stop", job_id).stdout == f"{job_id} was already STOPPED\n"

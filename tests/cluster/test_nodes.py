@@ -13,7 +13,7 @@ from sft_rl.distributed.session import RaySession
 from sft_rl.errors import UserError
 
 address, name = sys.argv[1:]
-config = RolloutConfig(num_workers=2, labels={"name": name})
+config = RolloutConfig(num_workers=2, num_cpus_per_worker=0.5, labels={"name": name})
 with RaySession(RayConfig(address=address), config) as session:
     session.wait()
     import ray
