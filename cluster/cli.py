@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
 
 Run = Callable[[argparse.Namespace, float], int]
+Parse = Callable[[Sequence[str]], argparse.Namespace]
 
 EXIT_CODES = """exit codes:
   0    the job succeeded, or was submitted with --detach
@@ -31,9 +32,14 @@ EXIT_CODES = """exit codes:
 """
 
 
-def add_cluster_commands(subparsers: Subparsers) -> None:
-    """Add the commands; the parsed arguments carry `run(args, started)`, the exit code's source."""
-    _add_submit(subparsers)
+def add_cluster_commands(subparsers: Subparsers, *, parse: Parse) -> None:
+    """Add the commands; the parsed arguments carry `run(args, started)`, the exit code's source.
+
+    Args:
+        subparsers: Those of ``sft-rl``.
+        parse: Parses a whole command line, for the one that is submitted.
+    """
+    _add_submit(subparsers, parse)
     _add_jobs(subparsers)
     _add_doctor(subparsers)
     _add_render(subparsers)
@@ -58,7 +64,7 @@ def run_render(args: argparse.Namespace, started: float) -> int:
     return 0
 
 
-def _add_submit(subparsers: Subparsers) -> None:
+def _add_submit(subparsers: Subparsers, parse: Parse) -> None:
     submit = subparsers.add_parser(
         "submit",
         help="run a command on a Ray cluster",
@@ -72,7 +78,10 @@ def _add_submit(subparsers: Subparsers) -> None:
     follow.add_argument("--follow", action="store_true", help="print the job's log (default)")
     follow.add_argument("--detach", action="store_true", help="return at once, print the job's ID")
     submit.add_argument(
-        "--cpus", type=_amount, metavar="N", help="CPUs of the learner (default: 1)"
+        "--cpus",
+        type=_amount,
+        metavar="N",
+        help="CPUs that are kept for the learner (default: 0, as for `ray job submit`)",
     )
     submit.add_argument(
         "--gpus",
@@ -95,6 +104,13 @@ def _add_submit(subparsers: Subparsers) -> None:
         "(default: all dependencies are on the cluster already)",
     )
     submit.add_argument(
+        "--retries",
+        type=int,
+        default=0,
+        metavar="N",
+        help="send a `train` that could not run to its end again, to go on where it was",
+    )
+    submit.add_argument(
         "--include",
         action="append",
         default=[],
@@ -102,7 +118,7 @@ def _add_submit(subparsers: Subparsers) -> None:
         help="another file or folder that the job needs",
     )
     submit.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    submit.set_defaults(run=_later("cluster.submit", "run_submit"), parsers=subparsers.choices)
+    submit.set_defaults(run=_later("cluster.submit", "run_submit"), parse=parse)
 
 
 def _add_jobs(subparsers: Subparsers) -> None:

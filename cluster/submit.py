@@ -7,14 +7,14 @@ import secrets
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cluster.config import check_strings, read_mapping
 from cluster.connection import Client, alive_nodes, connect, explained, is_fixed
-from cluster.follow import follow
+from cluster.follow import NOT_STARTED, follow
 from cluster.helper import quote
 from cluster.package import stage
 from sft_rl.distributed.placement import NOTHING, Bundle, Needs, check_room
@@ -56,12 +56,47 @@ def run_submit(args: argparse.Namespace, started: float) -> int:
     """
     words = args.command[args.command[:1] == ["--"] :]
     job_id = f"{words[0] if words else 'job'}-{secrets.token_hex(4)}"
-    command = job_command(words, args.parsers, out=f"{args.storage.rstrip('/')}/{job_id}")
+    command = job_command(words, args.parse, out=f"{args.storage.rstrip('/')}/{job_id}")
+    if args.retries:
+        command = _going_on(command, args)
     environment = runtime_environment(args.env)
     client = connect(args.address)
     driver = _placed(client, args, command.needs)
+    for attempt in range(args.retries + 1):
+        one = f"{job_id}-{attempt + 1}" if attempt else job_id
+        _send(client, one, command, environment, driver, args.include)
+        sys.stderr.write(f"submitted {one}\n")
+        if args.detach:
+            sys.stdout.write(f"{one}\n")
+            return 0
+        code = follow(client, one)
+        if code != NOT_STARTED:
+            return code
+    return code
+
+
+def _going_on(command: JobCommand, args: argparse.Namespace) -> JobCommand:
+    """The same command, which goes on with its run if there is one."""
+    words = command.words
+    if words[0] != "train" or args.detach or args.retries < 0:
+        raise UserError(
+            f"--retries: got {args.retries}; a `train` that is followed can be sent again, not "
+            f"{'with --detach' if args.detach else words[0]}"
+        )
+    return command if "--resume" in words else replace(command, words=(*words, "--resume=auto"))
+
+
+def _send(
+    client: Client,
+    job_id: str,
+    command: JobCommand,
+    environment: dict[str, Any],
+    driver: Bundle,
+    include: Sequence[str],
+) -> None:
+    """Package what the job needs, and submit it."""
     with tempfile.TemporaryDirectory(prefix="sft-rl-") as folder:
-        stage(Path(folder), [*command.needs.files, *args.include])
+        stage(Path(folder), [*command.needs.files, *include])
         with explained(client.get_address()):
             client.submit_job(
                 entrypoint=command.entrypoint,
@@ -71,21 +106,16 @@ def run_submit(args: argparse.Namespace, started: float) -> int:
                 entrypoint_num_cpus=driver.cpus,
                 entrypoint_num_gpus=driver.gpus,
             )
-    sys.stderr.write(f"submitted {job_id}\n")
-    if args.detach:
-        sys.stdout.write(f"{job_id}\n")
-        return 0
-    return follow(client, job_id)
 
 
 def job_command(
-    words: Sequence[str], parsers: Mapping[str, argparse.ArgumentParser], *, out: str
+    words: Sequence[str], parse: Callable[[Sequence[str]], argparse.Namespace], *, out: str
 ) -> JobCommand:
     """Check a command with the parser and the configuration that the cluster will use.
 
     Args:
         words: The command, without ``sft-rl``.
-        parsers: The parser of each command.
+        parse: Parses it.
         out: The run folder, unless the command names one.
 
     Raises:
@@ -96,7 +126,7 @@ def job_command(
     if words[0] not in COMMANDS:
         raise UserError(f"submit: got {words[0]!r} after --; {did_you_mean(words[0], COMMANDS)}")
     check_strings({f"word {n} after --": word for n, word in enumerate(words, start=1)})
-    args = parsers[words[0]].parse_args(words[1:])
+    args = parse(words)
     for field, name in (("RUN", "folder"), ("--out", "out"), ("--resume", "resume")):
         path = getattr(args, name, None)
         if isinstance(path, Path):
@@ -162,12 +192,15 @@ def runtime_environment(file: str | None) -> dict[str, Any]:
 def _placed(client: Client, args: argparse.Namespace, needs: Needs) -> Bundle:
     """Return what the job's own process asks for, once there is room for all of the job.
 
-    It is the learner, and gets a GPU where there is one, unless told otherwise. That of a search
+    It is the learner, and gets a GPU where there is one, unless told otherwise; CPUs are not kept
+    for it, as they are not by `sft-rl train`. That of a search
     only waits for its trials, which have learners of their own.
     """
     nodes = {
         f"{node['node_ip']} ({node['node_id'][:6]})": Bundle(
-            node["resources_total"].get("CPU", 0.0), node["resources_total"].get("GPU", 0.0)
+            node["resources_total"].get("CPU", 0.0),
+            node["resources_total"].get("GPU", 0.0),
+            node.get("labels") or {},
         )
         for node in alive_nodes(client)
     }
@@ -181,7 +214,7 @@ def _placed(client: Client, args: argparse.Namespace, needs: Needs) -> Bundle:
             needs.check_trials(nodes)
         return NOTHING
     gpu_there = any(node.gpus >= 1 for node in nodes.values())
-    cpus = 1.0 if args.cpus is None else args.cpus
+    cpus = 0.0 if args.cpus is None else args.cpus  # as for `ray job submit`
     gpus = float(gpu_there) if args.gpus is None else args.gpus
     if is_fixed(client):
         check_room(nodes, Bundle(cpus, gpus), needs.rollout, field="--cpus, --gpus")

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,17 @@ def _told(argv: list[str] | None, started: float) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse a command line; settings may stand anywhere behind the preset."""
-    parser, words = _parser(), list(sys.argv[1:] if argv is None else argv)
+    """Parse a command line; folders of ``~`` are this user's."""
+    args = parse(sys.argv[1:] if argv is None else argv)
+    for name, value in vars(args).items():
+        if isinstance(value, Path):
+            setattr(args, name, home_expanded(value))
+    return args
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line as it stands; settings may stand anywhere behind the preset."""
+    parser, words = _parser(), list(argv)
     for place, word in enumerate(words[1:], start=1):
         if words[0] == "train" and words[place - 1] == "--resume" and "=" in word:
             words[place - 1] = "--resume=always"  # what follows is a setting, not its value
@@ -81,9 +91,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.settings += rest
-    for name, value in vars(args).items():
-        if isinstance(value, Path):
-            setattr(args, name, home_expanded(value))
     return args
 
 
@@ -147,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     from tuning.cli import add_tune_command
 
     add_tune_command(commands)
-    add_cluster_commands(commands)
+    add_cluster_commands(commands, parse=parse)
     return parser
 
 

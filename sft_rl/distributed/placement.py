@@ -20,9 +20,10 @@ class Bundle:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        gpus = f" and {_count(self.gpus, 'GPU')}" if self.gpus else ""
+        amounts = [_count(self.cpus, "CPU")] if self.cpus or not self.gpus else []
+        amounts += [_count(self.gpus, "GPU")] if self.gpus else []
         labels = f" labelled {_labels(self.labels)}" if self.labels else ""
-        return _count(self.cpus, "CPU") + gpus + labels
+        return " and ".join(amounts) + labels
 
 
 NOTHING = Bundle(0.0, 0.0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -41,9 +41,6 @@ from sft_rl.runs.remote import create_run, holds_run, open_run
 from sft_rl.runs.resolve import resolve
 from sft_rl.seeding import num_threads
 from sft_rl.types import Metrics, Progress, silent
-
-if TYPE_CHECKING:
-    from sft_rl.distributed.session import RaySession
 
 Resume = Literal["never", "always", "auto"]
 
@@ -159,7 +156,11 @@ def _train(
                 RaySession(config.ray, config.rollout, warn=observer.warn)
             )
             if session.exports:  # what a cluster refuses is known before anything is trained
-                clock.observer = _exported(observer, session, store)
+                session.wait()
+                from sft_rl.distributed.metrics import RayMetrics
+
+                run = store.path.name
+                clock.observer = RayMetrics(observer, run=run, preset=config.preset)
         with clock.phase("pretraining"):
             network, _ = full_step_network(
                 config, data, own=own, progress=observer.progress, warn=observer.warn
@@ -192,14 +193,6 @@ def _train(
             own=own,
             reward=reward,
         )
-
-
-def _exported(observer: Observer, session: RaySession, store: RunFolder) -> Observer:
-    """An observer that sets metrics of Ray, too."""
-    session.wait()
-    from sft_rl.distributed.metrics import RayMetrics
-
-    return RayMetrics(observer, run=store.path.name, preset=store.config.preset)
 
 
 @contextmanager

@@ -229,10 +229,10 @@ def test_a_run_that_may_not_join_trains_nothing_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--gpus", "1", *train()), "no node has the 1 CPU and 1 GPU asked for: 127.0.0.1"),
+        (("--gpus", "1", *train()), "no node has the 1 GPU asked for: 127.0.0.1"),
         (
-            train("rollout.num_workers=6"),
-            "rollout.num_workers: no room for 6 workers with 1 CPU each beside the learner's 1 CPU",
+            train("rollout.num_workers=7"),
+            "rollout.num_workers: no room for 7 workers with 1 CPU each: 127.0.0.1",
         ),
         (tune("rollout.num_workers=1", "learner.num_gpus=1"), "no node has the 1 CPU and 1 GPU"),
     ],
@@ -258,12 +258,21 @@ def test_a_folder_that_the_cluster_cannot_write(sft_rl, tiny_settings):
 
 
 @pytest.mark.slow
-def test_an_environment_that_does_not_build(sft_rl, tmp_path):
+def test_a_job_whose_environment_does_not_build_is_sent_again_if_asked(
+    ray_cluster, sft_rl, tmp_path
+):
     (tmp_path / "env.yaml").write_text("pip: [/nonexistent/package.whl]")
-    done = sft_rl("submit", "--env", "env.yaml", *train("rollout.num_workers=1"))
-    assert done.returncode == 4, done.stdout + done.stderr
+    job = train("rollout.num_workers=1")
+    done = sft_rl("submit", "--env", "env.yaml", "--retries", "1", *job)
+    assert done.returncode == 4
     assert "did not run to its end: runtime_env setup failed" in done.stderr
-    assert "ERROR: package.whl is not a valid wheel filename" in done.stderr
+    first, second = re.findall(r"^submitted (\S+)$", done.stderr, re.MULTILINE)
+    assert second == f"{first}-2"
+    entrypoint = ray_cluster.get(f"/api/jobs/{second}")["entrypoint"]
+    assert entrypoint.endswith(f"/{first} --resume=auto"), "it would go on where the first was"
+    refused = sft_rl("submit", "--detach", "--retries", "1", *job)
+    assert refused.returncode == 2
+    assert "--retries: got 1; a `train` that is followed can be sent again" in refused.stderr
 
 
 def test_an_unknown_job(sft_rl):

@@ -17,26 +17,13 @@ from cluster.cli import add_cluster_commands
 from cluster.connection import job_server
 from cluster.package import MAX_BYTES, stage
 from cluster.submit import job_command, runtime_environment
+from sft_rl.cli import parse
 from sft_rl.config import RolloutConfig
 from sft_rl.config.files import dump_config, load_config
 from sft_rl.distributed.placement import Bundle, Needs, check_room, without_autoscaler
 from sft_rl.errors import UserError
-from tuning.cli import add_tune_command
 
 TOKEN = "0123456789abcdef" * 4
-
-
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    subparsers = argparse.ArgumentParser().add_subparsers()
-    add_tune_command(subparsers)
-    train, evaluate = argparse.ArgumentParser(), argparse.ArgumentParser()
-    train.add_argument("preset", nargs="?")
-    train.add_argument("settings", nargs="*")
-    train.add_argument("--config")
-    train.add_argument("--out", type=Path)
-    train.add_argument("--resume", action="store_true")
-    evaluate.add_argument("folder", type=Path)
-    return {"train": train, "evaluate": evaluate, "tune": subparsers.choices["tune"]}
 
 
 def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -45,19 +32,19 @@ def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str
 
 
 def test_a_job_gets_a_run_folder_that_outlives_it():
-    command = job_command(["train", "swiss_roll", "seed=1"], parsers(), out="~/runs/a b")
+    command = job_command(["train", "swiss_roll", "seed=1"], parse, out="~/runs/a b")
     expected = "python -m sft_rl train swiss_roll seed=1 --out ~/'runs/a b'"
     assert command.entrypoint == expected
     assert command.needs.rollout is not None
 
 
 def test_a_run_folder_may_be_on_storage_with_a_url():
-    command = job_command(["train", "swiss_roll"], parsers(), out="s3://bucket/runs/1")
+    command = job_command(["train", "swiss_roll"], parse, out="s3://bucket/runs/1")
     assert command.entrypoint == "python -m sft_rl train swiss_roll --out s3://bucket/runs/1"
     assert command.out == "s3://bucket/runs/1"
     search = ["tune", "swiss_roll", "--search", "lr_steps", "--num-trials", "1"]
     with pytest.raises(UserError, match="--storage: got s3://bucket/runs; a search needs a folder"):
-        job_command(search, parsers(), out="s3://bucket/runs/1")
+        job_command(search, parse, out="s3://bucket/runs/1")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +56,7 @@ def test_a_run_folder_may_be_on_storage_with_a_url():
 )
 def test_what_storage_is_not(capsys: pytest.CaptureFixture[str], storage: str, words: str):
     subparsers = argparse.ArgumentParser().add_subparsers()
-    add_cluster_commands(subparsers)
+    add_cluster_commands(subparsers, parse=parse)
     with pytest.raises(SystemExit) as left:
         subparsers.choices["submit"].parse_args(["--storage", storage, "--", "train", "swiss_roll"])
     assert left.value.code == 2
@@ -80,7 +67,7 @@ def test_what_storage_is_not(capsys: pytest.CaptureFixture[str], storage: str, w
 
 @pytest.mark.parametrize("out", [["--out", "/shared/x"], ["--out=/shared/x"]])
 def test_an_own_run_folder_is_kept(out):
-    command = job_command(["train", *out, "swiss_roll"], parsers(), out="~/runs/1")
+    command = job_command(["train", *out, "swiss_roll"], parse, out="~/runs/1")
     assert command.entrypoint == f"python -m sft_rl train {' '.join(out)} swiss_roll"
     assert command.out == "/shared/x"
 
@@ -91,7 +78,7 @@ def test_files_that_a_command_reads_travel(tmp_path, monkeypatch):
     Path("space.yaml").write_text("space: {policy.learning_rate: {uniform: [0.1, 0.2]}}")
 
     def needs(*words: str) -> Needs:
-        return job_command(words, parsers(), out="/r").needs
+        return job_command(words, parse, out="/r").needs
 
     best = needs("train", "--config", "best.yaml", "data.path=a.npy")
     assert best.files == ("best.yaml", "a.npy")
@@ -103,14 +90,14 @@ def test_files_that_a_command_reads_travel(tmp_path, monkeypatch):
 
 
 def test_a_search_goes_on_in_its_own_folder():
-    command = job_command(["tune", "--resume", "/shared/s"], parsers(), out="/r")
+    command = job_command(["tune", "--resume", "/shared/s"], parse, out="/r")
     assert command.entrypoint == "python -m sft_rl tune --resume /shared/s"
     assert command.out == "/shared/s"
 
 
 def test_nothing_of_a_command_reaches_the_shell():
     words = ["evaluate", "/runs/$(date); `id`'"]
-    entrypoint = job_command(words, parsers(), out="").entrypoint
+    entrypoint = job_command(words, parse, out="").entrypoint
     echoed = subprocess.run(["sh", "-c", f"printf '%s\\n' {entrypoint}"], capture_output=True)
     assert echoed.stdout.decode().splitlines()[-1] == words[1]
 
@@ -135,7 +122,7 @@ def test_nothing_of_a_command_reaches_the_shell():
 )
 def test_a_wrong_command_is_refused_before_anything_is_sent(words, said):
     with pytest.raises(UserError) as caught:
-        job_command(words, parsers(), out="~/runs/1")
+        job_command(words, parse, out="~/runs/1")
     assert str(caught.value).startswith(said)
     assert TOKEN not in str(caught.value)
 
@@ -148,7 +135,7 @@ def test_only_what_is_needed_travels(tmp_path, monkeypatch):
         (here / name).write_text("x")
     monkeypatch.chdir(here)
     words = ["train", "swiss_roll", "data.path=points.npy"]
-    files = job_command(words, parsers(), out="~/runs/1").needs.files
+    files = job_command(words, parse, out="~/runs/1").needs.files
     stage(package, [*files, "mine"])
     there = {p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file()}
     own = {name for name in there if name.split("/")[0] in ("sft_rl", "envs", "tuning", "cluster")}
@@ -307,5 +294,5 @@ def test_an_autoscaler_may_find_room_later():
 
 def test_every_command_has_a_parser():
     subparsers = argparse.ArgumentParser().add_subparsers()
-    add_cluster_commands(subparsers)
+    add_cluster_commands(subparsers, parse=parse)
     assert {"submit", "jobs", "doctor", "cluster"} == set(subparsers.choices)
