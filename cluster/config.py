@@ -180,7 +180,25 @@ class KubeRay(_Settings):
     storage_class: Word | None = None
     """Storage class of that claim; by default the cluster's own."""
     gpu_resource: Word = "nvidia.com/gpu"
-    """Name under which Kubernetes counts GPUs, and the taint of GPU nodes to tolerate."""
+    """Name under which Kubernetes counts GPUs, such as nvidia.com/mig-1g.10gb."""
+    gpu_taint: Word = "nvidia.com/gpu"
+    """Taint of GPU nodes, which workers tolerate; MIG's nodes have it, too."""
+    learner_gpus: Count = 1
+    """GPUs of the learner, on a worker node, where workers have GPUs (target kuberay-job)."""
+    retries: Count = 2
+    """How often a job whose driver was lost is run again; `job` says `--resume=auto`, then."""
+    deadline_minutes: Positive | None = None
+    """Minutes after which a job is ended; by default never."""
+    queue: Name | None = None
+    """Kueue's local queue that a job waits in; by default none."""
+    env: Mapping[Word, Line] = Field(default_factory=dict)
+    """Environment variables of all pods."""
+    env_secrets: tuple[Name, ...] = ()
+    """Secrets whose keys are environment variables of all pods."""
+    service_account: Name | None = None
+    """Service account of all pods; by default the namespace's own."""
+    pull_secrets: tuple[Name, ...] = ()
+    """Secrets for the image's registry."""
     node_selector: Mapping[Word, Word] = Field(default_factory=dict)
     """Labels that a node must carry to run workers."""
     keep_minutes: Count = 10
@@ -195,11 +213,21 @@ class Slurm(_Settings):
     directory: AbsolutePath
     """Folder on a shared file system where the job runs and leaves its `runs/`."""
     time_limit: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")] = "04:00:00"
-    """Time limit, [days-]hours:minutes:seconds; the job is told a minute before it."""
+    """Time limit, [days-]hours:minutes:seconds; the job is told `notice_seconds` before it."""
     partition: Word | None = None
     """Partition; by default the cluster's own."""
     account: Word | None = None
     """Account to charge; by default your own."""
+    qos: Word | None = None
+    """Quality of service; by default the partition's own."""
+    constraint: Line | None = None
+    """Features that nodes must have, for example a100&nvlink."""
+    gres: Word | None = None
+    """GPUs as the cluster names them, for example gpu:a100:2; by default `workers.gpus` of any."""
+    sbatch: tuple[Line, ...] = ()
+    """Further lines for sbatch, for example --exclusive."""
+    notice_seconds: Positive = 60
+    """Seconds before the time limit at which the job is told to save: longer than an iteration."""
     interface: Word | None = None
     """Network interface whose address Ray uses, for example ib0; by default the first one."""
     token_directory: AbsolutePath | None = None

@@ -171,6 +171,27 @@ def test_the_slurm_script_says_what_the_settings_say():
     assert lines < set(script.splitlines())
 
 
+def test_the_slurm_script_asks_for_what_a_site_has():
+    own = {
+        "qos": "long",
+        "constraint": "a100&nvlink",
+        "gres": "gpu:a100:2",
+        "sbatch": ["--exclusive"],
+    }
+    script = render(settings("slurm", slurm={**own, "notice_seconds": 300}), "slurm")
+    lines = {line for line in script.splitlines() if line.startswith("#SBATCH")}
+    assert lines >= {
+        "#SBATCH --qos=long",
+        "#SBATCH --constraint='a100&nvlink'",
+        "#SBATCH --gres=gpu:a100:2",
+        "#SBATCH --exclusive",
+        "#SBATCH --requeue",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --signal=B:TERM@300",
+    }
+    assert not any("--gpus-per-node" in line for line in lines)
+
+
 def test_the_slurm_token_is_made_for_its_owner_only(tmp_path):
     script = render(settings("slurm", activate=[]), "slurm")
     before_nodes = script.split("# Nodes must reach each other")[0]

@@ -172,4 +172,38 @@ def test_the_job_is_quoted_and_cleans_up():
     assert spec["entrypoint"].endswith("python -m sft_rl train 'swiss roll; true'")
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["ttlSecondsAfterFinished"] == 600
-    assert spec["backoffLimit"] == 0
+    assert spec["backoffLimit"] == 2
+
+
+@needs_crds
+def test_what_a_kubernetes_cluster_asks_for_is_there(validators):
+    settings = changed(
+        "kuberay",
+        queue="research",
+        deadline_minutes=90,
+        gpu_resource="nvidia.com/mig-1g.10gb",
+        env={"OMP_NUM_THREADS": "4"},
+        env_secrets=("wandb",),
+        service_account="trainer",
+        pull_secrets=("registry",),
+    )
+    job = manifest("kuberay-job", settings)
+    validators["kuberay-job"].validate(job)
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
+    spec = job["spec"]
+    assert (spec["suspend"], spec["activeDeadlineSeconds"]) == (True, 5400)
+    assert spec["entrypointNumGpus"] == 1, "the learner is where the GPUs are"
+    assert "entrypointNumGpus" not in manifest("kuberay-job", changed("workers", gpus=0))["spec"]
+    for group in (
+        spec["rayClusterSpec"]["headGroupSpec"],
+        *spec["rayClusterSpec"]["workerGroupSpecs"],
+    ):
+        pod = group["template"]["spec"]
+        assert pod["serviceAccountName"] == "trainer"
+        assert pod["imagePullSecrets"] == [{"name": "registry"}]
+        (container,) = pod["containers"]
+        assert {"name": "OMP_NUM_THREADS", "value": "4"} in container["env"]
+        assert {"name": "SFT_RL_CACHE", "value": "/opt/sft-rl/runs/.cache"} in container["env"]
+        assert container["envFrom"] == [{"secretRef": {"name": "wandb"}}]
+    assert container["resources"]["limits"]["nvidia.com/mig-1g.10gb"] == "1"
+    assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
