@@ -60,11 +60,10 @@ def test_a_run_does_not_end_with_its_spectators(
     assert (out / "config.yaml").read_text().startswith("preset: swiss_roll\n")
 
 
+@pytest.mark.parametrize("word", ["presets", "--help"])
 @pytest.mark.parametrize("target", ["left", "closed", "full"])
-def test_what_was_only_to_be_said_is_not_claimed(target: str, tmp_path: Path):
-    process = SERVER.Process(
-        target=with_descriptors, args=(target, str(tmp_path), ["presets"], "utf-8")
-    )
+def test_what_was_only_to_be_said_is_not_claimed(target: str, word: str, tmp_path: Path):
+    process = SERVER.Process(target=with_descriptors, args=(target, str(tmp_path), [word], "utf-8"))
     process.start()
     process.join()
     assert process.exitcode == (1 if target == "full" else 0)

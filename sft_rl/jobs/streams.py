@@ -58,15 +58,22 @@ def lasting_streams() -> Iterator[None]:
         if stream is None or stream is getattr(sys, f"__{name}__"):
             outlets.append(Outlet(number, "w", closefd=False))
             setattr(sys, name, _text(outlets[-1], stream))
+    leaving: SystemExit | None = None
     try:
         yield
+    except SystemExit as left:  # with a help that may be lost, too
+        leaving = left
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
+    if leaving is not None and leaving.code:
+        raise leaving
     for outlet in outlets:
         if outlet.error is not None and not isinstance(outlet.error, BrokenPipeError):
             raise outlet.error
+    if leaving is not None:
+        raise leaving
 
 
 def _text(outlet: Outlet, like: TextIO | None) -> TextIO:
