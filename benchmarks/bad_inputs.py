@@ -67,6 +67,8 @@ def run_case(case: Case, run: Path, **environment: str) -> str:
         process.start()
         if case.signal_after is not None:
             number, seconds = case.signal_after
+            while process.is_alive() and not (said / "err").exists():
+                time.sleep(0.01)  # while it is being forked it ignores signals
             time.sleep(seconds)
             assert process.pid is not None
             with suppress(ProcessLookupError):

@@ -67,11 +67,10 @@ def lasting_streams() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
-    if leaving is not None and leaving.code:
-        raise leaving
-    for outlet in outlets:
-        if outlet.error is not None and not isinstance(outlet.error, BrokenPipeError):
-            raise outlet.error
+    errors = [outlet.error for outlet in outlets if outlet.error is not None]
+    lost = [error for error in errors if not isinstance(error, BrokenPipeError)]
+    if lost and not (leaving and leaving.code):
+        raise lost[0]
     if leaving is not None:
         raise leaving
 
