@@ -71,6 +71,7 @@ ELSEWHERE = {
     "model.classes": "of a user's own",
     "noise.betas": "as many as there are steps",
     "pretrained.path": "nothing is trained",
+    "pretrained.preconditioning": "goes with pretrained.path",
     "pretrained.sha256": "nothing is trained",
     "metrics.dinov2_path": "a folder that is never downloaded",
     "metrics.inception_path": "a file that is never downloaded",

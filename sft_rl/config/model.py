@@ -277,6 +277,15 @@ class PretrainedConfig(Section):
     sha256: str | None = None
     """Hash of the file of the weights; filled in, or given to refuse any others."""
 
+    @model_validator(mode="after")
+    def _preconditions_a_file(self) -> PretrainedConfig:
+        if self.preconditioning is not None and self.path is None:
+            raise ValueError(
+                "pretrained.preconditioning: goes with the file of an EDM network in "
+                f"pretrained.path, got none beside {self.preconditioning!r}"
+            )
+        return self
+
 
 class PretrainingConfig(Section):
     """Training of the full-step model, done once and cached."""

@@ -66,6 +66,12 @@ def _model(options: PretrainedConfig, num_classes: int) -> Sections:
         state = read_state(file, field="pretrained.path", variant=options.variant)
         if is_edm(state):
             return edm_sections(file, state, options.preconditioning)
+    if options.preconditioning is not None:
+        raise UserError(
+            f"pretrained.preconditioning: {options.preconditioning!r} goes with the file of an EDM "
+            f"network, {options.path} is none"
+        )
+    if file is not None:
         return {"model": {"kind": "unet", "unet": read_ddpm_checkpoint(file, state)[0]}}
     folder = model_folder(options)
     model = _network(options, folder, num_classes)

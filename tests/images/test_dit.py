@@ -75,5 +75,8 @@ def test_what_is_not_one_of_pixels_is_one_line(folder: Path, tiny_digits: tuple[
         assert "\n" not in str(error.value)
 
     refused("whole patches of 3 pixels, got 8x8", "model.kind=dit", 'model.unet={"patch_size": 3}')
+    given = (f"pretrained.path={folder}", "pretrained.preconditioning=vp")
+    refused("'vp' goes with the file of an EDM network, .* is none", *given)
+    refused("goes with the file of an EDM network in pretrained.path, got none", given[1])
     (folder / "vae").mkdir()
     refused("is a DiTTransformer2DModel of latents, not of pixels", f"pretrained.path={folder}")
