@@ -72,6 +72,7 @@ ELSEWHERE = {
     "noise.betas": "as many as there are steps",
     "pretrained.path": "nothing is trained",
     "pretrained.preconditioning": "goes with pretrained.path",
+    "rollout.labels": "of a model of classes",
     "pretrained.sha256": "nothing is trained",
     "metrics.dinov2_path": "a folder that is never downloaded",
     "metrics.inception_path": "a file that is never downloaded",
