@@ -128,7 +128,8 @@ def test_a_dry_run_counts_the_trajectories_that_are_held(tiny_config: TinyConfig
     one, many = gib("training.n_critic=1"), gib("training.n_critic=100")
     assert one["memory, trajectories"] == pytest.approx(batch, abs=0.006)
     assert many["memory, trajectories"] == pytest.approx(100 * batch, abs=0.006)
-    assert many["memory, all"] == pytest.approx(200 * batch, abs=0.02)  # as they are joined
+    joined = 0.5 + 200 * batch  # beside what the libraries take
+    assert many["memory, all"] == pytest.approx(joined, abs=0.02)
     wide = ("model.width=4096", "model.depth=2")
     here, elsewhere = gib(*wide), gib(*wide, "rollout.num_workers=1")
     overlapping = gib(*wide, "training.max_offpolicy_steps=1")

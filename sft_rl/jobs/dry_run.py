@@ -27,6 +27,9 @@ COPIES = 4
 """The policy in training, its average, its best state and the pretrained one, of any run."""
 ADAM = 3
 """Gradient and two moments of every parameter in training."""
+LIBRARIES, RAY = GIB // 2, GIB // 10
+"""What Python, torch and the rest take for themselves in main memory, and Ray (benchmarks.memory).
+"""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -36,7 +39,7 @@ class Requirements:
 
     Attributes:
         rows: For people, by name.
-        num_bytes: Memory of its tensors.
+        num_bytes: Memory that its learner takes at most.
     """
 
     rows: dict[str, str]
@@ -53,7 +56,7 @@ def memory_of(device: torch.device) -> int:
 
 
 def check_memory(config: ResolvedConfig, *, available: int | None = None) -> None:
-    """Refuse a run whose tensors do not fit, and say which setting would.
+    """Refuse a run that does not fit, and say which setting would.
 
     Args:
         config: The run's configuration.
@@ -85,25 +88,36 @@ def requirements_of(config: ResolvedConfig, micro_batch_size: int | None) -> Req
     config = config.model_copy(update={"training": training})
     with torch.device("meta"):
         networks = networks_of(config, network_of(config))
+    on_cpu = resolve_device(config.device).type == "cpu"
     return requirements(
-        networks, algorithm_of(config), training, draws_here=config.rollout.num_workers == 0
+        networks,
+        algorithm_of(config),
+        training,
+        draws_here=config.rollout.num_workers == 0,
+        libraries=(LIBRARIES + RAY * config.uses_ray) * on_cpu,
     )
 
 
 def requirements(
-    networks: Networks, algorithm: Algorithm, training: TrainingConfig, *, draws_here: bool
+    networks: Networks,
+    algorithm: Algorithm,
+    training: TrainingConfig,
+    *,
+    draws_here: bool,
+    libraries: int = 0,
 ) -> Requirements:
     """Say what a run will need; nothing is trained or written.
 
     Memory is that of tensors which live at the same time; activations are counted by running
-    the networks without data. It leaves out what the libraries take for themselves, passes that
-    keep nothing for the way back, and the copy of the transitions that a policy step draws.
+    the networks without data. It leaves out passes that keep nothing for the way back, and the
+    copy of the transitions that a policy step draws.
 
     Args:
         networks: Policy, critic and value, on the meta device.
         algorithm: Says what a policy step keeps.
         training: Batch sizes.
         draws_here: Whether the learner's process draws, with a policy of its own.
+        libraries: Bytes that libraries take for themselves.
     """
     policy, critic, value = networks.policy, networks.critic, networks.value
     num_steps, shape = policy.num_steps, policy.shape
@@ -131,7 +145,8 @@ def requirements(
         states = training.batch_size * num_steps
         size = min(states, rows or states)
         activations["value"] = kept_bytes(partial(_values, value, policy), value, size)
-    total = weights + optimizers + max(stored + max(activations.values()), drawn)
+    tensors = weights + optimizers + max(stored + max(activations.values()), drawn)
+    total = libraries + tensors
     rows_of_table = {
         "samples": "x".join(str(n) for n in shape),
         **{f"parameters, {name}": f"{count:,}" for name, count in counts.items()},
@@ -142,6 +157,7 @@ def requirements(
         "memory, optimisers": _gib(optimizers),
         "memory, trajectories": _gib(stored),
         **{f"memory, activations of a {k} step": _gib(v) for k, v in activations.items()},
+        **({"memory, libraries": _gib(libraries)} if libraries else {}),
         "memory, all": _gib(total),
     }
     return Requirements(rows_of_table, total)

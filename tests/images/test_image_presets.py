@@ -106,7 +106,7 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_does():
     needs = partial(requirements_of, config)
     needed = needs(None).num_bytes
     check_memory(config, available=needed)
-    words = r"needs 0\.40 GiB of memory, there are 0\.2\d GiB; training\.micro_batch_size=64 does"
+    words = r"needs 0\.90 GiB of memory, there are 0\.7\d GiB; training\.micro_batch_size=64 does"
     with pytest.raises(UserError, match=words):
         check_memory(config, available=needs(64).num_bytes)
     with pytest.raises(UserError, match=r"a smaller training\.batch_size may"):
