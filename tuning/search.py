@@ -200,6 +200,14 @@ class Search:
         config = self.config(largest)
         learner = placement.learner_bundle(config.learner)
         placement.check_room(nodes, learner, config.rollout, config.reward)
+        trial = [learner, *placement.worker_bundles(config.rollout)]
+        trial += placement.scorer_bundles(config.reward)
+        if self.scheduler == "pbt" and not placement.fits(nodes.values(), trial * self.num_trials):
+            raise UserError(  # Ray's would pause trials for each other, for ever
+                f"--scheduler pbt: no room for all {self.num_trials} trials at once, which take "
+                f"over from each other: {placement.described(nodes)}; take fewer, or set "
+                "learner.num_cpus or rollout.num_cpus_per_worker lower"
+            )
 
     def _check_counts(self) -> None:
         for name, number in (("--num-trials", self.num_trials), ("--seeds", self.seeds)):

@@ -90,7 +90,7 @@ def check_room(
     Raises:
         UserError: With what was asked and what exists.
     """
-    exists = "; ".join(f"{name} has {node}" for name, node in nodes.items()) or "there is no node"
+    exists = described(nodes)
     for section, bundle in (
         ("learner", learner),
         *(("rollout", worker) for worker in (worker_bundles(rollout)[:1] if rollout else [])),
@@ -100,16 +100,16 @@ def check_room(
             raise UserError(
                 f"{section}.labels: no node is labelled {_labels(bundle.labels)}: {exists}"
             )
-    if not _fit(nodes.values(), [learner]):
+    if not fits(nodes.values(), [learner]):
         raise UserError(f"{field}: no node has the {learner} asked for: {exists}")
     learners = [learner] * num_learners
-    if not _fit(nodes.values(), learners):
+    if not fits(nodes.values(), learners):
         raise UserError(
             f"learner.num_workers: no room for {num_learners} learners with {learner} each: "
             f"{exists}; take fewer, or set learner.num_cpus or num_gpus lower"
         )
     workers = worker_bundles(rollout) if rollout else []
-    if not _fit(nodes.values(), [*learners, *workers]):
+    if not fits(nodes.values(), [*learners, *workers]):
         beside = "" if learner == NOTHING else f" beside the learner's {learner}"
         raise UserError(
             f"rollout.num_workers: no room for {len(workers)} workers with {workers[0]} each"
@@ -117,11 +117,16 @@ def check_room(
             "take fewer, or set rollout.num_cpus_per_worker or num_gpus_per_worker lower"
         )
     scorers = scorer_bundles(reward) if reward else []
-    if not _fit(nodes.values(), [*learners, *workers, *scorers]):
+    if not fits(nodes.values(), [*learners, *workers, *scorers]):
         raise UserError(
             f"reward.terms.num_scorers: no room for {len(scorers)} scorers beside the workers: "
             f"{exists}; take fewer, or set num_cpus_per_scorer or num_gpus_per_scorer lower"
         )
+
+
+def described(nodes: Nodes) -> str:
+    """What there is, for messages."""
+    return "; ".join(f"{name} has {node}" for name, node in nodes.items()) or "there is no node"
 
 
 def this_machine() -> Nodes:
@@ -143,8 +148,8 @@ def without_autoscaler(node_types: Iterable[str]) -> bool:
     return bool(types) and all(re.fullmatch(r"node_?[0-9a-fA-F]{32,}", name) for name in types)
 
 
-def _fit(nodes: Iterable[Bundle], bundles: Iterable[Bundle]) -> bool:
-    """Place the bundles, those with GPUs first, each on the fullest node that holds it."""
+def fits(nodes: Iterable[Bundle], bundles: Iterable[Bundle]) -> bool:
+    """Whether nodes hold bundles at once: those with labels and GPUs first, on the fullest."""
     free = [([node.gpus, node.cpus], node.labels) for node in nodes]
     for bundle in sorted(bundles, key=lambda b: (-len(b.labels), -b.gpus, -b.cpus)):
         holding = [

@@ -132,6 +132,12 @@ def test_the_largest_trial_must_find_room():
     tree = {"space": {"rollout.num_workers": {"grid": [1, 2]}, RATE: TREE["space"][RATE]}}
     search = make(tree, "rollout.num_cpus_per_worker=0.5")
     search.check_room({"a": Bundle(2, 0)})
+    rates = {"space": {RATE: {"uniform": [0.1, 1]}}}
+    alone = ("learner.num_cpus=0.5", "rollout.num_workers=0")
+    population = make(rates, *alone, scheduler="pbt", num_trials=4)
+    population.check_room({"a": Bundle(1, 0), "b": Bundle(1, 0)})
+    with pytest.raises(UserError, match=r"no room for all 4 trials at once.*: a has 1\.5 CPUs;"):
+        population.check_room({"a": Bundle(1.5, 0)})
     search.check_room({"a": Bundle(1, 0), "b": Bundle(1, 0)})
     with pytest.raises(UserError, match=r"no room for 2 workers with 0.5 CPUs each .* a has 1 CPU"):
         search.check_room({"a": Bundle(1, 0)})
