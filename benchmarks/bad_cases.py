@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from sft_rl.config import Config
 from sft_rl.config.files import all_keys
@@ -93,8 +93,9 @@ def kind_of(key: str) -> Any:
     for part in key.split("."):
         model = model.model_fields[part].annotation
     kinds = [kind for kind in get_args(model) if kind is not NoneType]
-    if NoneType in get_args(model):
-        model = kinds[0]
+    if get_origin(model) in (Union, UnionType):
+        numbers = [kind for kind in kinds if int in (kind, *get_args(kind))]
+        model = (numbers or kinds)[0]  # of a number or a word a number is right
     if get_origin(model) is not None and get_origin(model) not in (tuple, dict, Literal):
         model = get_args(model)[0]  # Annotated
     return get_origin(model) or model
