@@ -37,7 +37,8 @@ from sft_rl.config import Samples
 from sft_rl.config.files import load_config
 from sft_rl.data import Dataset
 from sft_rl.data.units import Units
-from sft_rl.jobs.commands import dry_run, train
+from sft_rl.jobs.commands import train
+from sft_rl.jobs.dry_run import dry_run
 from sft_rl.learning.learner import Learner
 from sft_rl.learning.protocols import Silent
 from sft_rl.policy import DenoisingPolicy

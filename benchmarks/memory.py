@@ -21,7 +21,7 @@ from benchmarks.watch import watched_train
 from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.jobs.build import build_runner
-from sft_rl.jobs.commands import dry_run
+from sft_rl.jobs.dry_run import dry_run
 from sft_rl.policy import to_arrays
 from sft_rl.runs.resolve import resolve
 

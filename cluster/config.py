@@ -186,7 +186,7 @@ class KubeRay(_Settings):
     learner_gpus: Count = 1
     """GPUs of the learner, on a worker node, where workers have GPUs (target kuberay-job)."""
     retries: Count = 2
-    """How often a job whose driver was lost is run again; `job` says `--resume=auto`, then."""
+    """How often a job whose driver was lost is run again; its `job` says `--resume=auto`."""
     deadline_minutes: Positive | None = None
     """Minutes after which a job is ended; by default never."""
     queue: Name | None = None

@@ -8,61 +8,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from envs.process import DenoisingProcess, RewardFunction
 from envs.rendering import draw_latents
+from envs.spaces import action_space, check_choice, observation_space
 from envs.starts import given_start
-from sft_rl.errors import NotFiniteError, UserError, did_you_mean
+from sft_rl.errors import NotFiniteError, UserError
 from sft_rl.policy import DenoisingPolicy
 
-OBSERVATIONS = ("dict", "flat")
 ARRAYS = ("numpy", "torch")
-ACTION_BOUNDS = {"next_latent": 100.0, "noise": 10.0, "epsilon": 100.0}
-"""Finite, as many libraries want bounds; so wide that a library that clips to them cuts nothing."""
-LATENT_BOUND = 1e6
-"""Latents have no bound; this one is finite, as many libraries want it."""
-
-
-def observation_space(process: DenoisingProcess, observation: str) -> spaces.Space[Any]:
-    """Space of one observation of a process, ``dict`` or ``flat``.
-
-    Raises:
-        UserError: If there is none of that name, or no place in it for a label.
-    """
-    _check_choice("observation", observation, OBSERVATIONS)
-    shape, conditions = process.shape, process.conditions
-    if observation == "flat":
-        if process.num_classes or conditions is not None:
-            message = "no place for the label or vector of a conditional model; use 'dict'"
-            raise UserError(f"observation: 'flat' has {message}")
-        return spaces.Box(-LATENT_BOUND, LATENT_BOUND, (math.prod(shape) + 1,), np.float32)
-    parts: dict[str, spaces.Space[Any]] = {
-        "latent": spaces.Box(-LATENT_BOUND, LATENT_BOUND, shape, np.float32),
-        "step_index": spaces.Discrete(process.num_steps + 1),
-    }
-    if process.num_classes:
-        parts["label"] = spaces.Discrete(process.num_classes)
-    if conditions is not None:
-        parts["condition"] = spaces.Box(
-            -LATENT_BOUND, LATENT_BOUND, conditions.shape[1:], np.float32
-        )
-    return spaces.Dict(parts)
-
-
-def action_space(shape: tuple[int, ...], action: str, bound: float | None) -> spaces.Box:
-    """Space of one action; without a `bound` its own wide one.
-
-    Raises:
-        UserError: If the bound is not a positive number.
-    """
-    bound = ACTION_BOUNDS[action] if bound is None else bound
-    if not 0 < bound < math.inf:
-        raise UserError(f"action_bound: must be a positive number, got {bound}")
-    return spaces.Box(-bound, bound, shape, np.float32)
 
 
 class DenoisingEnv(gym.Env[Any, np.ndarray]):
@@ -228,7 +185,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         device: torch.device | str = "cpu",
         render_mode: str | None = None,
     ) -> None:
-        _check_choice("array", array, ARRAYS)
+        check_choice("array", array, ARRAYS)
         if array == "numpy" and torch.device(device).type != "cpu":
             raise UserError(f"device: array='numpy' lives on the cpu, got {device}; use 'torch'")
         self.num_envs = num_envs
@@ -351,8 +308,3 @@ def check_actions(actions: Tensor, expected: tuple[int, ...]) -> None:
     # A sum is many times faster than a look at every number; one bad number makes it bad.
     if not math.isfinite(actions.sum().item()) and not torch.isfinite(actions).all():
         raise NotFiniteError("action: holds numbers that are not finite")
-
-
-def _check_choice(field: str, given: str, allowed: tuple[str, ...]) -> None:
-    if given not in allowed:
-        raise UserError(f"{field}: {given!r} is unknown; {did_you_mean(given, allowed)}")

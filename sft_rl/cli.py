@@ -218,7 +218,7 @@ def _train(args: argparse.Namespace, started: float) -> None:
     from sft_rl.jobs.console import ConsoleObserver
 
     if args.dry_run:
-        from sft_rl.jobs.commands import dry_run
+        from sft_rl.jobs.dry_run import dry_run
 
         with ConsoleObserver() as observer:
             if config.data.is_images:

@@ -14,7 +14,7 @@ from sft_rl.config import ResolvedConfig
 from sft_rl.critics import NetworkCritic
 from sft_rl.data import load_dataset
 from sft_rl.jobs.build import build_runner
-from sft_rl.jobs.commands import dry_run
+from sft_rl.jobs.dry_run import dry_run
 from sft_rl.learning.protocols import NoStore, Silent
 from sft_rl.learning.team import Team
 from sft_rl.learning.trainer import Trainer

@@ -23,7 +23,7 @@ from sft_rl.export.sampler import load_sampler, sampler_of
 from sft_rl.jobs.beside import beside
 from sft_rl.jobs.build import prepare_process
 from sft_rl.jobs.clock import Clock
-from sft_rl.jobs.dry_run import GIB, check_memory, memory_of, requirements_of
+from sft_rl.jobs.dry_run import check_memory
 from sft_rl.jobs.fine_tuning import fine_tune, fine_tune_elsewhere
 from sft_rl.jobs.report import FLOOR, Table, comparison, names_of, number
 from sft_rl.learning.preemption import Preempted, PreemptionNotice
@@ -35,12 +35,11 @@ from sft_rl.runs.folder import RunFolder, free_run_path
 from sft_rl.runs.parts import (
     full_step_network,
     measured_full_step,
-    resolve_device,
 )
 from sft_rl.runs.remote import create_run, holds_run, open_run
 from sft_rl.runs.resolve import resolve
 from sft_rl.seeding import num_threads
-from sft_rl.types import Metrics, Progress, silent
+from sft_rl.types import Metrics
 
 Resume = Literal["never", "always", "auto"]
 
@@ -243,34 +242,6 @@ def _measure_full_step(
     if not has_workers:
         full_step()
     return full_step
-
-
-def dry_run(
-    config: Config, *, data: Dataset | None = None, progress: Progress = silent
-) -> dict[str, str]:
-    """Say what a run will need; return the rows of a table.
-
-    Everything is checked as for the run itself, but a model on the hub, which is not fetched.
-
-    Args:
-        config: The settings.
-        data: The data, where Python hands them over.
-        progress: Is told how many pictures are decoded.
-    """
-    resolved, data = resolve(config, data=data, fetch=False, progress=progress)
-    there = memory_of(resolve_device(resolved.device))
-    rows = requirements_of(resolved, resolved.training.micro_batch_size).rows
-    model = resolved.model
-    if model.kind == "unet" and "block_out_channels" in model.unet:
-        widths, size = model.unet["block_out_channels"], resolved.samples.shape[-1]
-        coarsest = size // 2 ** (len(widths) - 1)
-        rows["U-Net"] = f"{', '.join(map(str, widths))} channels at {size} to {coarsest} pixels"
-    return {
-        **data.description,
-        **rows,
-        "updates": f"{resolved.training.micro_batch_size or 'all'} rows at a time",
-        "memory, there": f"{there / GIB:.2f} GiB",
-    }
 
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from sft_rl.algorithms import Algorithm, Networks
-from sft_rl.config import ResolvedConfig, TrainingConfig
+from sft_rl.config import Config, ResolvedConfig, TrainingConfig
 from sft_rl.critics import Critic
+from sft_rl.data import Dataset
 from sft_rl.errors import UserError
 from sft_rl.networks.mlp import num_parameters
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.parts import algorithm_of, network_of, networks_of, resolve_device
-from sft_rl.types import given
+from sft_rl.runs.resolve import resolve
+from sft_rl.types import Progress, given, silent
 
 GIB = 2**30
 FLOAT = 4
@@ -44,6 +46,34 @@ class Requirements:
 
     rows: dict[str, str]
     num_bytes: int
+
+
+def dry_run(
+    config: Config, *, data: Dataset | None = None, progress: Progress = silent
+) -> dict[str, str]:
+    """Say what a run will need; return the rows of a table.
+
+    Everything is checked as for the run itself, but a model on the hub, which is not fetched.
+
+    Args:
+        config: The settings.
+        data: The data, where Python hands them over.
+        progress: Is told how many pictures are decoded.
+    """
+    resolved, data = resolve(config, data=data, fetch=False, progress=progress)
+    there = memory_of(resolve_device(resolved.device))
+    rows = requirements_of(resolved, resolved.training.micro_batch_size).rows
+    model = resolved.model
+    if model.kind == "unet" and "block_out_channels" in model.unet:
+        widths, size = model.unet["block_out_channels"], resolved.samples.shape[-1]
+        coarsest = size // 2 ** (len(widths) - 1)
+        rows["U-Net"] = f"{', '.join(map(str, widths))} channels at {size} to {coarsest} pixels"
+    return {
+        **data.description,
+        **rows,
+        "updates": f"{resolved.training.micro_batch_size or 'all'} rows at a time",
+        "memory, there": f"{there / GIB:.2f} GiB",
+    }
 
 
 def memory_of(device: torch.device) -> int:

@@ -16,8 +16,7 @@ from sft_rl.config.files import load_config
 from sft_rl.data import dataset_of
 from sft_rl.errors import UserError
 from sft_rl.export.few_step_pipeline import FewStepPipeline
-from sft_rl.jobs.commands import dry_run
-from sft_rl.jobs.dry_run import activation_bytes, check_memory, memory_of, requirements_of
+from sft_rl.jobs.dry_run import activation_bytes, check_memory, dry_run, memory_of, requirements_of
 from sft_rl.runs.parts import network_of, policy_of
 from sft_rl.runs.resolve import resolve
 
