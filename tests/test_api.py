@@ -140,7 +140,7 @@ def test_own_network_data_and_reward_from_memory(tmp_path: Path, load: Load):
     ("parts", "message"),
     [
         ({"data": np.zeros(5)}, r"data: it has shape \(5,\)"),
-        ({"data": np.zeros((9, 3, 4, 4))}, "images are uint8"),
+        ({"data": np.zeros((9, 3, 4, 4))}, "it has no images, uint8 of shape"),
         ({"network": nn.Linear(3, 2)}, r"network: network\(latents \(2, 2\), timesteps \(2,\)\)"),
         ({"network": nn.Identity()}, "has no parameters"),
         ({"observer": "loud"}, "observer: 'loud' is unknown"),

@@ -102,7 +102,7 @@ def test_the_wheel_holds_all_code_and_data_and_nothing_else(wheel: Path, checkou
         str(file.relative_to(checkout))
         for name in PACKAGES
         for file in (checkout / name).rglob("*")
-        if file.suffix in (".py", ".yaml", ".j2", ".typed")
+        if file.suffix in (".py", ".yaml", ".j2", ".json", ".typed")
     }
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == expected

@@ -19,9 +19,9 @@ CAPABILITIES_VERSION_3 = 0x20080522
 
 @contextmanager
 def small_files() -> Iterator[None]:
-    """Let this process write no file over 4 KiB: less than a policy, more than a metrics row."""
+    """Let this process write no file over 8 KiB: less than a checkpoint, more than the settings."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
         yield
     finally:
