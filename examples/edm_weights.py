@@ -9,12 +9,15 @@ from, and where nothing is that you would miss.
 
 import pickle
 import sys
+from pathlib import Path
 
 from safetensors.torch import save_file
 
 
 def main(source: str, target: str) -> None:
     """Open a pickle and keep the averaged network's tensors, and the name of its class."""
+    if Path(target).exists():
+        raise SystemExit(f"{target}: exists already")
     with open(source, "rb") as stream:
         network = pickle.load(stream)["ema"]  # noqa: S301 (said above)
     state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
