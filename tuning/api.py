@@ -164,7 +164,8 @@ def new_search(
     for key in PATHS:  # trials run elsewhere, and a search may be resumed elsewhere
         if (path := lookup(config, key)) is not None:
             own.append(f"{key}={json.dumps(path)}")
-    space = space.without({setting.partition("=")[0] for setting in own})
+    keys = [setting.partition("=")[0] for setting in own]
+    space = space.without({key: lookup(config, key) for key in keys})
     if final_seeds is None:
         final_seeds = 0 if scheduler == "pbt" else FINAL_SEEDS
     return Search(

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuning.distribution import Values
 from tuning.ranking import Estimate, best_by_steps, configurations
 from tuning.records import Record, Records
 from tuning.search import Search
-from tuning.space import Values
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import optuna
@@ -17,10 +18,10 @@ from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 
 from sft_rl.seeding import derive_seed
+from tuning.distribution import LISTED, LOG, WHOLE, Distribution
 from tuning.ranking import configurations, validation_of
 from tuning.records import Records
 from tuning.search import STEPS, Search
-from tuning.space import Distribution
 
 
 class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
@@ -42,7 +43,6 @@ class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
         self._records = records
         self._waiting = list(waiting)
         self._left = Counter(index // search.seeds for index in waiting)
-        self._distributions = {k: _distribution(d) for k, d in search.space.distributions.items()}
         self._values = {r.index // search.seeds: r.values for r in records.all()}
         self._asked: dict[int, optuna.Trial] = {}
         self._running: dict[str, int] = {}
@@ -70,8 +70,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
             if self._search.is_default(number):
                 self._values[number] = self._search.planned(number)
             else:
-                asked = self._asked[number] = self._study.ask(self._distributions)
-                self._values[number] = {key: asked.params[key] for key in self._distributions}
+                asked = self._asked[number] = self._study.ask()
+                self._values[number] = self._search.space.filled({}, partial(_suggested, asked))
         self._running[trial_id] = index
         return {"trial": self._search.trial(index, self._values[number])}
 
@@ -96,7 +96,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
     def _add(self, number: int) -> None:
         """Add a configuration that was not asked for, unless it failed."""
         if objectives := self._objectives(number):
-            values, known = self._values[number], self._distributions
+            values, space = self._values[number], self._search.space.distributions
+            known = {key: _distribution(space[key]) for key in values}
             trial = create_trial(values=objectives, params=values, distributions=known)
             self._study.add_trial(trial)
 
@@ -114,9 +115,17 @@ class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
 
 
 def _distribution(given: Distribution) -> BaseDistribution:
-    if given.kind in ("grid", "choice"):
+    if given.kind in LISTED:
         return CategoricalDistribution(given.values)
     low, high = given.values
-    if given.kind == "randint":
-        return IntDistribution(low, high)
-    return FloatDistribution(low, high, log=given.kind == "loguniform")
+    kind = IntDistribution if given.kind in WHOLE else FloatDistribution
+    return kind(low, high, log=given.kind in LOG)
+
+
+def _suggested(trial: optuna.Trial, key: str, given: Distribution) -> Any:
+    """Let Optuna choose a value; a step is ours, since it has none on a log axis."""
+    if given.kind in LISTED:
+        return trial.suggest_categorical(key, given.values)
+    low, high = given.values
+    suggest = trial.suggest_int if given.kind in WHOLE else trial.suggest_float
+    return given.rounded(suggest(key, low, high, log=given.kind in LOG))

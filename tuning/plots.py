@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from sft_rl.config import DISTANCES
+from tuning.distribution import LOG
 from tuning.final import Result
 from tuning.ranking import Configuration, Estimate, best_by_steps, pareto_front
 from tuning.search import STEPS, Search
@@ -143,11 +144,13 @@ def plot_parallel(file: Path, search: Search, tried: list[Configuration]) -> Non
     done = [one for one in tried if one.state == "done"]
     done.sort(key=lambda one: -one.validation.mean)
     columns: dict[str, list[Any]] = {
-        key: [one.values[key] for one in done] for key in search.space.distributions
+        key: [one.values.get(key) for one in done]
+        for key in search.space.distributions
+        if any(key in one.values for one in done)
     }
     columns["validation"] = [one.validation.mean for one in done]
     figure, axis = plt.subplots(figsize=(2.0 * len(columns) + 1.0, 3.8))
-    logs = {k for k, d in search.space.distributions.items() if d.kind == "loguniform"}
+    logs = {k for k, d in search.space.distributions.items() if d.kind in LOG}
     places = [_heights(v, log=key in logs | {STEPS, "validation"}) for key, v in columns.items()]
     shades = plt.get_cmap("viridis_r")(np.linspace(0.0, 1.0, len(done)))
     for line, shade in zip(np.stack(places, axis=1), shades, strict=True):
@@ -161,15 +164,19 @@ def plot_parallel(file: Path, search: Search, tried: list[Configuration]) -> Non
 
 
 def _heights(values: list[Any], *, log: bool) -> np.ndarray:
-    """Place a column's values between 0 and 1; what is no number in alphabetical order."""
-    if not _are_numbers(values):
-        words = sorted({str(value) for value in values})
-        values, log = [words.index(str(value)) for value in values], False
+    """Place a column's values between 0 and 1; what is no number in alphabetical order.
+
+    A key that was not searched beside others, None, has no place: NaN.
+    """
+    known = [value for value in values if value is not None]
+    if not _are_numbers(known):
+        words = sorted({str(value) for value in known})
+        values, log = [v if v is None else words.index(str(v)) for v in values], False
     numbers = np.array(values, dtype=float)
-    if log and (numbers > 0).all():
+    if log and np.nanmin(numbers) > 0:
         numbers = np.log(numbers)
-    low, high = numbers.min(), numbers.max()
-    return np.full(len(numbers), 0.5) if high == low else (numbers - low) / (high - low)
+    low, high = np.nanmin(numbers), np.nanmax(numbers)
+    return numbers * 0.0 + 0.5 if high == low else (numbers - low) / (high - low)
 
 
 def _are_numbers(values: list[Any]) -> bool:
@@ -180,9 +187,9 @@ def _label(axis: Axes, position: int, values: list[Any], heights: np.ndarray) ->
     """Write beside a column's axis what its lines meet there, or its ends if that is much."""
     axis.axvline(position, color="black", lw=0.6)
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
-    places = dict(zip(values, heights, strict=True))
-    if _are_numbers(values) and len(places) > NUM_NAMED:
-        places = {min(values): -0.07, max(values): 1.07}
+    places = {v: h for v, h in zip(values, heights, strict=True) if v is not None}
+    if _are_numbers(list(places)) and len(places) > NUM_NAMED:
+        places = {min(places): -0.07, max(places): 1.07}
     for value, height in places.items():
         text = f"{value:.3g}" if _are_numbers([value]) else str(value)
         axis.annotate(

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tuning.distribution import Values
 from tuning.ranking import Configuration, best_by_steps, configurations, validation
 from tuning.records import Record, Records
 from tuning.search import STEPS, Search
-from tuning.space import Values
 
 PLAIN_EVERY_S = 10.0
 

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tuning.distribution import Values
 from tuning.records import Record, Records, State
 from tuning.search import STEPS, Search
-from tuning.space import Values
 
 WIDTH = 2.0
 """Standard errors on each side of a mean that make its interval."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sft_rl.errors import UserError
-from tuning.space import Values
+from tuning.distribution import Values
 
 State = Literal["waiting", "running", "done", "stopped", "failed"]
 

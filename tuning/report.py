@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sft_rl.config.files import dump_config, load_config_file
+from tuning.distribution import Values
 from tuning.final import Result, final_seeds, measured, results, verdict
 from tuning.plots import plot_curves, plot_parallel, plot_pareto
 from tuning.progress import show_values
@@ -23,7 +24,6 @@ from tuning.ranking import (
 )
 from tuning.records import Record, Records
 from tuning.search import STEPS, Search
-from tuning.space import Values
 
 TIMING = ("seconds_per_sample", "seconds", "attempts")
 """Columns that differ between two runs of the same search; they come last."""

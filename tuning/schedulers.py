@@ -11,9 +11,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
 
 from sft_rl.seeding import derive_seed
+from tuning.distribution import Distribution
 from tuning.records import Records
 from tuning.search import DISTANCE, STEPS, Search
-from tuning.space import Distribution
 
 GRACE_PERCENT = 10.0
 REDUCTION_FACTOR = 3.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,8 @@ from sft_rl.distributed.session import check_ray
 from sft_rl.errors import UserError
 from sft_rl.runs.resolve import check_settings
 from sft_rl.seeding import derive_seed
-from tuning.space import Space, Values, parse_space
+from tuning.distribution import Values
+from tuning.space import Space, parse_space
 
 Searcher = Literal["random", "optuna"]
 Scheduler = Literal["none", "asha", "pbt"]
@@ -97,9 +99,9 @@ class Search:
         grid = self.space.grid
         point = grid[number % len(grid)]
         if self.is_default(number):
-            return {**point, **self._defaults(point)}
+            return self._presets(point)
         rng = np.random.default_rng(derive_seed(self.seed, "search", number))
-        return {**point, **{key: d.sample(rng) for key, d in self.space.drawn.items()}}
+        return self.space.filled(point, lambda _, distribution: distribution.sample(rng))
 
     def is_default(self, number: int) -> bool:
         """Whether configuration `number` has the preset's own values for all that is drawn.
@@ -109,12 +111,13 @@ class Search:
         grid, drawn = self.space.grid, self.space.drawn
         if not drawn or number >= len(grid):
             return False
-        defaults = self._defaults(grid[number])
-        return all(d.contains(defaults[key]) for key, d in drawn.items())
+        values = self._presets(grid[number])
+        return all(d.contains(values[key]) for key, d in drawn.items() if key in values)
 
-    def _defaults(self, point: Values) -> Values:
+    def _presets(self, point: Values) -> Values:
+        """Fill in the preset's own values of what is searched beside a point."""
         config = self.config(point)
-        return {key: lookup(config, key) for key in self.space.drawn}
+        return self.space.filled(point, lambda key, _: lookup(config, key))
 
     def own(self, num_steps: int) -> Values:
         """The preset's own values, at a number of steps, of everything that is searched."""
@@ -128,8 +131,7 @@ class Search:
         return {}
 
     def _look_up_own(self, num_steps: int) -> Values:
-        config = self.config({STEPS: num_steps} if STEPS in self.space.distributions else {})
-        own = {key: lookup(config, key) for key in self.space.distributions}
+        own = self._presets({STEPS: num_steps} if STEPS in self.space.distributions else {})
         return dict(json.loads(json.dumps(own)))  # as records keep them
 
     @cached_property
@@ -152,10 +154,7 @@ class Search:
         distribution = self.space.distributions.get(STEPS)
         if distribution is None:
             return [self.base.sampler.num_steps]
-        if distribution.kind in ("grid", "choice"):
-            return sorted(distribution.values)
-        low, high = distribution.values
-        return list(range(int(low), int(high) + 1))
+        return sorted(distribution.options)
 
     def check(self, address: str | None) -> None:
         """Refuse what cannot work, before anything starts.
@@ -177,7 +176,7 @@ class Search:
             )
         check_ray(on_cluster, base.rollout, base.learner, base.reward)
         check_settings(base)
-        self._check_space(base)
+        self._check_space()
         if self.scheduler == "pbt":
             self._check_population()
         if self.searcher == "random":
@@ -228,27 +227,32 @@ class Search:
                 f"--search {self.space.name}: nothing is left to search, all keys have one value"
             )
 
-    def _check_space(self, base: Config) -> None:
-        """Try every bound and option on its own."""
+    def _check_space(self) -> None:
+        """Try every bound and option on its own, or beside what it depends on."""
+        where = f"--search {self.space.name}"
+        steps = self.space.distributions.get(STEPS)
+        if steps is not None and steps.when:
+            raise UserError(f"{where}: {STEPS}: cannot depend on others, all are compared by it")
         for key, distribution in self.space.distributions.items():
-            if distribution.kind in ("uniform", "loguniform"):
-                kind = type(lookup(base, key))
-                if kind in (int, bool):
+            beside = self.space.needed(key)
+            try:
+                own = lookup(self.config(beside), key)
+                if distribution.num_values == math.inf and isinstance(own, int):
                     raise UserError(
-                        f"--search {self.space.name}: {key}: needs whole numbers, use randint, "
-                        f"choice or grid instead of {distribution.kind}"
+                        f"{key}: needs whole numbers, use randint, choice or grid instead of "
+                        f"{distribution.kind}"
                     )
-            for value in distribution.values:
-                try:
-                    self.config({key: value})
-                except UserError as error:
-                    raise UserError(f"--search {self.space.name}: {error}") from error
+                for value in distribution.values:
+                    self.config({**beside, key: value})
+            except (UserError, KeyError) as error:
+                said = f"{key}: nothing declares it" if isinstance(error, KeyError) else error
+                raise UserError(f"{where}: {said}") from error
 
     def _check_population(self) -> None:
         wrong = [
             key
             for key, d in self.space.distributions.items()
-            if not key.endswith("learning_rate") or d.kind not in ("uniform", "loguniform")
+            if not key.endswith("learning_rate") or d.num_values < math.inf or d.when
         ]
         if wrong:
             raise UserError(

@@ -10,27 +10,23 @@ A space is a YAML file::
       critic.regulariser: {choice: [gradient_penalty, none]}
       critic.drift_weight: {uniform: [0.0, 0.01]}
       training.n_critic: {randint: [1, 5]}  # both ends included
+      training.batch_size: {lograndint: [64, 512], step: 64}  # 64, 128, 192 …
+      ppo.clip_range: {loguniform: [1.0e-2, 0.5], when: {algorithm: ppo}}  # of that choice alone
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any, Literal, get_args
-
-import numpy as np
+from typing import Any
 
 from sft_rl.config.files import check_key
 from sft_rl.config.plain_yaml import read_file
 from sft_rl.errors import UserError, did_you_mean
+from tuning.distribution import Distribution, Values, parse_distribution
 
-Values = dict[str, Any]
-
-Kind = Literal["choice", "uniform", "loguniform", "randint", "grid"]
-KINDS: tuple[str, ...] = get_args(Kind)
 TOP_LEVEL = ("description", "settings", "space")
 NOT_SEARCHED = {
     "preset": "it is the command's first word",
@@ -41,45 +37,6 @@ NOT_SEARCHED = {
     "metrics": "distances of different protocols are not compared",
     "ray": "a search runs on one cluster",
 }
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Where the values of one key come from.
-
-    Attributes:
-        kind: ``grid`` and ``choice`` take one of `values`; ``uniform``, ``loguniform`` and
-            ``randint`` lie between two, both included.
-        values: The options, or the lower and the upper bound.
-    """
-
-    kind: Kind
-    values: tuple[Any, ...]
-
-    @property
-    def num_values(self) -> float:
-        """How many values there are; infinite between two bounds of a real number."""
-        if self.kind in ("grid", "choice"):
-            return len(self.values)
-        return self.values[1] - self.values[0] + 1 if self.kind == "randint" else math.inf
-
-    def contains(self, value: Any) -> bool:
-        """Whether a value is one of the options or lies within the bounds."""
-        if self.kind in ("grid", "choice"):
-            return value in self.values
-        low, high = self.values
-        return isinstance(value, int | float) and low <= value <= high
-
-    def sample(self, rng: np.random.Generator) -> Any:
-        """Draw one value; plain Python numbers."""
-        if self.kind in ("grid", "choice"):
-            return self.values[int(rng.integers(len(self.values)))]
-        low, high = self.values
-        if self.kind == "randint":
-            return int(rng.integers(low, high, endpoint=True))
-        if self.kind == "uniform":
-            return float(rng.uniform(low, high))
-        return float(np.clip(math.exp(rng.uniform(math.log(low), math.log(high))), low, high))
 
 
 @dataclass(frozen=True)
@@ -99,30 +56,71 @@ class Space:
     @property
     def grid(self) -> list[Values]:
         """All combinations of the ``grid`` keys; one empty combination if there is none."""
-        keys = [key for key, d in self.distributions.items() if d.kind == "grid"]
-        options = [self.distributions[key].values for key in keys]
-        return [dict(zip(keys, point, strict=True)) for point in itertools.product(*options)]
+        points: list[Values] = [{}]
+        for key, d in self.distributions.items():
+            if d.kind == "grid":
+                longer = [
+                    [{**point, key: value} for value in d.values]
+                    if d.holds_under(point)
+                    else [point]
+                    for point in points
+                ]
+                points = list(itertools.chain.from_iterable(longer))
+        return points
 
     @property
     def drawn(self) -> dict[str, Distribution]:
         """The keys whose values are drawn rather than listed."""
         return {key: d for key, d in self.distributions.items() if d.kind != "grid"}
 
-    def without(self, keys: set[str]) -> Space:
-        """Leave out keys that are fixed on the command line.
+    def filled(self, values: Values, value_of: Callable[[str, Distribution], Any]) -> Values:
+        """Add the keys that are searched beside what is given, and beside each other.
+
+        Args:
+            values: Values of some keys.
+            value_of: Gives that of another.
+        """
+        values = dict(values)
+        for key, d in self.distributions.items():
+            if key not in values and d.holds_under(values):
+                values[key] = value_of(key, d)
+        return values
+
+    def needed(self, key: str) -> Values:
+        """Values of other keys with which a key is searched, the first of those that will do."""
+        when = self.distributions[key].when
+        found: Values = {}
+        for parent, options in when.items():
+            found |= {**self.needed(parent), parent: options[0]}
+        return found
+
+    def without(self, fixed: Mapping[str, Any]) -> Space:
+        """Leave out keys that are fixed on the command line, and what depends on other values.
 
         Raises:
             UserError: If nothing is left to search.
         """
-        rest = {k: d for k, d in self.distributions.items() if k not in keys}
+        rest: dict[str, Distribution] = {}
+        for key, d in self.distributions.items():
+            met = all(fixed[k] in options for k, options in d.when.items() if k in fixed)
+            gone = (k for k in d.when if k not in fixed and k not in rest)
+            if key not in fixed and met and not any(gone):
+                when = {k: options for k, options in d.when.items() if k not in fixed}
+                rest[key] = replace(d, when=when)
         if not rest:
             raise UserError(f"--search {self.name}: nothing is left to search, all keys are set")
-        settings = {k: v for k, v in self.settings.items() if k not in keys}
+        settings = {k: v for k, v in self.settings.items() if k not in fixed}
         return Space(self.name, rest, settings)
 
     def to_tree(self) -> dict[str, Any]:
         """Return the space as its file would say it; :func:`parse_space` reads it back."""
-        space = {k: {d.kind: list(d.values)} for k, d in self.distributions.items()}
+        space: dict[str, Any] = {}
+        for key, d in self.distributions.items():
+            space[key] = {d.kind: list(d.values)}
+            if d.step is not None:
+                space[key]["step"] = d.step
+            if d.when:
+                space[key]["when"] = {k: list(options) for k, options in d.when.items()}
         return {"settings": dict(self.settings), "space": space}
 
 
@@ -172,12 +170,13 @@ def parse_space(name: str, tree: Any) -> Space:
     both = settings.keys() & tree["space"].keys()
     if both:
         raise UserError(f"{where}: {both.pop()}: is both in 'settings' and in 'space'")
-    distributions = {}
+    distributions: dict[str, Distribution] = {}
     for key, given in tree["space"].items():
         section = key.split(".")[0]
         if section in NOT_SEARCHED:
             raise UserError(f"{where}: {key}: cannot be searched, {NOT_SEARCHED[section]}")
         distributions[key] = parse_distribution(f"{where}: {key}", given)
+        _check_when(f"{where}: {key}", distributions[key], distributions)
     return Space(name, distributions, settings)
 
 
@@ -188,40 +187,18 @@ def _check_key(where: str, key: str) -> None:
         raise UserError(f"{where}: {error}") from error
 
 
-def parse_distribution(where: str, given: Any) -> Distribution:
-    """Check one ``{kind: [...]}``; `where` begins the error's line."""
-    if not isinstance(given, dict) or len(given) != 1:
-        raise UserError(f"{where}: expected one of {{{', '.join(KINDS)}}}: [...], got {given!r}")
-    kind, values = next(iter(given.items()))
-    if kind not in KINDS:
-        hint = did_you_mean(str(kind), KINDS)
-        raise UserError(f"{where}: distribution {kind!r} is unknown; {hint}")
-    if not isinstance(values, list) or not values:
-        raise UserError(f"{where}: {kind} needs a list with at least one value, got {values!r}")
-    if kind in ("grid", "choice"):
-        if any(value in values[:i] for i, value in enumerate(values)):
-            raise UserError(f"{where}: {kind} lists a value twice: {values}")
-        return Distribution(kind, tuple(values))
-    return Distribution(kind, _bounds(where, kind, values))
-
-
-def _bounds(where: str, kind: str, values: list[Any]) -> tuple[Any, ...]:
-    bounds = values
-    whole = kind == "randint"
-    wanted = "whole numbers" if whole else "numbers"
-    if len(bounds) != 2 or any(isinstance(b, bool) or not _is_number(b, whole) for b in bounds):
-        raise UserError(f"{where}: {kind} needs two {wanted} [low, high], got {values!r}")
-    low, high = bounds
-    if low >= high:
-        raise UserError(
-            f"{where}: {kind} bounds are equal or the wrong way round, got [{low}, {high}]"
-        )
-    if kind == "loguniform" and low <= 0:
-        raise UserError(f"{where}: loguniform needs bounds above 0, got [{low}, {high}]")
-    return (low, high) if whole else (float(low), float(high))
-
-
-def _is_number(value: Any, whole: bool) -> bool:
-    return isinstance(value, int) or (
-        not whole and isinstance(value, float) and math.isfinite(value)
-    )
+def _check_when(where: str, own: Distribution, known: Mapping[str, Distribution]) -> None:
+    """Refuse conditions on what is not searched before, and on values that nothing takes."""
+    for key, options in own.when.items():
+        parent = known.get(key)
+        if parent is None or parent is own:
+            raise UserError(
+                f"{where}: 'when' names {key!r}, which must be searched, and stand above"
+            )
+        if own.kind == "grid" and parent.kind != "grid":
+            raise UserError(
+                f"{where}: a grid is laid out before anything is drawn, so it cannot depend on "
+                f"{key!r}; make that a grid, or this a choice"
+            )
+        if wrong := [value for value in options if not parent.contains(value)]:
+            raise UserError(f"{where}: 'when' {key} is {wrong[0]!r}, which the search never takes")

@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 from sft_rl.config.files import dump_config
+from tuning.distribution import Values
 from tuning.records import Record, Records
 from tuning.search import STEPS, Search
-from tuning.space import Values, parse_space
+from tuning.space import parse_space
 
 RATE = "policy.learning_rate"
 SPACE = {STEPS: {"grid": [2, 4]}, RATE: {"loguniform": [1e-5, 1e-2]}}

@@ -120,6 +120,22 @@ def test_optuna_repeats_itself_and_goes_on_after_an_interruption(
     assert len(Records(tmp_path / "c").all()) == 8
 
 
+def test_optuna_suggests_what_belongs_to_its_choice(tmp_path: Path):
+    space = {
+        "algorithm": {"choice": ["sft_pg", "ppo"]},
+        RATE: {"lograndint": [1, 9]},
+        "ppo.clip_range": {"loguniform": [0.05, 0.45], "step": 0.1, "when": {"algorithm": "ppo"}},
+    }
+    search = make(space, num_trials=30, searcher="optuna")
+    suggested = play(tmp_path, search, 20)
+    suggested += play(tmp_path, search, 10)  # from what is told of the first 20
+    for values in suggested:
+        assert values[RATE] in range(1, 10) or values == search.own(10)
+        assert ("ppo.clip_range" in values) == (values["algorithm"] == "ppo")
+        assert values.get("ppo.clip_range") in (None, 0.05, 0.15, 0.25, 0.35, 0.45)
+    assert {values["algorithm"] for values in suggested} == {"sft_pg", "ppo"}
+
+
 def test_optuna_ends_when_all_trials_are_suggested(tmp_path: Path):
     search = make({RATE: {"loguniform": [1e-6, 1e-2]}}, searcher="optuna")
     assert OptunaSearcher(search, Records(tmp_path), []).suggest("x") == "FINISHED"

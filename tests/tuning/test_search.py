@@ -51,17 +51,45 @@ def test_the_command_line_wins_over_the_space_and_the_space_over_the_preset():
     config = make(TREE, "value.width=24").config({STEPS: 4, RATE: 1.25e-5})
     assert (config.value.width, config.rollout.num_workers) == (24, 0)
     assert (config.sampler.num_steps, config.policy.learning_rate) == (4, 1.25e-5)
-    left = parse_space("test", TREE).without({STEPS, "value.width"})
+    left = parse_space("test", TREE).without({STEPS: 4, "value.width": 24})
     assert list(left.distributions) == [RATE]
     assert dict(left.settings) == {"rollout.num_workers": 0}
     with pytest.raises(UserError, match="nothing is left to search"):
-        parse_space("test", TREE).without({STEPS, RATE})
+        parse_space("test", TREE).without({STEPS: 2, RATE: 1e-4})
 
 
 def test_a_search_is_read_back_as_it_was(tmp_path: Path):
     search = make(TREE, "value.width=24", searcher="optuna", scheduler="asha")
     search.save(tmp_path)
     assert Search.load(tmp_path) == search
+
+
+def test_a_search_over_algorithms_with_settings_and_options_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.syspath_prepend(Path("examples").resolve())
+    own = "running_baseline:RunningBaseline"
+    tree = {
+        "space": {
+            "algorithm": {"choice": ["sft_pg", "ppo", own]},
+            "ppo.num_epochs": {"randint": [1, 4], "when": {"algorithm": "ppo"}},
+            "options.decay": {"uniform": [0.5, 0.99], "when": {"algorithm": own}},
+        }
+    }
+    search = make(tree, num_trials=12)
+    search.check(None)
+    assert search.planned(0) == search.own(10) == {"algorithm": "sft_pg"}
+    tried = [search.planned(number) for number in range(12)]
+    assert {values["algorithm"] for values in tried} == {"sft_pg", "ppo", own}
+    for values in tried:
+        config = search.config(values)
+        assert config.options == {k[8:]: v for k, v in values.items() if k.startswith("options.")}
+    alone = {"space": {"options.decay": {"uniform": [0.5, 0.99]}}}
+    with pytest.raises(UserError, match=r"options\.decay: nothing declares it"):
+        make(alone).check(None)
+    when = {"choice": [2, 4], "when": {"algorithm": "ppo"}}
+    with pytest.raises(UserError, match="cannot depend on others"):
+        make({"space": {"algorithm": tree["space"]["algorithm"], STEPS: when}}).check(None)
 
 
 def test_the_distance_that_leads_the_runs_ranks_them():

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from sft_rl.errors import UserError
-from tuning.space import Distribution, load_space, parse_space, space_names
+from tuning.distribution import Distribution, parse_distribution
+from tuning.space import load_space, parse_space, space_names
 
 
 def space(**distributions: object) -> dict[str, object]:
@@ -28,6 +29,65 @@ def test_draws_lie_within_bounds_and_reach_both_ends():
     assert 2.9 < np.mean(flat) < 3.1
     options = {Distribution("choice", ("a", "b")).sample(rng) for _ in range(50)}
     assert options == {"a", "b"}
+
+
+def test_steps_and_whole_numbers_on_a_log_axis():
+    rng = np.random.default_rng(0)
+    for given, options in (
+        ({"uniform": [0.1, 0.5], "step": 0.2}, [0.1, 0.3, 0.5]),
+        ({"uniform": [0, 1], "step": 0.3}, [0.0, 0.3, 0.6, 0.9]),  # the upper bound is none of them
+        ({"randint": [64, 256], "step": 64}, [64, 128, 192, 256]),
+        ({"lograndint": [1, 4]}, [1, 2, 3, 4]),
+        ({"loguniform": [0.5, 2.5], "step": 1}, [0.5, 1.5, 2.5]),
+    ):
+        found = parse_distribution("x", given)
+        drawn = [found.sample(rng) for _ in range(200)]
+        assert sorted(set(drawn)) == found.options == options
+        assert all(type(value) is type(options[0]) for value in drawn)
+        assert found.num_values == len(options)
+        assert all(found.contains(value) for value in options)
+    assert not parse_distribution("x", {"randint": [64, 256], "step": 64}).contains(100)
+    whole = Distribution("lograndint", (1, 10_000))
+    assert 430 < sum(whole.sample(rng) <= 100 for _ in range(1000)) < 570
+
+
+CONDITIONAL = space(
+    algorithm={"grid": ["ppo", "sft_pg"]},
+    **{
+        "ppo.num_epochs": {"grid": [1, 2], "when": {"algorithm": "ppo"}},
+        "sft_pg.baseline": {"choice": ["value", "lookahead"], "when": {"algorithm": ["sft_pg"]}},
+        "value.learning_rate": {"loguniform": [1e-3, 1e-2], "when": {"sft_pg.baseline": "value"}},
+    },
+)
+
+
+def test_a_key_may_belong_to_one_choice_of_another():
+    parsed = parse_space("x", CONDITIONAL)
+    assert parse_space("x", {"space": parsed.to_tree()["space"]}) == parsed
+    assert parsed.grid == [
+        {"algorithm": "ppo", "ppo.num_epochs": 1},
+        {"algorithm": "ppo", "ppo.num_epochs": 2},
+        {"algorithm": "sft_pg"},
+    ]
+    rng = np.random.default_rng(0)
+    drawn = [parsed.filled(p, lambda _, d: d.sample(rng)) for p in parsed.grid * 20]
+    for values in drawn:
+        assert ("ppo.num_epochs" in values) == (values["algorithm"] == "ppo")
+        assert ("value.learning_rate" in values) == (values.get("sft_pg.baseline") == "value")
+    assert {values.get("sft_pg.baseline") for values in drawn} == {None, "value", "lookahead"}
+    assert parsed.needed("value.learning_rate") == {
+        "algorithm": "sft_pg",
+        "sft_pg.baseline": "value",
+    }
+
+
+def test_a_fixed_key_decides_which_conditions_hold():
+    parsed = parse_space("x", CONDITIONAL)
+    ppo, pg = parsed.without({"algorithm": "ppo"}), parsed.without({"algorithm": "sft_pg"})
+    assert [*ppo.distributions] == ["ppo.num_epochs"]
+    assert ppo.distributions["ppo.num_epochs"].when == {}
+    assert [*pg.distributions] == ["sft_pg.baseline", "value.learning_rate"]
+    assert pg.distributions["value.learning_rate"].when == {"sft_pg.baseline": ("value",)}
 
 
 def test_grid_lists_all_combinations_in_order():
@@ -66,6 +126,23 @@ def test_yaml_exponents_are_numbers(tmp_path: Path):
         (space(steps={"grid": []}), "at least one value"),
         (space(steps={"choice": [2, 2]}), "lists a value twice"),
         (space(rate=3), "expected one of {choice"),
+        (space(rate={"uniform": [0, 1], "step": 2}), "at most 1, the distance between the bounds"),
+        (space(steps={"randint": [1, 9], "step": 0.5}), "'step' must be a whole number"),
+        (space(steps={"grid": [2, 4], "step": 2}), "'step' goes between two bounds"),
+        (space(steps={"lograndint": [0, 4]}), "above 0, got [0, 4]"),
+        (space(steps={"grid": [2]}, rate={"choice": [1], "when": 2}), "'when' must be a mapping"),
+        (space(rate={"choice": [1], "when": {"seed": 1}}), "'when' names 'seed', which must be"),
+        (
+            space(steps={"grid": [2]}, rate={"choice": [1], "when": {"sampler.num_steps": [2, 3]}}),
+            "'when' sampler.num_steps is 3, which the search never takes",
+        ),
+        (
+            space(
+                algorithm={"choice": ["ppo", "sft_pg"]},
+                rate={"grid": [1], "when": {"algorithm": "ppo"}},
+            ),
+            "cannot depend on 'algorithm'; make that a grid",
+        ),
         ({"space": {}}, "the space is empty"),
         ({"spaces": {}}, "expected a mapping 'space'"),
         (None, "expected a mapping 'space'"),
