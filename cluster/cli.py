@@ -220,4 +220,9 @@ def _storage(text: str) -> str:
         "@" in text or holds_secret(text)
     ):  # it is written to logs and to the job's description
         raise argparse.ArgumentTypeError("credentials belong in the nodes' environment, not here")
+    if "://" in text:
+        from sft_rl.storage.urls import why_lost
+
+        if lost := why_lost(text):
+            raise argparse.ArgumentTypeError(f"got {text}; {lost}")
     return text

@@ -154,10 +154,11 @@ def _needs(command: str, args: argparse.Namespace) -> Needs:
     if "preset" not in args:
         return Needs()
     from sft_rl.config.files import load_config_of
+    from sft_rl.config.paths import local_files
 
     file = getattr(args, "config", None)
     config = load_config_of(args.preset, args.settings, file)
-    files = tuple(p for p in (file, config.data.path) if p and not Path(p).is_absolute())
+    files = (*([file] if file and not Path(file).is_absolute() else []), *local_files(config))
     return Needs(files, config.rollout if command == "train" else None)
 
 

@@ -181,7 +181,13 @@ def _add_train(commands: Subparsers) -> None:
 
 def _place(text: str) -> Path | str:
     """A path, or a URL as it is."""
-    return text if "://" in text else Path(text)
+    if "://" not in text:
+        return Path(text)
+    from sft_rl.storage.urls import why_lost
+
+    if lost := why_lost(text):
+        raise argparse.ArgumentTypeError(f"got {text}; {lost}")
+    return text
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

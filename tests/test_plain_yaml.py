@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sft_rl.cli import main
 from sft_rl.config import Config
 from sft_rl.config.files import load_config, load_config_file, lookup, preset_names
+from sft_rl.config.paths import with_absolute_paths
 from sft_rl.config.plain_yaml import read_file, read_text
 from sft_rl.errors import UserError
-from sft_rl.runs.resolve import with_absolute_paths
 
 
 @pytest.mark.parametrize(

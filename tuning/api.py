@@ -12,6 +12,7 @@ import pandas as pd
 
 from sft_rl.config import Config, RayConfig
 from sft_rl.config.files import load_config, load_config_file, lookup, named_overrides
+from sft_rl.config.paths import PATHS, with_absolute_paths
 from sft_rl.distributed.placement import this_machine
 from sft_rl.distributed.session import (
     cluster_address,
@@ -20,7 +21,6 @@ from sft_rl.distributed.session import (
     use_own_token,
 )
 from sft_rl.errors import RunFailed, home_expanded
-from sft_rl.runs.resolve import PATHS, with_absolute_paths
 from sft_rl.storage.files import check_unused
 from tuning.search import Scheduler, Search, Searcher
 from tuning.space import Space, load_space, parse_space

@@ -81,13 +81,15 @@ def needs(args: argparse.Namespace) -> Needs:
         UserError: If anything asked for cannot work.
     """
     from sft_rl.config.files import load_config
+    from sft_rl.config.paths import local_files
     from sft_rl.distributed.placement import Needs
     from tuning.space import space_names
 
     search = _new(args)
     search.check("auto")
-    paths = (load_config(args.preset, args.settings).data.path, args.search)
-    files = tuple(p for p in paths if p and p not in space_names() and not Path(p).is_absolute())
+    files = local_files(load_config(args.preset, args.settings))
+    if args.search not in space_names() and not Path(args.search).is_absolute():
+        files = (*files, args.search)
     return Needs(files, check_trials=search.check_room)
 
 

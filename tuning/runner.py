@@ -12,7 +12,8 @@ from typing import Any
 from ray import tune
 
 from sft_rl.config import RayConfig
-from sft_rl.distributed.nodes import is_fixed, room
+from sft_rl.distributed.nodes import check_shared, is_fixed, room
+from sft_rl.distributed.placement import learner_bundle
 from sft_rl.distributed.session import RaySession
 from sft_rl.jobs.console import ConsoleObserver
 from tuning.final import final_trials
@@ -57,6 +58,7 @@ def run_search(
         with ConsoleObserver() as observer:
             pretrained = share_pretrained(search, observer)
         session.wait()
+        check_shared(str(records.folder.resolve()), learner_bundle(search.base.learner), field="--out")
         if is_fixed():
             search.check_room(room())
         search.save(folder)  # from here on the folder holds a search

@@ -9,13 +9,15 @@ from importlib.metadata import version
 from typing import Any
 
 import ray
+from pyarrow.fs import FileType
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import sft_rl
-from sft_rl.distributed.placement import Bundle, without_autoscaler
+from sft_rl.distributed.placement import Bundle, fits, without_autoscaler
 from sft_rl.errors import UserError
+from sft_rl.storage.urls import reach
 
 ANSWER_S = 120.0
 NODE_ID = "ray.io/node-id"
@@ -42,14 +44,16 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 def room() -> dict[str, Bundle]:
     """Return what each node has in all, by its name."""
-    return {
-        node_name(node): Bundle(
-            node["Resources"].get("CPU", 0.0),
-            node["Resources"].get("GPU", 0.0),
-            {name: value for name, value in node["Labels"].items() if name != NODE_ID},
-        )
-        for node in alive_nodes()
-    }
+    return {node_name(node): _has_in_all(node) for node in alive_nodes()}
+
+
+def _has_in_all(node: dict[str, Any]) -> Bundle:
+    resources, labels = node["Resources"], node["Labels"]
+    return Bundle(
+        resources.get("CPU", 0.0),
+        resources.get("GPU", 0.0),
+        {name: value for name, value in labels.items() if name != NODE_ID},
+    )
 
 
 def room_from_here() -> dict[str, Bundle]:
@@ -84,6 +88,35 @@ def on_node(function: Any, node: dict[str, Any]) -> Any:
     """Return a function as a task that needs no CPU and runs on one node."""
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+
+
+def check_shared(file: str, bundle: Bundle, *, field: str) -> None:
+    """Refuse storage that a node does not see on which some of a run would read and write.
+
+    Args:
+        file: Path or URL of what is there already, a file or a folder.
+        bundle: What those who need it ask for; nodes that could not hold them do not matter.
+        field: Where the storage was named.
+
+    Raises:
+        UserError: Naming the node.
+    """
+    nodes = [n for n in alive_nodes() if fits([_has_in_all(n)], [bundle])]
+    answers = [on_node(_sees, node).remote(file) for node in nodes]
+    for node, answer in zip(nodes, answers, strict=True):
+        if not ray.get(answer, timeout=ANSWER_S):
+            raise UserError(
+                f"{field}: node {node_name(node)} does not see {file}, and {bundle} of the run may "
+                "be placed there; give storage that all nodes share, or labels of those that do"
+            )
+
+
+def _sees(place: str) -> bool:
+    try:
+        file_system, path = reach(place)
+        return bool(file_system.get_file_info(path).type != FileType.NotFound)
+    except (OSError, ValueError, ImportError):
+        return False
 
 
 def check_versions() -> None:

@@ -18,6 +18,7 @@ from sft_rl.config import Config, DataConfig, ResolvedConfig
 from sft_rl.config.extensions import blaming_users
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.data.point_files import read_points
+from sft_rl.distributed.placement import learner_bundle
 from sft_rl.errors import OwnCodeFailed, UserError
 from sft_rl.export.sampler import load_sampler, sampler_of
 from sft_rl.jobs.beside import beside
@@ -157,7 +158,11 @@ def _train(
             if session.exports:  # what a cluster refuses is known before anything is trained
                 session.wait()
                 from sft_rl.distributed.metrics import RayMetrics
+                from sft_rl.distributed.nodes import check_shared
 
+                if config.learner.launcher == "ray_train":
+                    learner = learner_bundle(config.learner)
+                    check_shared(f"{store.absolute_place}/config.yaml", learner, field="--out")
                 run = store.path.name
                 clock.observer = RayMetrics(observer, run=run, preset=config.preset)
         with clock.phase("pretraining"):

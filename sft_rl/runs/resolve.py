@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sft_rl.config import Config, PretrainedConfig, ResolvedConfig
 from sft_rl.config.extensions import with_typed_options
+from sft_rl.config.paths import with_absolute_paths
 from sft_rl.critics import check_objective
 from sft_rl.data import Dataset, check_labels, load_dataset
 from sft_rl.diffusion.schedule import StepSchedule
-from sft_rl.errors import UserError, home_expanded
+from sft_rl.errors import UserError
 from sft_rl.metrics.measures import build_measure
 from sft_rl.networks.own import check_network, made_module
 from sft_rl.rewards import Objective, OwnReward, build_objective, handed_over
@@ -32,17 +31,6 @@ from sft_rl.runs.parts import (
 from sft_rl.storage.checkpoint import state_sha256
 from sft_rl.storage.state import declared_state
 from sft_rl.types import Progress, silent
-
-PATHS = (
-    "data.path",
-    "metrics.dinov2_path",
-    "metrics.inception_path",
-    "metrics.reference_stats",
-    "model.weights",
-    "pretrained.path",
-)
-"""Settings that are paths; the last may be a name on the hub, too."""
-
 
 def resolve(
     config: Config,
@@ -96,46 +84,6 @@ def resolve(
     resolved = ResolvedConfig.model_construct(**tree)
     check(resolved, data, network=network, reward=reward, trains=trains)
     return resolved, data
-
-
-def with_absolute_paths(config: Config) -> Config:
-    """Make paths absolute, so that they mean the same in every process of a run."""
-    for name, field in (key.split(".") for key in PATHS):
-        section = getattr(config, name)
-        given = getattr(section, field)
-        if given is None:
-            continue
-        if (name, given) == ("model", "factory"):  # no path: the function brings the weights
-            continue
-        path = _hub_name(given) if name == "pretrained" else None
-        if path is None:
-            path = str(home_expanded(given, f"{name}.{field}").absolute())
-        config = config.model_copy(update={name: section.model_copy(update={field: path})})
-    return config
-
-
-def _hub_name(given: str) -> str | None:
-    """The name of a model on the hub that a path is, or None if it is one on this machine.
-
-    ``hub:owner/name`` says so; ``owner/name`` does if there is no such folder, nor one called
-    ``owner``, in which ``name`` may be missing.
-
-    Raises:
-        UserError: If it can only be the hub's, and is no name there.
-    """
-    name = given.removeprefix("hub:")
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII):
-        if name != given:
-            raise UserError(f"pretrained.path: got {given!r}; allowed: hub:owner/name")
-        return None
-    if name == given and Path(name).parent.exists():
-        return None
-    if Path(name).exists():
-        raise UserError(
-            f"pretrained.path: {name} is on this machine, too; take that, or call this command "
-            f"where it is not for the hub's"
-        )
-    return name
 
 
 def check(

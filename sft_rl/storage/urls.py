@@ -26,6 +26,16 @@ def is_url(place: str | Path) -> bool:
     return isinstance(place, str) and "://" in place
 
 
+def why_lost(url: str) -> str | None:
+    """Why the next process does not find what is written to a URL; None if it does."""
+    scheme, _, path = url.partition("://")
+    if scheme == "memory":
+        return "it ends with the process; give a folder, or storage such as s3://bucket/runs"
+    if scheme in ("file", "local") and not path.startswith("/"):
+        return "allowed: an absolute path, as file:///shared/runs"
+    return None
+
+
 def reach(place: str) -> tuple[arrow_fs.FileSystem, str]:
     """Return the file system that a path or URL is on, and its path there.
 

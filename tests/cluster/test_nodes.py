@@ -29,6 +29,12 @@ with RaySession(RayConfig(address=address), config) as session:
         job = ray.get_runtime_context().get_job_id()
         found = list_actors(filters=[("job_id", "=", job), *alive])
     print({actor.node_id for actor in found} == {node}, *sorted(actor.name for actor in found))
+    [pool.close() for pool in pools]
+    try:  # no other process sees what is in memory, as none of another machine sees its disks
+        placed = ["learner.launcher=ray_train", f"learner.labels.name={name}"]
+        sft_rl.fine_tune(sft_rl.load_config("swiss_roll", placed), out="memory://runs/a")
+    except UserError as error:
+        print(error)
 for version, wanted in (
     ("9.9.9", {}),
     (sft_rl.__version__, {"num_workers": 7}),
@@ -53,11 +59,13 @@ def test_workers_have_names_and_labelled_nodes_and_what_cannot_work_is_named(ray
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    workers, mismatch, room, nowhere = done.stdout.splitlines()
+    workers, unseen, mismatch, room, nowhere = done.stdout.splitlines()
     first, first_again, second, second_again = workers.removeprefix("True ").split()
     assert (first, second) == ("sft-rl/mine/rollout-1", "sft-rl/mine/rollout-2")
     assert first_again.startswith(f"{first}-")
     assert second_again.startswith(f"{second}-")
+    assert unseen.startswith("--out: node 127.0.0.1 (")
+    assert f" does not see memory://runs/a/config.yaml, and 1 CPU labelled name={name}" in unseen
     assert mismatch.startswith("ray.address: node 127.0.0.1 (")
     assert ") has sft_rl 0.1.0, this process has 9.9.9; give all nodes the same image" in mismatch
     assert room.startswith("rollout.num_workers: no room for 7 workers with 1 CPU each: 127.0.0.1")

@@ -52,6 +52,8 @@ def test_a_run_folder_may_be_on_storage_with_a_url():
     [
         ("bucket/runs", "it must start with /, ~/ or be a URL"),
         ("s3://key:secret@bucket/runs", "credentials belong in the nodes' environment"),
+        ("memory://runs", "got memory://runs; it ends with the process"),
+        ("file://runs", "got file://runs; allowed: an absolute path, as file:///shared/runs"),
     ],
 )
 def test_what_storage_is_not(capsys: pytest.CaptureFixture[str], storage: str, words: str):
@@ -84,6 +86,14 @@ def test_files_that_a_command_reads_travel(tmp_path, monkeypatch):
     assert best.files == ("best.yaml", "a.npy")
     assert best.rollout == RolloutConfig(num_workers=3)
     assert needs("train", "swiss_roll", "data.path=/shared/a.npy").files == ()
+    Path("mine.py").touch()
+    Path("net/unet").mkdir(parents=True)
+    Path("judge.pt").touch()
+    named = ("pretrained.path=net/unet", "metrics.inception_path=features.pth", "algorithm=mine:A")
+    named += ("data.factory=elsewhere:points", "options.judge=judge.pt", "options.seeds=3")
+    files = ("features.pth", "net/unet", "judge.pt", "mine.py")
+    assert needs("train", "swiss_roll", *named).files == files
+    assert needs("train", "swiss_roll", "pretrained.path=google/ddpm-cifar10-32").files == ()
     tune = ("tune", "swiss_roll", "data.path=a.npy", "--num-trials", "2", "--search")
     assert needs(*tune, "space.yaml").files == ("a.npy", "space.yaml")
     assert needs(*tune, "lr_steps").files == ("a.npy",)
