@@ -58,7 +58,8 @@ def run_search(
         with ConsoleObserver() as observer:
             pretrained = share_pretrained(search, observer)
         session.wait()
-        check_shared(str(records.folder.resolve()), learner_bundle(search.base.learner), field="--out")
+        trial = learner_bundle(search.base.learner)
+        check_shared(str(records.folder.resolve()), trial, field="--out")
         if is_fixed():
             search.check_room(room())
         search.save(folder)  # from here on the folder holds a search

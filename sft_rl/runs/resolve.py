@@ -32,6 +32,7 @@ from sft_rl.storage.checkpoint import state_sha256
 from sft_rl.storage.state import declared_state
 from sft_rl.types import Progress, silent
 
+
 def resolve(
     config: Config,
     *,
