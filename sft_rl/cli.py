@@ -143,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave the scheduler's code out: loading then needs this package",
     )
+    export.add_argument(
+        "--adapter", action="store_true", help="write the low-rank adapter alone, as peft keeps it"
+    )
     export.set_defaults(run=_export)
 
     cache = commands.add_parser("cache", help="say what the cache holds, or empty it")
@@ -285,8 +288,8 @@ def _sample(args: argparse.Namespace, started: float) -> None:
 def _export(args: argparse.Namespace, started: float) -> None:
     from sft_rl.export.pipeline import export
 
-    export(args.folder, args.out, with_code=not args.no_code)
-    sys.stdout.write(f"sampler written to {args.out}\n")
+    export(args.folder, args.out, with_code=not args.no_code, adapter=args.adapter)
+    sys.stdout.write(f"{'adapter' if args.adapter else 'sampler'} written to {args.out}\n")
 
 
 def _cache(args: argparse.Namespace, started: float) -> None:

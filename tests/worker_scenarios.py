@@ -260,7 +260,10 @@ class Mortal:
 
 
 def overlapped(settings: list[str], flag: Path) -> dict[str, object]:
-    """Fine-tune with weights a version old: all here; with a worker and two scorers, one dies."""
+    """Fine-tune an adapter with weights a version old: all here; with a worker and two scorers.
+
+    One of these dies.
+    """
     found: dict[str, object] = {}
     for num, name, more in (
         (0, "here", ""),
@@ -268,7 +271,7 @@ def overlapped(settings: list[str], flag: Path) -> dict[str, object]:
     ):
         term = f"use: 'worker_scenarios:Mortal', weight: 0.5, batch_size: {BATCH}{more}"
         own = [f"reward.terms=[critic, {{{term}}}]", f"options.flag={flag}", "reward.num_scored=60"]
-        own.append("algorithm=examples.running_baseline:RunningBaseline")
+        own += ["algorithm=examples.running_baseline:RunningBaseline", "policy.lora.rank=1"]
         config, _ = resolve(load_config("swiss_roll", [*settings, *own]))
         if more:
             flag.touch()

@@ -137,7 +137,8 @@ class NFT(Algorithm):
     def finish(self, networks: Networks) -> None:
         """Let the old policy follow: theta_old <- decay theta_old + (1 - decay) theta."""
         for own, new in zip(self.old.parameters(), networks.policy.parameters(), strict=True):
-            own.lerp_(new, 1.0 - self.options.old_decay)
+            if own is not new:  # as those are that a LoRA leaves alone
+                own.lerp_(new, 1.0 - self.options.old_decay)
 
 
 def _distance(prediction: Tensor, x: Tensor) -> Tensor:

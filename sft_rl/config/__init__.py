@@ -25,7 +25,13 @@ from sft_rl.config.model import (
     PretrainedConfig,
     PretrainingConfig,
 )
-from sft_rl.config.networks import CriticConfig, PolicyConfig, SamplerConfig, ValueConfig
+from sft_rl.config.networks import (
+    CriticConfig,
+    LoraConfig,
+    PolicyConfig,
+    SamplerConfig,
+    ValueConfig,
+)
 from sft_rl.config.rewards import CRITIC, OWN, RewardConfig, TermConfig
 from sft_rl.config.system import (
     DISTANCES,
@@ -51,6 +57,7 @@ __all__ = [
     "GRPOConfig",
     "HybridConfig",
     "LearnerConfig",
+    "LoraConfig",
     "MetricsConfig",
     "ModelConfig",
     "NFTConfig",

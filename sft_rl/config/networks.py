@@ -77,6 +77,29 @@ class SamplerConfig(Section):
         return self
 
 
+class LoraConfig(Section):
+    """A low-rank adapter (LoRA; Hu et al., 2021), trained in place of the network's own weights."""
+
+    rank: Count | None = None
+    """Rank r of what is added to a layer's weight, alpha / r B A; none trains all weights."""
+    alpha: Positive | None = None
+    """Its size; the rank if not given."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Layers that get one, by their names or the ends of them, as peft takes them; none takes the
+    projections of attention, to_q, to_k, to_v and to_out.0, or where there are none of these all
+    linear layers and convolutions."""
+
+    @model_validator(mode="after")
+    def _has_a_rank(self) -> LoraConfig:
+        for name in ("alpha", "targets"):
+            if self.rank is None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"policy.lora.{name}: goes with policy.lora.rank, got {getattr(self, name)} "
+                    "without one"
+                )
+        return self
+
+
 class PolicyConfig(Section):
     """The policy's optimisation."""
 
@@ -97,6 +120,8 @@ class PolicyConfig(Section):
     than 1 / (1 - `ema_decay`) of them; a smaller number widens it: 1 weighs all alike."""
     log_prob_reduction: Literal["sum", "mean"] = "sum"
     """Reduction of log-probs over a sample's dimensions; `mean` is the paper's for images."""
+    lora: LoraConfig = LoraConfig()
+    """Train a low-rank adapter alone."""
 
 
 class CriticConfig(Section):

@@ -11,11 +11,12 @@ from diffusers import DiTTransformer2DModel, ModelMixin, UNet2DModel
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError
 from sft_rl.export import few_step, few_step_pipeline
+from sft_rl.export.adapter import write_adapter
 from sft_rl.export.card import model_card
 from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.export.few_step_pipeline import FewStepPipeline
 from sft_rl.export.program import program_usage, to_program
-from sft_rl.networks.own import OwnNetwork
+from sft_rl.networks.lora import base_of, inner_of, merged
 from sft_rl.networks.unet import UNet
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.folder import RunFolder
@@ -24,25 +25,30 @@ SCHEDULER_CODE = Path(few_step.__file__)
 PIPELINE_CODE = Path(few_step_pipeline.__file__)
 
 
-def export(run: Path, out: Path, *, with_code: bool) -> None:
+def export(run: Path, out: Path, *, with_code: bool, adapter: bool = False) -> None:
     """Write a run's sampler as a folder that diffusers loads, or as a program of `torch.export`.
 
-    A U-Net of diffusers makes a pipeline, any other network a file ``sampler.pt2``.
+    A U-Net of diffusers makes a pipeline, any other network a file ``sampler.pt2``. An adapter is
+    merged into the network's weights.
 
     Args:
         run: The run's folder.
         out: Folder to write, new.
         with_code: Take our code along, so that nobody needs this package.
+        adapter: Write the adapter alone, as peft keeps it.
 
     Raises:
-        UserError: If the folder is there or cannot be written, or torch does not understand a
-            network of one's own.
+        UserError: If the folder is there or cannot be written, torch does not understand a network
+            of one's own, or there is no adapter.
     """
     store = RunFolder.open(run)
     policy, _ = store.result()
     if out.exists():
         raise UserError(f"--out: {out} exists already, choose another name")
-    is_pipeline = isinstance(policy.network, UNet)
+    if adapter:
+        write_adapter(store, policy, out)
+        return
+    is_pipeline = isinstance(base_of(policy.network), UNet)
     pipeline = to_pipeline(policy) if is_pipeline else None
     program = None if is_pipeline else to_program(policy, Units(store.config.samples))
     try:
@@ -69,10 +75,7 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[ModelMixin, FewStepScheduler]
     Raises:
         UserError: If the policy's network is no U-Net of diffusers.
     """
-    network = policy.network
-    if isinstance(network, OwnNetwork):
-        network = network.network
-    unet = network.unet if isinstance(network, UNet) else network
+    unet = inner_of(merged(policy.network))
     if not isinstance(unet, UNet2DModel | DiTTransformer2DModel):
         raise UserError(
             f"diffusers: the sampler's network is a {type(unet).__name__}; only a UNet2DModel "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError, first_line
+from sft_rl.networks.lora import merged
 from sft_rl.policy import DenoisingPolicy
 
 if TYPE_CHECKING:
@@ -67,7 +69,9 @@ def to_program(policy: DenoisingPolicy, units: Units) -> ExportedProgram:
     condition = policy.blank_labels(2)
     arguments = {"noise": noise} if condition is None else {"noise": noise, "condition": condition}
     batch = torch.export.Dim("batch")
-    module = SamplerModule(policy, units).to(policy.device).eval().requires_grad_(False)
+    whole = copy.copy(policy)  # another network in it, and all else its own
+    whole._modules = {**policy._modules, "network": merged(policy.network)}
+    module = SamplerModule(whole, units).to(policy.device).eval().requires_grad_(False)
     try:
         return torch.export.export(
             module, (), arguments, dynamic_shapes={name: {0: batch} for name in arguments}

@@ -17,8 +17,9 @@ from torch import nn
 from envs import DenoisingVectorEnv
 from sft_rl.config import ResolvedConfig
 from sft_rl.jobs.memory import keep_freed_memory
+from sft_rl.policy import load_arrays
 from sft_rl.rewards import Objective
-from sft_rl.rollout.runner import Collector, LocalCollector, RolloutRunner
+from sft_rl.rollout.runner import Collector, LocalCollector, RolloutRunner, Weights
 from sft_rl.rollout.scored import ScoredAheadCollector, ScoredCollector
 from sft_rl.runs.parts import algorithm_of, network_of, policy_of
 from sft_rl.runs.resolve import rollout_device
@@ -36,16 +37,22 @@ def prepare_process(*, deterministic: bool) -> None:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def build_runner(config: ResolvedConfig, own: nn.Module | None = None) -> RolloutRunner:
+def build_runner(
+    config: ResolvedConfig, own: nn.Module | None = None, base: Weights | None = None
+) -> RolloutRunner:
     """Build what a rollout worker runs; its weights come with the first request.
 
     Args:
         config: The run's configuration.
         own: The network, where Python hands it over.
+        base: Weights of the network that an adapter leaves alone; none without one.
     """
     prepare_process(deterministic=config.training.deterministic)
     device = rollout_device(config)
-    policy = policy_of(config, network_of(config, own)).to(device)
+    network = network_of(config, own)
+    if base is not None:
+        load_arrays(network, base)
+    policy = policy_of(config, network).to(device)
     if config.model.compile:
         policy.network.compile()
     env = DenoisingVectorEnv(
@@ -76,6 +83,7 @@ def build_collector(
     *,
     run: str = "run",
     own: nn.Module | None = None,
+    base: Weights | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Collector:
     """Build who draws trajectories, this process or actors, and who scores them once.
@@ -86,12 +94,14 @@ def build_collector(
         objective: Whose rewards score each trajectory once; none for the critic alone.
         run: The run's name, which is in those of the workers.
         own: The network, where Python hands it over.
+        base: Weights of the network that an adapter leaves alone; none without one.
         warn: Is told of workers that had to be replaced.
     """
     if session is not None:
         session.wait()
     exports = session is None or session.exports
-    collector = _build_drawing(config, run=run, exports=exports, own=own, warn=warn)
+    make_runner = partial(build_runner, config, own, base)
+    collector = _build_drawing(config, make_runner, run=run, exports=exports, warn=warn)
     if objective is None or not objective.fixed:
         return collector
     elsewhere = [term for term in config.reward.terms if term.is_elsewhere]
@@ -103,16 +113,14 @@ def build_collector(
 
 def _build_drawing(
     config: ResolvedConfig,
+    make_runner: Callable[[], RolloutRunner],
     *,
     run: str,
     exports: bool,
-    own: nn.Module | None,
     warn: Callable[[str], None],
 ) -> Collector:
     if config.rollout.num_workers == 0:
-        return LocalCollector(build_runner(config, own), num_threads=config.rollout.num_threads)
+        return LocalCollector(make_runner(), num_threads=config.rollout.num_threads)
     from sft_rl.distributed.collector import RayCollector
 
-    return RayCollector(
-        partial(build_runner, config, own), config.rollout, run=run, exports=exports, warn=warn
-    )
+    return RayCollector(make_runner, config.rollout, run=run, exports=exports, warn=warn)

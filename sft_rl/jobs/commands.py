@@ -32,12 +32,12 @@ from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.pretrained.full_step import FullStep, Summary
 from sft_rl.rewards import OwnReward
-from sft_rl.runs.folder import RunFolder, free_run_path
+from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.parts import (
     full_step_network,
     measured_full_step,
 )
-from sft_rl.runs.remote import create_run, holds_run, open_run
+from sft_rl.runs.remote import create_run, free_run_path, holds_run, open_run
 from sft_rl.runs.resolve import resolve
 from sft_rl.seeding import num_threads
 from sft_rl.types import Metrics

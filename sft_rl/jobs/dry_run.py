@@ -157,8 +157,11 @@ def requirements(
         "value": num_parameters(value),
     }
     copies = COPIES + draws_here + (training.max_offpolicy_steps > 0)  # the version before
-    weights = FLOAT * (copies * counts["policy"] + counts["critic"] + counts["value"])
-    trained = sum(counts[name] for name in counts if name != "value" or algorithm.uses_value)
+    at_rest = sum(p.numel() for p in policy.parameters() if not p.requires_grad)  # once for all
+    weights = copies * (counts["policy"] - at_rest) + (1 + draws_here) * at_rest
+    weights = FLOAT * (weights + counts["critic"] + counts["value"])
+    used = [name for name in counts if name != "value" or algorithm.uses_value]
+    trained = sum(counts[name] for name in used) - at_rest
     optimizers = FLOAT * ADAM * trained
     kept = num_steps + 1 + algorithm.looks_ahead * num_steps  # latents, and what was expected
     a_batch = FLOAT * kept * training.batch_size * math.prod(shape)
@@ -180,6 +183,7 @@ def requirements(
     rows_of_table = {
         "samples": "x".join(str(n) for n in shape),
         **{f"parameters, {name}": f"{count:,}" for name, count in counts.items()},
+        **({"parameters, adapter": f"{counts['policy'] - at_rest:,}"} if at_rest else {}),
         "trajectories an iteration": f"{training.n_critic} x {training.batch_size}",
         "policy steps an iteration": str(training.n_generator),
         "network calls kept for a policy step": f"{forwards} of {batch} latents",

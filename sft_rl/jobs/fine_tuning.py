@@ -27,6 +27,7 @@ from sft_rl.learning.trainer import Trainer
 from sft_rl.learning.validation import Validation
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path
+from sft_rl.networks.lora import base_of
 from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.pretrained.full_step import FullStep, Summary
 from sft_rl.rewards import OwnReward, Remote, build_objective
@@ -89,6 +90,10 @@ def fine_tune(
         objective = build_objective(config, reward, device=device, remote=_scorers(store, clock))
         networks = networks_of(config, network, objective)
         before = evaluator.samples(networks.policy)
+        base = base_of(networks.policy.network)
+        is_adapted = base is not networks.policy.network
+        if is_adapted and team.leads:
+            store.keep_base(base)
     with closing(objective):
         with ExitStack() as stack:
             with clock.phase("starting workers"):
@@ -101,6 +106,7 @@ def fine_tune(
                         objective,
                         run=store.path.name,
                         own=own,
+                        base=to_arrays(base) if is_adapted else None,
                         warn=warn,
                     )
                 )
@@ -314,7 +320,7 @@ def _conclude(
         "protocol": {**evaluator.protocol, "nfe": policy.num_steps},
         "seconds_per_sample": seconds_per_sample,
         "wall_seconds": clock.total(),
-        "base_sha256": parameters_sha256(learner.networks.pretrained.network),
+        "base_sha256": parameters_sha256(base_of(learner.networks.pretrained.network)),
         "policy_sha256": parameters_sha256(policy),
     }
     store.write_summary(summary)

@@ -276,7 +276,10 @@ class Learner:
     def _policy_optimizer(self) -> Adam:
         policy, options = self.networks.policy, self.optimisation.policy
         groups: list[dict[str, Any]] = [
-            {"params": list(policy.network.parameters()), "lr": options.learning_rate}
+            {
+                "params": [p for p in policy.network.parameters() if p.requires_grad],
+                "lr": options.learning_rate,
+            }
         ]
         if policy.log_std_scale is not None:
             groups.append({"params": [policy.log_std_scale], "lr": options.std_learning_rate})

@@ -27,11 +27,13 @@ def update_average(
 
     After n updates the decay is n / (n + ramp), but at most `decay`: the average forgets where it
     started, holds about the last n / ramp updates at first (Shamir and Zhang, 2013) and is an
-    exponential one from then on.
+    exponential one from then on. Parameters that both share stay as they are.
     """
     done = num_updates + 1
     weight = 1.0 - min(decay, done / (done + ramp))
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), weight)
+    pairs = zip(average.parameters(), module.parameters(), strict=True)
+    own, new = zip(*(pair for pair in pairs if pair[0] is not pair[1]), strict=True)
+    torch._foreach_lerp_(own, new, weight)
 
 
 def micro_batches(num_rows: int, size: int | None) -> Iterator[tuple[slice, float]]:

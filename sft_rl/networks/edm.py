@@ -302,6 +302,8 @@ class EDMNetwork(nn.Module):
         UserError: If the images are of another size.
     """
 
+    INNER = "unet"
+
     def __init__(self, shape: tuple[int, ...], options: dict[str, Any]) -> None:
         super().__init__()
         net = Architecture(**options)

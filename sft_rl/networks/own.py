@@ -25,6 +25,8 @@ class OwnNetwork(nn.Module):
             argument (N, D), and are kept as ``conditions``; None for none.
     """
 
+    INNER = "network"
+
     def __init__(
         self, network: nn.Module, shape: tuple[int, ...], table: tuple[int, int] | None = None
     ) -> None:

@@ -36,6 +36,7 @@ class UNet(nn.Module):
         UserError: If the options do not make a U-Net for such images.
     """
 
+    INNER = "unet"
     unet: ModelMixin
 
     def __init__(

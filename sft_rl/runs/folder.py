@@ -24,6 +24,7 @@ from sft_rl.config.files import dump_config, load_resolved
 from sft_rl.errors import UserError, first_line, last_line
 from sft_rl.learning.learner import Learner
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.runs.base import BASE, keep_base, with_base
 from sft_rl.runs.changes import changes
 from sft_rl.runs.checkpoints import checkpoints, newest
 from sft_rl.runs.parts import algorithm_of, network_of, policy_of
@@ -115,6 +116,7 @@ class RunFolder:
         """Take back the folder of a new run that failed before its first iteration."""
         if checkpoints(self.path) or (self.path / "metrics.csv").exists():
             return
+        shutil.rmtree(self.path / BASE, ignore_errors=True)
         for name in ("config.yaml", ".lock"):
             (self.path / name).unlink(missing_ok=True)
         for folder in (self.path / "checkpoints", self.path / "plots", self.path):
@@ -188,6 +190,10 @@ class RunFolder:
             each_step.append("explained_variance")
         num_steps = self.config.sampler.num_steps
         return [*names, *(f"{name}_{k}" for name in each_step for k in range(num_steps))]
+
+    def keep_base(self, network: nn.Module) -> None:
+        """Keep the network that an adapter is on, once: checkpoints hold the adapter alone."""
+        keep_base(self.path, network)
 
     def save(self, learner: Learner, *, iteration: int) -> None:
         """Save a checkpoint, which holds the best policy, too; drop those beyond the newest N."""
@@ -305,7 +311,7 @@ class RunFolder:
             own: The network, of a run that had one from Python; only its kind counts.
         """
         config = self.config
-        policy = policy_of(config, network_of(config, own))
+        policy = policy_of(config, with_base(self.path, config, network_of(config, own)))
         averaged = "average" if config.policy.ema_decay > 0 else "policy"
         best = config.training.select_best or not self.is_finished(config)
         group = "best" if best else averaged
@@ -337,13 +343,3 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which scripts read."""
         replace_file(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-
-
-def free_run_path(preset: str, num_steps: int, seed: int) -> Path:
-    """Choose a folder under ``runs/`` that no run has taken yet."""
-    base = Path("runs") / f"{preset}-T{num_steps}-seed{seed}"
-    path, count = base, 1
-    while path.exists():
-        count += 1
-        path = base.with_name(f"{base.name}-{count}")
-    return path

@@ -24,6 +24,7 @@ from sft_rl.learning.learner import Learner, Optimisation
 from sft_rl.learning.team import Team
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks import noise_network, value_network
+from sft_rl.networks.lora import Adapted
 from sft_rl.networks.own import OwnNetwork
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.full_step import FullStep, measure_full_step
@@ -78,7 +79,9 @@ def schedule_of(config: Config) -> StepSchedule:
 
 
 def policy_of(config: ResolvedConfig, network: nn.Module) -> DenoisingPolicy:
-    """Put the few-step sampler around a denoising network."""
+    """Put the few-step sampler around a denoising network, and under `policy.lora` an adapter."""
+    if config.policy.lora.rank is not None:
+        network = Adapted(network, config.policy.lora, seed=config.seed)
     return DenoisingPolicy(
         network,
         schedule_of(config),
@@ -155,11 +158,14 @@ def networks_of(
         policy.network.compile()  # in place: names in state dicts stay
         if isinstance(critic, NetworkCritic):
             critic.compile()
+    pretrained = copy.deepcopy(policy).requires_grad_(False)
+    if isinstance(pretrained.network, Adapted):
+        pretrained.network.switch_off()
     return Networks(
         policy=policy,
         critic=critic.to(device).eval(),
         value=value.to(device).eval(),
-        pretrained=copy.deepcopy(policy).requires_grad_(False),
+        pretrained=pretrained,
         objective=objective or Objective(),
     )
 

@@ -8,17 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_resolved
 from sft_rl.errors import UserError
 from sft_rl.learning.learner import Learner
+from sft_rl.runs.base import BASE
 from sft_rl.runs.checkpoints import checkpoints
 from sft_rl.runs.folder import RunFolder
 from sft_rl.storage import checkpoint
 from sft_rl.storage.cache import cache_folder
 from sft_rl.storage.urls import Remote, is_url
 
-PARTS = ("config.yaml", "metrics.csv", "summary.json", "checkpoints", "plots")
+PARTS = ("config.yaml", "metrics.csv", "summary.json", "checkpoints", "plots", BASE)
 """What a run reads back; whatever else is at the URL is left alone."""
 WATCHED = ("samples", "tensorboard")
 """Folders that people look at while a run goes on; they only go up."""
@@ -51,6 +54,16 @@ def open_run(place: str | Path) -> RunFolder:
         remote.download(Path(folder), names=("config.yaml",))
         config = load_resolved(f"{folder}/config.yaml")
     return StoredRun(remote, config)
+
+
+def free_run_path(preset: str, num_steps: int, seed: int) -> Path:
+    """Choose a folder under ``runs/`` that no run has taken yet."""
+    base = Path("runs") / f"{preset}-T{num_steps}-seed{seed}"
+    path, count = base, 1
+    while path.exists():
+        count += 1
+        path = base.with_name(f"{base.name}-{count}")
+    return path
 
 
 class StoredRun(RunFolder):
@@ -104,6 +117,14 @@ class StoredRun(RunFolder):
         """See :meth:`RunFolder.abandon`."""
         super().abandon()
         self._follow("config.yaml")
+        if not (self.path / BASE).exists():
+            self.remote.remove(BASE)
+
+    def keep_base(self, network: nn.Module) -> None:
+        """See :meth:`RunFolder.keep_base`."""
+        if not (self.path / BASE).exists():
+            super().keep_base(network)
+            self._upload_checkpoint(BASE)
 
     def resume(self, config: ResolvedConfig) -> checkpoint.Checkpoint | None:
         """See :meth:`RunFolder.resume`."""
@@ -117,14 +138,17 @@ class StoredRun(RunFolder):
         super().save(learner, iteration=iteration)
         self.remote.upload(self.path, "metrics.csv")
         kept = {folder.name for folder in checkpoints(self.path)}
-        newest = checkpoints(self.path)[-1]
-        names = [file.name for file in newest.iterdir() if file.name != checkpoint.MANIFEST]
-        for name in [*sorted(names), checkpoint.MANIFEST]:
-            self.remote.upload(self.path, f"checkpoints/{newest.name}/{name}")
+        self._upload_checkpoint(f"checkpoints/{checkpoints(self.path)[-1].name}")
         self._upload_watched()
         for old in self.remote.names("checkpoints"):
             if old not in kept:
                 self.remote.remove(f"checkpoints/{old}")
+
+    def _upload_checkpoint(self, folder: str) -> None:
+        """Upload a checkpoint's files, the manifest last."""
+        names = sorted(file.name for file in (self.path / folder).iterdir())
+        for name in sorted(names, key=checkpoint.MANIFEST.__eq__):
+            self.remote.upload(self.path, f"{folder}/{name}")
 
     def _upload_watched(self) -> None:
         """Upload what is new, or has grown, of what people look at."""

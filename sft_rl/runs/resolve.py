@@ -24,6 +24,7 @@ from sft_rl.runs.parts import (
     algorithm_of,
     critic_of,
     network_of,
+    policy_of,
     resolve_device,
     schedule_of,
     value_of,
@@ -110,7 +111,7 @@ def check(
     build_measure(config.metrics, data)
     with torch.device("meta"):  # networks refuse samples of a shape that they do not take
         if network is None:
-            network_of(config)
+            policy_of(config, network_of(config))
         if config.reward.uses_critic:
             critic_of(config)
         value_of(config)

@@ -1,0 +1,40 @@
+"""A run's low-rank adapter alone, in the format of peft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save
+
+from sft_rl.errors import UserError
+from sft_rl.export.card import model_card
+from sft_rl.networks.lora import Adapted
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.runs.folder import RunFolder
+from sft_rl.storage.files import write_synced
+
+USAGE = """from peft import PeftModel
+
+network = PeftModel.from_pretrained(base, "FOLDER")  # base: the network before fine-tuning
+network = network.merge_and_unload()"""
+
+
+def write_adapter(store: RunFolder, policy: DenoisingPolicy, out: Path) -> None:
+    """Write a policy's adapter as a new folder that ``PeftModel.from_pretrained`` reads.
+
+    Names are those of the network that it came from: of diffusers' where that is one.
+
+    Raises:
+        UserError: If it has none, or the folder cannot be written.
+    """
+    network = policy.network
+    if not isinstance(network, Adapted):
+        raise UserError("--adapter: the run has none; it was trained without policy.lora.rank")
+    state = {f"base_model.model.{name}": tensor for name, tensor in network.adapter().items()}
+    try:
+        out.mkdir(parents=True)
+        network.config.save_pretrained(str(out))
+        write_synced(out / "adapter_model.safetensors", save(state))
+        (out / "README.md").write_text(model_card(store, policy, usage=USAGE))
+    except OSError as error:
+        raise UserError(f"--out: cannot write to {out}: {error.strerror}") from error

@@ -1,0 +1,30 @@
+"""The network that an adapter is on: a run keeps it once, beside its checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from sft_rl.config import ResolvedConfig
+from sft_rl.storage.checkpoint import Checkpoint, load, save
+
+BASE = "base"
+"""A checkpoint of that name in the run's folder."""
+
+
+def keep_base(run: Path, network: nn.Module) -> None:
+    """Write the network's state into a run's folder, if it is not there."""
+    if not (run / BASE).exists():
+        save(run / BASE, Checkpoint({"network": dict(network.state_dict())}, {}))
+
+
+def with_base(run: Path, config: ResolvedConfig, network: nn.Module) -> nn.Module:
+    """Put the weights that a run keeps into a network, if its policy is an adapter on it.
+
+    Raises:
+        DamagedCheckpoint: If they are missing or damaged.
+    """
+    if config.policy.lora.rank is not None:
+        network.load_state_dict(load(run / BASE).tensors["network"])
+    return network
