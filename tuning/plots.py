@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tuning.distribution import LOG
 from tuning.final import Result
 from tuning.ranking import Configuration, Estimate, best_by_steps, pareto_front
 from tuning.search import STEPS, Search
+from tuning.sensitivity import Effect, Sensitivity
 
 BLUE, ORANGE, GREY, GREEN = "#2a6f97", "#d1495b", "#8d99ae", "#588157"
 NUM_NAMED = 5
@@ -87,7 +88,7 @@ def _draw_final(axis: Axes, final: list[Result], full_step: dict[str, Any], metr
 
 
 def _bars(
-    axis: Axes, points: Sequence[tuple[float, Estimate]], style: str, colour: str, label: str
+    axis: Axes, points: Sequence[tuple[float, Estimate]], style: str, colour: Any, label: str
 ) -> None:
     """Draw means and their standard errors, where they are known."""
     if points:
@@ -161,6 +162,89 @@ def plot_parallel(file: Path, search: Search, tried: list[Configuration]) -> Non
     axis.set_yticks([])
     axis.set_ylim(-0.12, 1.12)
     _save(figure, file)
+
+
+def plot_sensitivity(
+    file: Path, search: Search, tried: list[Configuration], found: Sensitivity
+) -> None:
+    """Draw the effect of each key, a line for each number of steps, over what was tried."""
+    keys = list(dict.fromkeys(effect.key for effect in found.effects))
+    figure, axes = plt.subplots(
+        1, len(keys), figsize=(4.0 * len(keys) + 0.6, 3.8), squeeze=False, sharey=True
+    )
+    colours = _colours(tried)
+    for axis, key in zip(axes[0], keys, strict=True):
+        for effect in (effect for effect in found.effects if effect.key == key):
+            _draw_effect(axis, effect, search, tried, colours[effect.num_steps])
+        axis.set_xlabel(key)
+        _scale(axis, [one.validation.mean for one in tried if one.state == "done"])
+    axes[0][0].legend(fontsize=8)
+    axes[0][0].set_ylabel(f"{DISTANCES[search.metric]}\n(validation)", fontsize=8)
+    figure.suptitle("others averaged; bands: two standard errors; dotted: preset", fontsize=9)
+    _save(figure, file)
+
+
+def _draw_effect(
+    axis: Axes, effect: Effect, search: Search, tried: list[Configuration], colour: Any
+) -> None:
+    """Draw one line with its band, the tried points, and the preset's own value."""
+    points = [
+        (one.values[effect.key], one.validation.mean)
+        for one in tried
+        if one.state == "done" and one.num_steps == effect.num_steps and effect.key in one.values
+    ]
+    label, own = f"{effect.num_steps} steps", search.own(effect.num_steps).get(effect.key)
+    if not effect.are_numbers:
+        errors = np.stack([effect.means - effect.low, effect.high - effect.means])
+        words = [str(value) for value in effect.values]
+        axis.errorbar(words, effect.means, errors, fmt="o", color=colour, label=label, capsize=3)
+        axis.plot([str(x) for x, _ in points], [y for _, y in points], ".", color=colour, alpha=0.4)
+        return
+    if effect.log:
+        axis.set_xscale("log")
+    axis.plot(effect.values, effect.means, color=colour, lw=1.6, label=label)
+    axis.fill_between(effect.values, effect.low, effect.high, color=colour, alpha=0.18, lw=0)
+    axis.plot([x for x, _ in points], [y for _, y in points], ".", color=colour, alpha=0.5, ms=4)
+    if own is not None and effect.values[0] <= own <= effect.values[-1]:
+        axis.axvline(own, color=colour, lw=1.0, ls=":")
+
+
+def plot_cost(
+    file: Path, search: Search, tried: list[Configuration], seconds: dict[int, tuple[float, float]]
+) -> None:
+    """Draw distance against what training and what sampling costs.
+
+    Args:
+        file: Picture.
+        search: The search.
+        tried: Its configurations.
+        seconds: By configuration, of training it and of drawing 1,000 samples.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10.0, 4.0), sharey=True)
+    best = {one.number for one in best_by_steps(tried).values()}
+    shown = [one for one in tried if one.number in seconds]
+    for steps, colour in _colours(shown).items():
+        of_it = [one for one in shown if one.num_steps == steps]
+        for axis, which in zip(axes, (0, 1), strict=True):
+            points = [(seconds[one.number][which], one.validation) for one in of_it]
+            _bars(axis, points, ".", colour, f"{steps} steps")
+            chosen = [p for p, one in zip(points, of_it, strict=True) if one.number in best]
+            _bars(axis, chosen, "*", colour, "")
+    for axis, what in zip(axes, ("training a configuration once", "1,000 samples"), strict=True):
+        axis.set_xscale("log")
+        axis.set_xlabel(f"seconds, {what}")
+        _scale(axis, [one.validation.mean for one in shown])
+    axes[0].legend(fontsize=8)
+    axes[0].set_ylabel(f"{DISTANCES[search.metric]}\n(validation)", fontsize=8)
+    axes[0].set_title("stars: the best of each number of steps", fontsize=9)
+    _save(figure, file)
+
+
+def _colours(tried: Iterable[Configuration]) -> dict[int, Any]:
+    """A colour for each number of steps, darker for more."""
+    steps = sorted({one.num_steps for one in tried})
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.15, 0.95, len(steps)))
+    return dict(zip(steps, shades, strict=True))
 
 
 def _heights(values: list[Any], *, log: bool) -> np.ndarray:

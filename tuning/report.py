@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from sft_rl.config.files import dump_config, load_config_file
+from tuning.advice import advice
 from tuning.distribution import Values
 from tuning.final import Result, final_seeds, measured, results, verdict
-from tuning.plots import plot_curves, plot_parallel, plot_pareto
+from tuning.plots import plot_cost, plot_curves, plot_parallel, plot_pareto, plot_sensitivity
 from tuning.progress import show_values
 from tuning.ranking import (
     WIDTH,
@@ -24,11 +26,14 @@ from tuning.ranking import (
 )
 from tuning.records import Record, Records
 from tuning.search import STEPS, Search
+from tuning.sensitivity import Sensitivity, sensitivity
 
 TIMING = ("seconds_per_sample", "seconds", "attempts")
 """Columns that differ between two runs of the same search; they come last."""
 PICTURES = {
     "pareto.png": "distance against steps",
+    "sensitivity.png": "what each key does",
+    "cost.png": "distance against cost",
     "curves.png": "learning curves",
     "parallel.png": "parallel coordinates",
 }
@@ -49,6 +54,7 @@ def write_report(search: Search, folder: Path, records: Records, finals: Records
     for old in (
         *folder.glob("best-T*.yaml"),
         folder / "final.csv",
+        folder / "sensitivity.csv",
         *map(folder.joinpath, PICTURES),
     ):
         old.unlink(missing_ok=True)
@@ -61,13 +67,20 @@ def write_report(search: Search, folder: Path, records: Records, finals: Records
     pd.DataFrame(_rows(search, records, tried)).to_csv(folder / "results.csv", index=False)
     if final:
         pd.DataFrame(_final_rows(final, finals)).to_csv(folder / "final.csv", index=False)
+    effects = sensitivity(search, tried)
     if best:
         full_step = _summary(records, best)["full_step"]
         plot_pareto(folder / "pareto.png", search, tried, final, full_step)
         plot_parallel(folder / "parallel.png", search, tried)
+        plot_cost(folder / "cost.png", search, tried, _seconds(records, tried))
+    if effects is not None:
+        plot_sensitivity(folder / "sensitivity.png", search, tried, effects)
+        pd.DataFrame(_effect_rows(effects)).to_csv(folder / "sensitivity.csv", index=False)
     if any(record.curve for record in records.all()):
         plot_curves(folder / "curves.png", search, tried)
     tables = _tables(search, records, tried, final)
+    if said := advice(search, tried, final, effects):
+        tables = f"{said}\n\n{tables}"
     (folder / "report.md").write_text(_markdown(search, folder, records, finals, tables))
     return tables
 
@@ -127,6 +140,38 @@ def _final_rows(final: list[Result], finals: Records) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def _effect_rows(found: Sensitivity) -> list[dict[str, Any]]:
+    """Return one row for each number of steps, key and value."""
+    return [
+        {
+            "num_steps": effect.num_steps,
+            "key": effect.key,
+            "value": value,
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "as_good": is_good,
+        }
+        for effect in found.effects
+        for value, mean, low, high, is_good in zip(
+            effect.values, effect.means, effect.low, effect.high, effect.as_good, strict=True
+        )
+    ]
+
+
+def _seconds(records: Records, tried: list[Configuration]) -> dict[int, tuple[float, float]]:
+    """By finished configuration, what a training took, and 1,000 samples; means over its seeds."""
+    found = {}
+    for one in tried:
+        if one.state == "done":
+            summaries = [s for r in one.trials if (s := records.summary(r.index)) is not None]
+            found[one.number] = (
+                statistics.fmean(s["wall_seconds"]["total"] for s in summaries),
+                1000.0 * statistics.fmean(s["seconds_per_sample"] for s in summaries),
+            )
+    return found
 
 
 def _of_its_run(records: Records, record: Record) -> dict[str, Any]:
@@ -272,6 +317,11 @@ def _notes(search: Search, folder: Path) -> str:
                 "trial again, with the same `policy_sha256`."
             )
     notes.append("All trials are in results.csv.")
+    if (folder / "sensitivity.csv").exists():
+        notes.append(
+            "What each key does is in sensitivity.csv: expected distances, the other keys averaged "
+            "over what was tried, with intervals of two standard errors."
+        )
     if (folder / "final.csv").exists():
         notes.append("Those of the winners are in final.csv, with every distance.")
     return "\n\n".join(notes)

@@ -1,5 +1,6 @@
 """What a search leaves for people to read, from trials made up here."""
 
+import math
 import re
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_a_whole_search_is_told_with_errors_and_verdicts(tmp_path: Path):
     assert "| 2 | 0.6025 ± 0.0005 | 0.7025 ± 0.0005 | 0.9000 ± 0.0040 | better" in text
     assert "| 4 | 0.7350 ± 0.0050 | 0.7750 ± 0.0050 |" in text
     assert "(1000): 0.5500. Real data: 0.5000" in text
-    expected = {"pareto.png", "curves.png", "parallel.png", "results.csv", "final.csv"}
+    expected = {"pareto.png", "cost.png", "curves.png", "parallel.png", "results.csv", "final.csv"}
     assert named_files(tmp_path) == {*expected, "best-T2.yaml"}
     check_names(tmp_path)
     results, final = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("results", "final"))
@@ -58,6 +59,22 @@ def test_a_whole_search_is_told_with_errors_and_verdicts(tmp_path: Path):
     assert list(final["seed"]) == [2, 3] * 4
     assert list(final["winner"] != final["preset"]) == [True] * 8
     assert final["excess"].notna().all()
+
+
+def test_enough_configurations_say_what_each_key_does(tmp_path: Path):
+    search, (records, finals) = make(num_trials=12), records_of(tmp_path)
+    for index in range(12):
+        values = search.planned(index)
+        apart = abs(math.log10(values[RATE] / 1e-3))
+        finish(search, records, index, values, validation=0.02 * (1.0 + apart) / values[STEPS])
+    text = write_report(search, tmp_path, records, finals)
+    assert text.startswith("## Advice")
+    assert f"take {RATE}" in text
+    assert {"sensitivity.png", "sensitivity.csv", "cost.png"} <= named_files(tmp_path)
+    check_names(tmp_path)
+    effects = pd.read_csv(tmp_path / "sensitivity.csv")
+    assert set(effects["num_steps"]) == {2, 4}
+    assert (effects["low"] <= effects["high"]).all()
 
 
 def test_without_final_seeds_no_held_out_number_is_told(tmp_path: Path):
