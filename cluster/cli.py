@@ -104,6 +104,13 @@ def _add_submit(subparsers: Subparsers, parse: Parse) -> None:
         "(default: all dependencies are on the cluster already)",
     )
     submit.add_argument(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="environment variable whose value the job gets, and nobody sees",
+    )
+    submit.add_argument(
         "--retries",
         type=int,
         default=0,

@@ -17,8 +17,10 @@ from cluster.connection import Client, alive_nodes, connect, explained, is_fixed
 from cluster.follow import NOT_STARTED, follow
 from cluster.helper import quote
 from cluster.package import stage
+from cluster.secrets import hand_over, values_of, withdraw
 from sft_rl.distributed.placement import NOTHING, Bundle, Needs, check_room
 from sft_rl.errors import UserError, did_you_mean
+from sft_rl.storage.secrets import NAMES
 from sft_rl.storage.urls import is_url
 
 COMMANDS = ("train", "tune", "pretrain", "evaluate")
@@ -36,16 +38,18 @@ class JobCommand:
         words: What follows ``sft-rl``.
         out: The run folder on the cluster, a path or a URL, if the command makes one.
         needs: Files and room.
+        runner: Module that runs the words, and its own.
     """
 
     words: tuple[str, ...]
     out: str | None
     needs: Needs
+    runner: tuple[str, ...] = ("sft_rl",)
 
     @property
     def entrypoint(self) -> str:
         """The shell line that runs it; a leading ``~`` is the cluster's home folder."""
-        return " ".join(quote(word) for word in ("python", "-m", "sft_rl", *self.words))
+        return " ".join(quote(word) for word in ("python", "-m", *self.runner, *self.words))
 
 
 def run_submit(args: argparse.Namespace, started: float) -> int:
@@ -60,11 +64,21 @@ def run_submit(args: argparse.Namespace, started: float) -> int:
     if args.retries:
         command = _going_on(command, args)
     environment = runtime_environment(args.env)
+    values = values_of(args.secret, environment.get("env_vars", {}))
+    if values:
+        variables = {**environment.get("env_vars", {}), NAMES: ",".join(values)}
+        environment["env_vars"] = variables
     client = connect(args.address)
     driver = _placed(client, args, command.needs)
     for attempt in range(args.retries + 1):
         one = f"{job_id}-{attempt + 1}" if attempt else job_id
-        _send(client, one, command, environment, driver, args.include)
+        key = hand_over(client, values)
+        job = replace(command, runner=("cluster.secrets", key)) if values else command
+        try:
+            _send(client, one, job, environment, driver, args.include)
+        except BaseException:
+            withdraw(client, key)
+            raise
         sys.stderr.write(f"submitted {one}\n")
         if args.detach:
             sys.stdout.write(f"{one}\n")
@@ -72,6 +86,7 @@ def run_submit(args: argparse.Namespace, started: float) -> int:
         code = follow(client, one)
         if code != NOT_STARTED:
             return code
+        withdraw(client, key)
     return code
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from sft_rl.config import Config, ResolvedConfig
 from sft_rl.distributed.placement import learner_bundle, scorer_bundles, worker_bundles
+from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.errors import UserError
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.fine_tuning import fine_tune
@@ -130,6 +131,7 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         out: Folder of the trials' runs.
     """
     started = time.perf_counter()
+    receive_secrets()
     trial = given["trial"]
     folder = Path(out) / f"{trial['index']:03d}"
     keep = search.scheduler == "pbt"

@@ -16,6 +16,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from sft_rl.config import RolloutConfig
 from sft_rl.distributed.actors import start_actor
 from sft_rl.distributed.metrics import WorkerMetrics
+from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.errors import RunFailed, UserError, last_line
 from sft_rl.rollout.runner import Request, RolloutRunner, Weights
 from sft_rl.types import Trajectories
@@ -43,6 +44,7 @@ class RolloutWorker:
         self, make_runner: RunnerFactory, num_threads: int, exported_as: str | None
     ) -> None:
         torch.set_num_threads(num_threads)
+        receive_secrets()
         self.runner = make_runner()
         self.metrics = None if exported_as is None else WorkerMetrics(exported_as)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sft_rl.config import TermConfig
 from sft_rl.distributed.actors import start_actor
+from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.errors import RunFailed, UserError, last_line
 from sft_rl.rewards import Reward
 
@@ -34,6 +35,7 @@ class Scorer:
 
     def __init__(self, make_reward: list[Any], module_path: list[str], device: str) -> None:
         torch.set_num_threads(1)
+        receive_secrets()
         sys.path.extend(path for path in module_path if path not in sys.path)
         (reference,) = make_reward  # in a list, so that it is read after the line before
         self.reward: Reward = ray.get(reference)(device=device)

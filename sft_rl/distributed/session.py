@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
+from typing import Any
 
 from sft_rl.config import LearnerConfig, RayConfig, RewardConfig, RolloutConfig
 from sft_rl.distributed.placement import NOTHING, check_room, learner_bundle, this_machine
@@ -61,6 +62,7 @@ class RaySession:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
         self._ready: Future[None] | None = None
         self._is_ours = not is_running()
+        self._keeper: Any = None  # lives as long as somebody refers to it
         self._environment: dict[str, str] = {}
         self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
 
@@ -165,7 +167,9 @@ class RaySession:
                 f"ray.address: cannot join {address}: {first_line(error)}; {ITS_TOKEN}"
             ) from error
         from sft_rl.distributed.nodes import check_versions, is_fixed, room
+        from sft_rl.distributed.secrets import lend_secrets
 
+        self._keeper = lend_secrets()
         check_versions()
         if is_fixed():
             check_room(room(), NOTHING, self.rollout)

@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sft_rl.config import LearnerConfig
+from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.distributed.team import TorchTeam
 from sft_rl.errors import RunFailed, UserError, last_line
 from sft_rl.learning.protocols import Notice, Observer, Silent
@@ -176,6 +177,7 @@ def _fit(job: _Job, config: LearnerConfig, storage: str) -> None:
 def _learn(given: dict[str, Any]) -> None:
     """What a Train worker runs. Its own errors are told and end the run; deaths are restarted."""
     job: _Job = given["job"]
+    receive_secrets()
     alone = get_context().get_world_size() == 1
     team = Team() if alone else TorchTeam()
     observer = _BoardObserver(job.board) if team.leads else Silent()

@@ -1,4 +1,4 @@
-"""What looks like a secret, by the patterns of well-kept detectors (gitleaks, detect-secrets)."""
+"""What secrets are called, and what looks like one by the patterns of well-kept detectors (gitleaks, detect-secrets)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ PATTERNS = (
     r"\w://[^/\s:@]*:[^/\s@]+@",  # a user and a password
     r"[?&](sig|token|access_token|api_key|password|secret|X-Amz-Signature|AccountKey)=[^&\s]",
 )
+NAMES = "SFT_RL_SECRETS"
+"""Variable with the names of a job's secrets, commas between; all of its processes have it."""
 SECRET = re.compile("|".join(PATTERNS))
 
 

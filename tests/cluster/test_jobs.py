@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.resources import files
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 import yaml
@@ -174,11 +175,36 @@ def with_a_tag(scraped: str, tags: tuple[str, ...]) -> set[str]:
     return {line.split("{")[0] for line in lines}
 
 
-def test_a_detached_job_is_seen_by_prometheus_and_stopped(ray_cluster, sft_rl, tiny_settings):
+SECRET = "open-sesame"
+JUDGE = f"""
+import os
+
+def reward(x):
+    key = os.environ["JUDGE_KEY"]
+    assert key.encode().hex() == {SECRET.encode().hex()!r}
+    return x[:, 0]
+"""
+
+
+def holding(folder: Path, text: str) -> list[Path]:
+    """Files in which a text is."""
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
+    return [p for p in files if text.encode() in p.read_bytes()]
+
+
+def test_a_detached_job_with_a_secret_is_seen_by_prometheus_and_stopped(
+    ray_cluster, sft_rl, tmp_path, tiny_settings
+):
     storage = ("--storage", str(ray_cluster.folder / "runs"))
-    command = train(*tiny_settings, FOREVER, "rollout.num_workers=1")
-    done = sft_rl("submit", "--detach", *storage, *command)
-    assert done.returncode == 0
+    (tmp_path / "judge.py").write_text(JUDGE)
+    scored = "reward.terms=[critic, {use: judge:reward, num_scorers: 1, num_cpus_per_scorer: 0.5}]"
+    command = train(*tiny_settings, FOREVER, "rollout.num_workers=1", scored)
+    submit = ("submit", "--detach", "--secret", "JUDGE_KEY", *storage, *command)
+    missing = sft_rl(*submit)
+    assert missing.returncode == 2
+    assert "--secret: got 'JUDGE_KEY', which is no variable of this environment" in missing.stderr
+    done = sft_rl(*submit, JUDGE_KEY=SECRET)
+    assert done.returncode == 0, done.stderr
     job_id = done.stdout.strip()
     assert job_id == submitted(done)
     dashboard = (files("cluster") / "settings" / "grafana.json").read_text()
@@ -186,8 +212,18 @@ def test_a_detached_job_is_seen_by_prometheus_and_stopped(ray_cluster, sft_rl, t
     assert len(shown) > 8
     tags = (f'preset="swiss_roll",run="{job_id}"', f'worker="sft-rl/{job_id}/rollout-1"')
     wait_for(lambda: shown <= with_a_tag(ray_cluster.scraped(), tags))
+    shown = [ray_cluster.get("/api/jobs/")]
+    for what in ("jobs", "actors", "tasks", "workers", "nodes", "objects", "runtime_envs"):
+        shown.append(ray_cluster.get(f"/api/v0/{what}?detail=true&limit=10000"))
+    everything = json.dumps(shown)
+    (key,) = re.findall(r"_sft_rl_\w+.zip", ray_cluster.get(f"/api/jobs/{job_id}")["entrypoint"])
+    with pytest.raises(HTTPError, match="404"):
+        ray_cluster.get(f"/api/packages/gcs/{key}")
+    assert "JUDGE_KEY" in everything
+    assert SECRET not in everything
     stopped = sft_rl("jobs", "stop", job_id)
     assert stopped.stdout == f"{job_id} is STOPPED\n"
+    assert holding(ray_cluster.folder, SECRET) == [], "nor is it in a file, of logs or others"
     assert sft_rl("jobs", "stop", job_id).stdout == f"{job_id} was already STOPPED\n"
 
 
