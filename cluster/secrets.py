@@ -60,7 +60,7 @@ def withdraw(client: Client, key: str) -> None:
 def take(key: str) -> dict[str, str]:
     """Return a job's values, and leave none behind; called once, on the cluster."""
     from ray._private.services import canonicalize_bootstrap_address_or_die
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     head = GcsClient(address=canonicalize_bootstrap_address_or_die(None))
     place = f"gcs://{key}".encode()

@@ -1,10 +1,10 @@
-"""What secrets are called, and what looks like one by the patterns of well-kept detectors (gitleaks, detect-secrets)."""
+"""What secrets are called, and what looks like one, by the patterns of well-kept detectors."""
 
 from __future__ import annotations
 
 import re
 
-PATTERNS = (
+PATTERNS = (  # as of gitleaks and detect-secrets
     r"(?<!sha256:)\b[0-9a-fA-F]{32,}\b",  # Ray's tokens, Weights & Biases
     r"\beyJ[\w-]{20,}",  # JSON web tokens
     r"\bhf_[A-Za-z0-9]{30,}",
