@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import secrets
 import sys
 from collections.abc import Iterable, Mapping
@@ -83,8 +84,5 @@ def _put(client: Client, key: str, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    own_key, *words = sys.argv[1:]
-    os.environ.update(take(own_key))
-    from sft_rl.cli import main
-
-    sys.exit(main(words))
+    os.environ.update(take(sys.argv.pop(1)))
+    runpy.run_module("sft_rl", run_name="__main__", alter_sys=True)
