@@ -1,35 +1,63 @@
 """Kill what runs: the same policy comes out."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from benchmarks.chaos import LEARNER, TITLES, descendants, has_every_row_once, policy_sha256
+from real_cluster import wait_for
+from users_ray import UsersRay
+
+from sft_rl.cli import main
 
 ROOT = Path(__file__).parents[1]
 
 
-def chaos(out: Path, *args: str) -> dict[str, object]:
-    command = [sys.executable, "-m", "benchmarks.chaos", *args, "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    result: dict[str, object] = json.loads(out.read_text())
-    return result
+def kill_a_learner(driver: int, metrics: Path) -> None:
+    """Kill a driver's learner when it has written rows."""
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 10, every_s=0.02)
+    found = [p for p, title in descendants(driver).items() if title.startswith(TITLES["learner"])]
+    os.kill(*found, signal.SIGKILL)
 
 
 @pytest.mark.ray
-def test_a_learner_is_killed(tmp_path: Path):
-    """The first kill of seed 0, a second or two after the first rows."""
-    settings = ("--kills", "1", "--kinds", "ray_train", "--iterations", "120", "--untimed")
-    result = chaos(tmp_path / "chaos.json", *settings)
-    assert result["kills"] == {"learner": 1}
-    assert result["lost_runs"] == 0
+def test_a_learner_is_killed(
+    tmp_path: Path, tiny_settings: tuple[str, ...], in_users_ray: UsersRay
+):
+    settings = (
+        *tiny_settings,
+        "training.num_iterations=200",
+        "training.eval_every=100",
+        "training.checkpoint_every=25",
+        "metrics.full_step=off",
+    )
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    assert main(["train", "swiss_roll", *settings, "--out", str(alone)]) == 0
+    pid = in_users_ray.process.pid
+    killer = Thread(target=kill_a_learner, args=(pid, killed / "metrics.csv"))
+    killer.start()
+    workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
+    said = in_users_ray(
+        "sft-rl", "train", "swiss_roll", *settings, *LEARNER, *workers, "--out", str(killed)
+    )
+    killer.join()
+    assert policy_sha256(killed) == policy_sha256(alone)
+    assert has_every_row_once(killed, 200)
+    assert said.count("starting workers") == 2, said
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_sixteen_kills_of_every_kind(tmp_path: Path):
-    result = chaos(tmp_path / "chaos.json", "--kills", "16", "--untimed", "--kills-per-run", "4")
+    command = [sys.executable, "-m", "benchmarks.chaos", "--kills", "16", "--untimed"]
+    command += ["--kills-per-run", "4", "--out", str(tmp_path / "chaos.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "chaos.json").read_text())
     assert result["num_kills"] == 16
     assert result["lost_runs"] == 0
