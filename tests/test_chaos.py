@@ -9,10 +9,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from benchmarks.chaos import LEARNER, TITLES, descendants, has_every_row_once, policy_sha256
 from real_cluster import wait_for
 from users_ray import UsersRay
 
+from benchmarks.chaos import LEARNER, TITLES, descendants, has_every_row_once, policy_sha256
 from sft_rl.cli import main
 
 ROOT = Path(__file__).parents[1]

@@ -12,6 +12,7 @@ from sft_rl.algorithms import Networks
 from sft_rl.algorithms.advantages import within_groups
 from sft_rl.config import ResolvedConfig, TermConfig
 from sft_rl.data import load_dataset
+from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_runner
 from sft_rl.rewards import Objective, Reward, Term
 from sft_rl.runs.parts import algorithm_of, learner_of, network_of, networks_of
@@ -52,6 +53,25 @@ def test_the_steps_of_the_window_learn(tiny_config: TinyConfig, window: str, ste
     assert index.unique().tolist() == steps
     assert len(index) == len(steps) * len(trajectories)
     assert torch.equal(prepared.transitions.actions[:32], trajectories.latents[2])
+
+
+def test_noise_may_be_left_in_the_window_alone(tiny_config: TinyConfig):
+    settings = (*GROUPS, "grpo.window=2", "grpo.trust_region=1e-3", "sampler.learn_std=true")
+    config = tiny_config(*settings, "sampler.eta=[0,1,0.5,0]", "sampler.final_std=0")
+    networks, trajectories = parts(config)
+    noisy = networks.policy.std > 0
+    assert noisy.tolist() == [False, True, True, False]
+    assert torch.equal(
+        trajectories.log_probs != 0, noisy[:, None].expand_as(trajectories.log_probs)
+    )
+    algorithm = algorithm_of(config)
+    prepared = algorithm.prepare(trajectories, networks)
+    assert prepared.transitions.step_index.unique().tolist() == [1, 2]
+    assert gradient(algorithm.loss(prepared, networks).value, networks).isfinite().all()
+    with pytest.raises(UserError, match=r"needs noise in steps 1 to 3, got std \[0\.0, "):
+        tiny_config(*GROUPS, "grpo.window=3", "sampler.eta=[0,1,0.5,0]", "sampler.final_std=0")
+    with pytest.raises(UserError, match=r"sampler.eta: a list has one .*num_steps=4, got 2"):
+        tiny_config(*GROUPS, "sampler.eta=[0,1]")
 
 
 def test_the_trust_region_drops_what_still_moves_away(tiny_config: TinyConfig):

@@ -72,7 +72,7 @@ def closed_form(g: np.ndarray, goals: tuple[np.ndarray, ...]) -> tuple[float, fl
     return mean, var
 
 
-def goals_of(rule: str, g: np.ndarray, eta: float) -> tuple[np.ndarray, ...]:
+def goals_of(rule: str, g: np.ndarray, eta: np.ndarray) -> tuple[np.ndarray, ...]:
     """What each step keeps of data and noise and its std, for latents of unit variance."""
     following = np.append(g[1:], 1.0)
     alpha, sigma = np.sqrt(following), np.sqrt(1.0 - following)
@@ -82,7 +82,7 @@ def goals_of(rule: str, g: np.ndarray, eta: float) -> tuple[np.ndarray, ...]:
     return alpha, np.sqrt(sigma**2 - std**2), std
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0, [0.9, 0.0, 0.3, 0.0, 1.0]])
 @pytest.mark.parametrize("rule", ["posterior", "cps"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PATHS)
@@ -90,6 +90,7 @@ def test_a_few_steps_have_the_moments_of_the_closed_form(name, kind, rule, eta):
     path, prediction = PATHS[name], Prediction(kind, sigma_data=0.5)
     times = np.array([980.0, 700.5, 400.0, 90.25, 3.0])
     schedule = on_path(path, prediction, times, eta=eta, stochasticity=rule, final_std=0.0)
+    eta = np.broadcast_to(eta, times.shape)
     policy = DenoisingPolicy(Exact(path, prediction), schedule, shape=(1,))
     g = path.alpha_bar_at(times)
     expected = closed_form(g, goals_of(rule, g, eta))

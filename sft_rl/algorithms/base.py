@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +105,10 @@ class Algorithm(Stateful, ABC):
     def num_density_steps(self, num_steps: int) -> int:
         """How many of the first steps need noise, for their log-prob: all, unless overridden."""
         return num_steps
+
+    def density_steps(self, num_steps: int, branch_step: int | Literal["cycle"]) -> range:
+        """Which steps need noise, where groups part at `branch_step`: those first ones."""
+        return range(self.num_density_steps(num_steps))
 
     def num_rows(self, num_trajectories: int, num_steps: int) -> int:
         """How many rows an iteration has for its `n_generator` policy steps to share."""

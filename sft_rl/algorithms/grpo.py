@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -64,6 +65,12 @@ class GRPO(Algorithm):
     options: GRPOConfig
     baseline = "group"
     splits_batches = True
+
+    def density_steps(self, num_steps: int, branch_step: int | Literal["cycle"]) -> range:
+        """The window's; wherever groups part, one after the other, all."""
+        if branch_step == "cycle":
+            return range(num_steps)
+        return range(branch_step, num_steps)[: self.options.window]
 
     def num_rows(self, num_trajectories: int, num_steps: int) -> int:
         """Rows are the transitions of the window."""

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sft_rl.config.base import (
     Beta,
@@ -28,6 +28,13 @@ def _decreasing(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+def _shares(value: Any) -> Any:
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(one, bool) or not isinstance(one, int | float) or not 0.0 <= one <= 1.0:
+            raise ValueError("must be 0 to 1, or a list of such numbers")
+    return value
+
+
 class SamplerConfig(Section):
     """The few-step sampler to start from."""
 
@@ -47,8 +54,9 @@ class SamplerConfig(Section):
     shorter way to the data; the policy learns to make up for the noise it skips."""
     timesteps: Annotated[tuple[float, ...], AfterValidator(_decreasing)] | None = None
     """Own list of decreasing times; sets `schedule` and `num_steps`."""
-    eta: Probability = 1.0
-    """Stochasticity: 1 is DDPM, 0 is DDIM, which has no density for a policy gradient."""
+    eta: Annotated[float | tuple[float, ...], BeforeValidator(_shares)] = 1.0
+    """Stochasticity: 1 is DDPM, 0 is DDIM, which has no density for a policy gradient; or a list,
+    one for each step (that of the last is `final_std`'s)."""
     stochasticity: Literal["posterior", "cps", "flow_sde"] = "posterior"
     """What `eta` is a share of: the `posterior`'s standard deviation; the noise left after the
     step, by sin(eta pi / 2) (Flow-CPS, and EDM's churn); or s = eta sqrt(sigma / (1 - sigma)) of
@@ -74,6 +82,11 @@ class SamplerConfig(Section):
     def _list_is_there(self) -> SamplerConfig:
         if self.schedule == "timesteps" and self.timesteps is None:
             raise ValueError("sampler.timesteps: schedule 'timesteps' needs a list of times")
+        if isinstance(self.eta, tuple) and len(self.eta) != self.num_steps:
+            raise ValueError(
+                f"sampler.eta: a list has one number for each of sampler.num_steps="
+                f"{self.num_steps}, got {len(self.eta)}"
+            )
         return self
 
 

@@ -17,6 +17,7 @@ network predicts (:mod:`sft_rl.diffusion.prediction`), and so is the mean.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -72,17 +73,12 @@ class StepSchedule:
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether every step has a density, as a policy gradient needs."""
-        return bool((self.std > 0).all())
-
 
 def from_levels(
     timesteps: Array,
     levels: Array,
     *,
-    eta: float = 1.0,
+    eta: float | Sequence[float] = 1.0,
     final_std: float = 0.0,
     stochasticity: str = "posterior",
     target: Mixture = (0.0, 1.0),
@@ -92,7 +88,7 @@ def from_levels(
     Args:
         timesteps: What the network is called with at each level, shape (T,).
         levels: alpha_bar at each level, increasing, shape (T,).
-        eta: Stochasticity, 1 for the DDPM posterior, 0 for DDIM.
+        eta: Stochasticity, 1 for the DDPM posterior, 0 for DDIM; or one for each step.
         final_std: Noise of the last step, whose posterior has none.
         stochasticity: Which noise a step adds: ``posterior``, ``cps`` or ``flow_sde``.
         target: What the network predicts of data and noise at each level.
@@ -108,7 +104,7 @@ def from_levels(
             "sampler.start_time: a network that predicts noise says nothing of the data in pure "
             "noise (alpha = 0); start later"
         )
-    goal_data, goal_noise, std = _STEPS[stochasticity](g, g_next, eta)
+    goal_data, goal_noise, std = _STEPS[stochasticity](g, g_next, np.broadcast_to(eta, g.shape))
     goal_data[-1], goal_noise[-1], std[-1] = 1.0, 0.0, final_std
     coef_x, coef_output = step_coefficients((goal_data, goal_noise), here, target)
     return StepSchedule(
@@ -125,13 +121,13 @@ Step = tuple[Array, Array, Array]
 """What the next latent holds of the expected data, of the expected noise, and of new noise."""
 
 
-def _posterior(g: Array, g_next: Array, eta: float) -> Step:
+def _posterior(g: Array, g_next: Array, eta: Array) -> Step:
     """A share eta of the standard deviation of q(x_{k+1} | x_k, x_0): DDPM, DDIM."""
     var = eta**2 * (1.0 - g_next) / (1.0 - g) * (1.0 - g / g_next)
     return np.sqrt(g_next), np.sqrt(np.maximum(1.0 - g_next - var, 0.0)), np.sqrt(var)
 
 
-def _cps(g: Array, g_next: Array, eta: float) -> Step:
+def _cps(g: Array, g_next: Array, eta: Array) -> Step:
     """A share sin(eta pi / 2) of the noise that is left: Flow-CPS (Wang and Yu, 2025).
 
     It is EDM's churn, too: gamma with 1 / (1 + gamma) = cos(eta pi / 2), at levels after it.
@@ -140,7 +136,7 @@ def _cps(g: Array, g_next: Array, eta: float) -> Step:
     return np.sqrt(g_next), left * np.cos(angle), left * np.sin(angle)
 
 
-def _flow_sde(g: Array, g_next: Array, eta: float) -> Step:
+def _flow_sde(g: Array, g_next: Array, eta: Array) -> Step:
     """An Euler step of the flow's SDE (Liu et al., 2025), s = eta sqrt(sigma / (1 - sigma)).
 
     Levels of other paths are those of the flow with the same ratio of noise to data. In pure noise
@@ -169,7 +165,7 @@ def on_path(
     times: Array,
     *,
     levels: Array | None = None,
-    eta: float = 1.0,
+    eta: float | Sequence[float] = 1.0,
     final_std: float = 0.0,
     stochasticity: str = "posterior",
 ) -> StepSchedule:

@@ -180,12 +180,12 @@ def _check_algorithm(config: Config, schedule: StepSchedule) -> None:
             f"rollout.group_size: the baseline 'group' of algorithm {name!r} needs groups; "
             "set it above 1"
         )
-    num_density_steps = algorithm.num_density_steps(len(schedule))
-    std = schedule.std[:num_density_steps]
+    steps = algorithm.density_steps(len(schedule), config.rollout.branch_step)
+    std = schedule.std[steps.start : steps.stop]
     if (std <= 0).any():
         raise UserError(
-            f"sampler.eta and sampler.final_std: algorithm {name!r} needs noise in its first "
-            f"{num_density_steps} steps, got std {schedule.std.round(4).tolist()}; "
+            f"sampler.eta and sampler.final_std: algorithm {name!r} needs noise in steps "
+            f"{steps.start} to {steps.stop - 1}, got std {schedule.std.round(4).tolist()}; "
             "set both above 0, or use algorithm=pathwise or nft"
         )
     rounding = torch.finfo(getattr(torch, config.rollout.latent_dtype)).eps / 2
