@@ -22,6 +22,8 @@ from sft_rl.distributed.session import (
 )
 from sft_rl.errors import RunFailed, home_expanded
 from sft_rl.storage.files import check_unused
+from tuning.checks import check_room, check_search
+from tuning.limits import Limits
 from tuning.search import Scheduler, Search, Searcher
 from tuning.space import Space, load_space, parse_space
 
@@ -62,13 +64,17 @@ def search(
     scheduler: Scheduler = "none",
     address: str | None = None,
     resume: bool = False,
+    metric: str = "auto",
+    time_budget: float | None = None,
+    patience: int | None = None,
+    max_concurrent: int | None = None,
 ) -> Found:
     """Search settings, as ``sft-rl tune`` does, on a Ray that runs already or one of its own.
 
     Args:
         preset: The preset that trials start from.
-        space: A ready space, a YAML file, or distributions by dotted key, as
-            ``{"policy.learning_rate": {"loguniform": [1e-5, 1e-3]}}``.
+        space: A ready space, a YAML file, what would stand in it, or distributions by dotted key,
+            as ``{"policy.learning_rate": {"loguniform": [1e-5, 1e-3]}}``.
         overrides: Settings of every trial.
         num_trials: How many configurations are tried.
         out: Folder of the search.
@@ -78,7 +84,13 @@ def search(
         searcher: ``random`` or ``optuna``.
         scheduler: ``none``, ``asha`` or ``pbt``.
         address: A cluster to join, where no Ray runs here.
-        resume: Go on with the search that `out` holds, if it holds one.
+        resume: Go on with the search that `out` holds, if it holds one, with more configurations
+            if `num_trials` is larger than its own.
+        metric: What ranks, the less the better: a metric of the evaluations, ``module:function``
+            of all of them, or ``auto`` for the distance that leads the preset's runs.
+        time_budget: Seconds after which no configuration is begun.
+        patience: Configurations in a row without a new best after which none is begun.
+        max_concurrent: Trials at a time, at most.
 
     Raises:
         UserError: For anything that cannot work, before anything starts; or if every trial failed,
@@ -87,33 +99,45 @@ def search(
     folder = home_expanded(out, "out")
     if resume and (folder / "search.yaml").exists():
         wanted = Search.load(folder)
+        if num_trials > wanted.num_trials and wanted.scheduler != "pbt":
+            wanted = wanted.with_trials(num_trials)
     else:
         check_unused(folder)
         wanted = new_search(
             preset,
             named_overrides(overrides, {}),
-            load_space(space)
-            if isinstance(space, str)
-            else parse_space("space", {"space": {key: dict(kind) for key, kind in space.items()}}),
+            load_space(space) if isinstance(space, str) else parse_space("space", _tree(space)),
             num_trials=num_trials,
             seed=seed,
             searcher=searcher,
             scheduler=scheduler,
             seeds=seeds,
             final_seeds=final_seeds,
+            metric=metric,
         )
     joined = cluster_address(RayConfig(address=address))
-    wanted.check(joined)
+    limits = Limits(time_budget, patience, max_concurrent)
+    check_search(wanted, joined)
+    limits.check(wanted)
     make_ready(wanted, joined)
-    return _found(wanted, folder, joined)
+    return _found(wanted, folder, joined, limits)
 
 
-def _found(wanted: Search, folder: Path, address: str | None) -> Found:
+def _tree(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a space as its file would say it."""
+    if "space" in space:
+        return dict(space)
+    return {"space": {key: dict(kind) for key, kind in space.items()}}
+
+
+def _found(wanted: Search, folder: Path, address: str | None, limits: Limits) -> Found:
     from tuning.report import write_report  # imports Ray, which has read its settings by then
     from tuning.runner import num_unfinished, run_search
 
     (folder / "trials").mkdir(parents=True, exist_ok=True)
-    records, finals = run_search(wanted, folder, address=address, trackers=list)
+    wanted, records, finals = run_search(
+        wanted, folder, address=address, trackers=list, limits=limits
+    )
     report = write_report(wanted, folder, records, finals)
     if unfinished := num_unfinished(wanted, records, finals):
         raise RunFailed(f"search: interrupted, {unfinished} trials are left; resume=True goes on")
@@ -145,6 +169,7 @@ def new_search(
     scheduler: Scheduler,
     seeds: int,
     final_seeds: int | None,
+    metric: str = "auto",
 ) -> Search:
     """Build a search as people ask for it.
 
@@ -158,6 +183,7 @@ def new_search(
         scheduler: What happens to trials on the way.
         seeds: Trials of each configuration.
         final_seeds: Trials of each winner; by default 3, and none under ``pbt``.
+        metric: What ranks.
     """
     own = list(settings)
     config = with_absolute_paths(load_config(preset, own))
@@ -168,17 +194,19 @@ def new_search(
     space = space.without({key: lookup(config, key) for key in keys})
     if final_seeds is None:
         final_seeds = 0 if scheduler == "pbt" else FINAL_SEEDS
-    return Search(
+    search = Search(
         preset=preset,
         settings=tuple(own),
         space=space,
-        num_trials=num_trials if space.drawn else min(num_trials, len(space.grid)),
+        num_trials=num_trials,
         seed=config.seed if seed is None else seed,
         searcher=searcher,
         scheduler=scheduler,
         seeds=seeds,
         final_seeds=final_seeds,
+        metric=metric,
     )
+    return search.with_trials(num_trials)
 
 
 def make_ready(search: Search, address: str | None) -> None:
@@ -186,5 +214,5 @@ def make_ready(search: Search, address: str | None) -> None:
     if address is not None:
         use_own_token()
     elif not is_running():
-        search.check_room(this_machine())
+        check_room(search, this_machine())
         set_local_environment()

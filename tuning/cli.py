@@ -14,6 +14,7 @@ from sft_rl.storage.files import check_unused
 
 if TYPE_CHECKING:
     from sft_rl.distributed.placement import Needs
+    from tuning.limits import Limits
     from tuning.records import Records
     from tuning.search import Search
 
@@ -24,6 +25,7 @@ EPILOG = """examples:
   sft-rl tune swiss_roll --search lr_steps --num-trials 16 --seeds 3 --out runs/search
   sft-rl tune swiss_roll sampler.num_steps=4 --search space.yaml --num-trials 8 --out runs/four
   sft-rl tune --resume runs/search
+  sft-rl tune --resume runs/search --num-trials 32 --time-budget 2h
 
 A key that is set on the command line is not searched.
 """
@@ -67,8 +69,29 @@ def add_tune_command(subparsers: Subparsers) -> None:
         choices=("none", "asha", "pbt"),
         help="stop weak trials early (asha), or population-based training of learning rates (pbt)",
     )
+    tune.add_argument(
+        "--metric",
+        metavar="NAME|module:function",
+        help="what ranks, the less the better: a metric of the evaluations, or a function of them "
+        "all (default: the distance that leads the preset's runs)",
+    )
+    tune.add_argument(
+        "--time-budget", metavar="TIME", help="begin no configuration after 90m, 2h …"
+    )
+    tune.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="begin none after N in a row that were no new best of their number of steps",
+    )
+    tune.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time, at most")
     tune.add_argument("--address", metavar="URL", help="Ray cluster to run on (default: start one)")
-    tune.add_argument("--resume", type=Path, metavar="DIR", help="go on with a search")
+    tune.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with a search; with --num-trials, add configurations to it",
+    )
     tune.add_argument("--wandb", metavar="PROJECT", help="log trials to Weights & Biases, too")
     tune.add_argument("--mlflow", metavar="URI", help="log trials to an MLflow server or folder")
     tune.set_defaults(run=run_tune, needs=needs)
@@ -83,14 +106,16 @@ def needs(args: argparse.Namespace) -> Needs:
     from sft_rl.config.files import load_config
     from sft_rl.config.paths import local_files
     from sft_rl.distributed.placement import Needs
+    from tuning.checks import check_room, check_search
     from tuning.space import space_names
 
-    search = _new(args)
-    search.check("auto")
+    search, limits = _new(args), _limits(args)
+    check_search(search, "auto")
+    limits.check(search)
     files = local_files(load_config(args.preset, args.settings))
     if args.search not in space_names() and not Path(args.search).is_absolute():
         files = (*files, args.search)
-    return Needs(files, check_trials=search.check_room)
+    return Needs(files, check_trials=partial(check_room, search))
 
 
 def run_tune(args: argparse.Namespace, started: float) -> int:
@@ -101,13 +126,16 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     """
     from sft_rl.config import RayConfig
     from sft_rl.distributed.session import cluster_address
+    from tuning.checks import check_search
 
     address = cluster_address(RayConfig(address=args.address))
     if args.resume is not None:
         search, folder = _resumed(args), args.resume
     else:
         search, folder = _new(args), args.out
-    search.check(address)
+    limits = _limits(args)
+    check_search(search, address)
+    limits.check(search)
     if args.num_trials is not None and search.num_trials < args.num_trials:
         sys.stdout.write(f"--num-trials: the grid has {search.num_trials} points, each runs once\n")
     from tuning.api import make_ready
@@ -119,7 +147,9 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     log_to = partial(trackers, folder.resolve().name, wandb=args.wandb, mlflow=args.mlflow)
     log_to()  # refuses a package that is missing
     _make_writable(folder)
-    records, finals = run_search(search, folder, address=address, trackers=log_to)
+    search, records, finals = run_search(
+        search, folder, address=address, trackers=log_to, limits=limits
+    )
     return conclude(search, folder, records, finals)
 
 
@@ -182,11 +212,19 @@ def _new(args: argparse.Namespace) -> Search:
         scheduler=args.scheduler or "none",
         seeds=1 if args.seeds is None else args.seeds,
         final_seeds=args.final_seeds,
+        metric=args.metric or "auto",
     )
 
 
+def _limits(args: argparse.Namespace) -> Limits:
+    from tuning.limits import Limits, seconds
+
+    budget = None if args.time_budget is None else seconds(args.time_budget)
+    return Limits(budget, args.patience, args.max_concurrent)
+
+
 def _resumed(args: argparse.Namespace) -> Search:
-    names = ("search", "num_trials", "out", "seed", "seeds", "final_seeds", "searcher", "scheduler")
+    names = ("search", "out", "seed", "seeds", "final_seeds", "searcher", "scheduler", "metric")
     given = [name for name in ("preset", *names) if getattr(args, name) is not None]
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
@@ -196,7 +234,16 @@ def _resumed(args: argparse.Namespace) -> Search:
         )
     from tuning.search import Search
 
-    return Search.load(args.resume)
+    search = Search.load(args.resume)
+    if args.num_trials is None:
+        return search
+    more = search.with_trials(args.num_trials)
+    if search.scheduler == "pbt" or more.num_trials <= search.num_trials:
+        why = "a population is trained as a whole" if search.scheduler == "pbt" else "give more"
+        raise UserError(
+            f"--num-trials: the search has {search.num_trials} configurations already; {why}"
+        )
+    return more
 
 
 def _make_writable(folder: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuning.distribution import Values
+from tuning.objective import Objective
 from tuning.ranking import Estimate, best_by_steps, configurations
 from tuning.records import Record, Records
 from tuning.search import Search
@@ -101,18 +102,20 @@ def results(search: Search, records: Records, finals: Records) -> list[Result]:
         trials = [r for r in finals.all() if r.values == one.values and r.seed in seeds]
         held_out = before = Estimate(math.nan)
         if [record.state for record in trials] == ["done"] * len(seeds):
-            held_out, before = measured(search.metric, trials, finals)
+            held_out, before = measured(search.objective, trials, finals)
         found.append(Result(one, tuple(trials), held_out, before))
     return found
 
 
-def measured(metric: str, trials: Sequence[Record], records: Records) -> tuple[Estimate, Estimate]:
+def measured(
+    objective: Objective, trials: Sequence[Record], records: Records
+) -> tuple[Estimate, Estimate]:
     """Return what finished trials reached on held-out data, and what they started from."""
     summaries = [s for record in trials if (s := records.summary(record.index)) is not None]
     before = summaries[0]["before"]
     return (
-        Estimate.of([summary["final"][metric] for summary in summaries]),
-        Estimate(before[metric], before.get(f"{metric}_se", math.nan)),
+        Estimate.of([objective.of(summary["final"]) for summary in summaries]),
+        Estimate(objective.of(before), objective.error_of(before)),
     )
 
 

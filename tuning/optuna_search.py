@@ -15,16 +15,17 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import TrialState, create_trial
-from ray.tune.search import Searcher
 
 from sft_rl.seeding import derive_seed
 from tuning.distribution import LISTED, LOG, WHOLE, Distribution
+from tuning.limits import NO_LIMITS, Limits
 from tuning.ranking import configurations, validation_of
 from tuning.records import Records
 from tuning.search import STEPS, Search
+from tuning.suggestions import InTurn
 
 
-class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
+class OptunaSearcher(InTurn):
     """Suggests configurations from the results so far.
 
     Where several step counts are searched the study has two objectives, distance and steps, which
@@ -35,15 +36,14 @@ class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
         search: The search.
         records: All trials; finished ones of earlier sessions are told to the study.
         waiting: Numbers of the trials to suggest, in order.
+        limits: When no other configuration is begun.
     """
 
-    def __init__(self, search: Search, records: Records, waiting: list[int]) -> None:
-        super().__init__()
-        self._search = search
-        self._records = records
-        self._waiting = list(waiting)
+    def __init__(
+        self, search: Search, records: Records, waiting: list[int], limits: Limits = NO_LIMITS
+    ) -> None:
+        super().__init__(search, records, waiting, limits)
         self._left = Counter(index // search.seeds for index in waiting)
-        self._values = {r.index // search.seeds: r.values for r in records.all()}
         self._asked: dict[int, optuna.Trial] = {}
         self._running: dict[str, int] = {}
         self._failed: set[int] = set()
@@ -60,26 +60,22 @@ class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
         for one in over:
             self._add(one.number)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """Return the next trial's number and values; the first ones run the preset's own."""
-        if not self._waiting:
-            return str(Searcher.FINISHED)
-        index = self._waiting.pop(0)
-        number = index // self._search.seeds
-        if number not in self._values:  # neither begun with another seed nor in another session
-            if self._search.is_default(number):
-                self._values[number] = self._search.planned(number)
-            else:
-                asked = self._asked[number] = self._study.ask()
-                self._values[number] = self._search.space.filled({}, partial(_suggested, asked))
+    def choose(self, number: int) -> dict[str, Any]:
+        """Let Optuna choose; the first configurations are the preset's own."""
+        if self.search.is_default(number):
+            return self.search.planned(number)
+        asked = self._asked[number] = self._study.ask()
+        return self.search.space.filled({}, partial(_suggested, asked))
+
+    def begin(self, trial_id: str, index: int) -> None:
+        """See :meth:`InTurn.begin`."""
         self._running[trial_id] = index
-        return {"trial": self._search.trial(index, self._values[number])}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell the study of a configuration's end, when all its trials have come to theirs."""
-        number = self._running.pop(trial_id) // self._search.seeds
+        number = self._running.pop(trial_id) // self.search.seeds
         if error or "refused" in (result or {}):
             self._failed.add(number)
         self._left[number] -= 1
@@ -96,7 +92,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
     def _add(self, number: int) -> None:
         """Add a configuration that was not asked for, unless it failed."""
         if objectives := self._objectives(number):
-            values, space = self._values[number], self._search.space.distributions
+            values, space = self._values[number], self.search.space.distributions
             known = {key: _distribution(space[key]) for key in values}
             trial = create_trial(values=objectives, params=values, distributions=known)
             self._study.add_trial(trial)
@@ -106,8 +102,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc, unused-ignore]
 
         None of a configuration that failed.
         """
-        values, search = self._values[number], self._search
-        trials = [r for r in self._records.all() if r.index // search.seeds == number]
+        values, search = self._values[number], self.search
+        trials = [r for r in self.records.all() if r.index // search.seeds == number]
         distance = validation_of(search, trials).mean
         if number in self._failed or math.isnan(distance):
             return []

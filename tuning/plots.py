@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from sft_rl.config import DISTANCES
 from tuning.distribution import LOG
 from tuning.final import Result
+from tuning.objective import Objective
 from tuning.ranking import Configuration, Estimate, best_by_steps, pareto_front
 from tuning.search import STEPS, Search
 from tuning.sensitivity import Effect, Sensitivity
@@ -43,7 +43,7 @@ def plot_pareto(
     figure, axes = plt.subplots(1, panels, figsize=(5.4 * panels + 1.0, 4.4), squeeze=False)
     _draw_search(axes[0][0], [one for one in tried if one.state == "done"])
     if final:
-        _draw_final(axes[0][1], final, full_step, search.metric)
+        _draw_final(axes[0][1], final, full_step, search.objective)
     for axis in axes[0]:
         _scale(axis, [value for line in axis.lines for value in np.ravel(line.get_ydata())])
         axis.set_xscale("log")
@@ -51,7 +51,7 @@ def plot_pareto(
         axis.set_xticks(steps, [str(number) for number in steps])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("denoising steps (NFE)")
-        axis.set_ylabel(DISTANCES[search.metric])
+        axis.set_ylabel(search.objective.words)
         axis.legend(fontsize=8)
     _save(figure, file)
 
@@ -70,7 +70,9 @@ def _draw_search(axis: Axes, done: list[Configuration]) -> None:
     axis.set_title("the search: validation ± standard error", fontsize=10)
 
 
-def _draw_final(axis: Axes, final: list[Result], full_step: dict[str, Any], metric: str) -> None:
+def _draw_final(
+    axis: Axes, final: list[Result], full_step: dict[str, Any], objective: Objective
+) -> None:
     """Draw the winners and the preset's own beside what they started from."""
     winners = [result for result in final if result.contender.is_winner]
     own = [result for result in final if result.contender.is_own]
@@ -80,8 +82,10 @@ def _draw_final(axis: Axes, final: list[Result], full_step: dict[str, Any], metr
     shown = [(ASIDE * r.contender.num_steps, r.held_out) for r in own]
     _bars(axis, shown, "x", GREEN, "the preset's own")
     if "nfe" in full_step:
-        axis.axhline(full_step[metric], color="black", lw=1.0, label=f"{full_step['nfe']} steps")
-    floor = full_step["noise_floor"]
+        axis.axhline(
+            objective.of(full_step), color="black", lw=1.0, label=f"{full_step['nfe']} steps"
+        )
+    floor = full_step["noise_floor"] if objective.is_leading else None
     if floor is not None:  # too few real images to say
         axis.axhline(floor, color="black", lw=1.0, ls=":", label="noise floor")
     axis.set_title("trained again: held-out data ± standard error", fontsize=10)
@@ -124,7 +128,7 @@ def plot_curves(file: Path, search: Search, tried: list[Configuration]) -> None:
         handles, labels = axis.get_legend_handles_labels()
         axis.legend(handles[::-1], labels[::-1], fontsize=7)
         _scale(axis, [d for one in tried for r in one.trials for _, d in r.curve])
-    axes[0][0].set_ylabel(f"{DISTANCES[search.metric]}\n(validation)", fontsize=8)
+    axes[0][0].set_ylabel(f"{search.objective.words}\n(validation)", fontsize=8)
     _save(figure, file)
 
 
@@ -179,7 +183,7 @@ def plot_sensitivity(
         axis.set_xlabel(key)
         _scale(axis, [one.validation.mean for one in tried if one.state == "done"])
     axes[0][0].legend(fontsize=8)
-    axes[0][0].set_ylabel(f"{DISTANCES[search.metric]}\n(validation)", fontsize=8)
+    axes[0][0].set_ylabel(f"{search.objective.words}\n(validation)", fontsize=8)
     figure.suptitle("others averaged; bands: two standard errors; dotted: preset", fontsize=9)
     _save(figure, file)
 
@@ -235,7 +239,7 @@ def plot_cost(
         axis.set_xlabel(f"seconds, {what}")
         _scale(axis, [one.validation.mean for one in shown])
     axes[0].legend(fontsize=8)
-    axes[0].set_ylabel(f"{DISTANCES[search.metric]}\n(validation)", fontsize=8)
+    axes[0].set_ylabel(f"{search.objective.words}\n(validation)", fontsize=8)
     axes[0].set_title("stars: the best of each number of steps", fontsize=9)
     _save(figure, file)
 

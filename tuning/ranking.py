@@ -129,6 +129,18 @@ def best_by_steps(found: Iterable[Configuration]) -> dict[int, Configuration]:
     return dict(sorted(best.items()))
 
 
+def since_the_best(found: Iterable[Configuration]) -> int:
+    """Return how many came to their end since one was the best of its number of steps."""
+    best: dict[int, float] = {}
+    since = 0
+    for one in found:
+        if one.state in ("done", "stopped", "failed"):
+            since += 1
+            if one.state == "done" and one.validation.mean < best.get(one.num_steps, math.inf):
+                best[one.num_steps], since = one.validation.mean, 0
+    return since
+
+
 def pareto_front(points: Sequence[tuple[int, float]]) -> list[bool]:
     """Say of each (steps, distance) whether no other has fewer or equal steps and is better."""
     order = sorted(range(len(points)), key=lambda i: points[i])

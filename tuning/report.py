@@ -203,17 +203,18 @@ def _tables(
 
 def _final_table(search: Search, final: list[Result], full_step: dict[str, Any]) -> str:
     own = {r.contender.num_steps: r for r in final if r.contender.is_own}
-    metric, seeds, floor = search.metric, final_seeds(search), full_step["noise_floor"]
-    real = "too few to say" if floor is None else f"{floor:.4f}"
-    many = ""
+    objective, seeds, beside = search.objective, final_seeds(search), ""
     if "nfe" in full_step:
-        many = f"Without cutting steps ({full_step['nfe']}): {full_step[metric]:.4f}. "
+        beside = f" Without cutting steps ({full_step['nfe']}): {objective.of(full_step):.4f}."
+    if objective.is_leading:
+        floor = full_step["noise_floor"]
+        beside += f" Real data: {'too few to say' if floor is None else f'{floor:.4f}'}."
     lines = [
         "## On held-out data",
         "",
         f"Winners of the search and the preset's own, trained again with seeds {seeds[0]} to "
-        f"{seeds[-1]}: {metric} to held-out data, mean ± standard error over the seeds; of what "
-        f"no seed changes, the error of the measurement. Less is better. {many}Real data: {real}.",
+        f"{seeds[-1]}: {objective.name} to held-out data, mean ± standard error over the seeds; "
+        f"of what no seed changes, the error of the measurement. Less is better.{beside}",
         "",
         "| steps | winner | the preset's own | not fine-tuned | verdict |",
         "|--:|--:|--:|--:|:--|",
@@ -241,7 +242,7 @@ def _best_table(
     lines = [
         "## The search",
         "",
-        f"The best of each number of steps: {search.metric} to validation data ({seeds}).",
+        f"The best of each number of steps: {search.objective.name} to validation data ({seeds}).",
         "",
         "| steps | best | the preset's own | Pareto | of | s / 1000 samples | settings |",
         "|--:|--:|--:|:-:|--:|--:|:--|",
@@ -250,7 +251,7 @@ def _best_table(
         summary = records.summary(one.trials[0].index)
         assert summary is not None, "the best has finished"
         settings = show_values(_without_steps(one.values))
-        after, before = measured(search.metric, one.trials, records)
+        after, before = measured(search.objective, one.trials, records)
         if after.mean > before.mean:
             settings += " **worse than not fine-tuned**"
         cells = (

@@ -16,11 +16,14 @@ from sft_rl.distributed.nodes import check_shared, is_fixed, room
 from sft_rl.distributed.placement import learner_bundle
 from sft_rl.distributed.session import RaySession
 from sft_rl.jobs.console import ConsoleObserver
+from tuning.checks import check_room
 from tuning.final import final_trials
 from tuning.ledger import Ledger
+from tuning.limits import NO_LIMITS, Limits
 from tuning.progress import SearchView
 from tuning.records import Records
 from tuning.search import Search
+from tuning.suggestions import InTurn
 from tuning.trial import Pretrained, resources, run_trial, share_pretrained
 
 MAX_FAILURES = 2
@@ -33,7 +36,8 @@ def run_search(
     *,
     address: str | None,
     trackers: Callable[[], list[tune.Callback]],
-) -> tuple[Records, Records]:
+    limits: Limits = NO_LIMITS,
+) -> tuple[Search, Records, Records]:
     """Run the trials that are not finished, then those of the winners; failed ones run again.
 
     Nothing of Ray's own state is read back: the records and the runs' checkpoints are enough, so
@@ -44,14 +48,16 @@ def run_search(
         folder: Its folder.
         address: Cluster to join; none starts a Ray on this machine.
         trackers: Makes Ray's callbacks that log elsewhere, too.
+        limits: When no other configuration is begun, and how many trials run at once.
 
     Returns:
-        The records of all trials, and of those that trained the winners again.
+        The search, with as many configurations as have begun if a limit was reached; the records
+        of its trials, and of those that trained the winners again.
     """
     records, finals = records_of(folder)
     waiting = [i for i in range(search.num_runs) if not _is_finished(records, i)]
     if not waiting and not _left(search, records, finals):
-        return records, finals
+        return search, records, finals
     with RaySession(RayConfig(address=address), search.base.rollout) as session:
         if address is not None:  # joining is quick, and may fail
             session.wait()
@@ -61,21 +67,25 @@ def run_search(
         trial = learner_bundle(search.base.learner)
         check_shared(str(records.folder.resolve()), trial, field="--out")
         if is_fixed():
-            search.check_room(room())
+            check_room(search, room())
         search.save(folder)  # from here on the folder holds a search
-        fit = partial(_fit, search, folder, pretrained)
+        fit = partial(_fit, search, folder, pretrained, max_concurrent=limits.max_concurrent)
         if waiting:
-            searcher, trials = _searched(search, records, waiting)
+            trials = _trials(search, records, waiting, limits)
             scheduler, total = _scheduler(search, records), search.num_runs
             with SearchView(search, records, total, seeds=search.seeds) as view:
-                callbacks = [Ledger(records, view), *trackers()]
-                fit(records, trials, callbacks, searcher, scheduler)
+                fit(records, trials, [Ledger(records, view), *trackers()], scheduler)
+            if isinstance(trials, InTurn) and trials.reached:
+                print(f"{trials.reached}; no more trials are begun", flush=True)  # noqa: T201
+                begun = {record.index // search.seeds for record in records.all()}
+                search = search.with_trials(len(begun))
+                search.save(folder)
         if left := _left(search, records, finals):
             total = len(final_trials(search, records, finals))
             seeds = search.final_seeds
             with SearchView(search, finals, total, seeds=seeds, what="final trial") as view:
                 fit(finals, left, [Ledger(finals, view), *trackers()])
-    return records, finals
+    return search, records, finals
 
 
 def records_of(folder: Path) -> tuple[Records, Records]:
@@ -101,18 +111,18 @@ def _left(search: Search, records: Records, finals: Records) -> list[dict[str, A
     return [trial for trial in trials if not _is_finished(finals, trial["index"])]
 
 
-def _searched(
-    search: Search, records: Records, waiting: list[int]
-) -> tuple[Any, list[dict[str, Any]]]:
-    """Return who suggests the trials, or the trials themselves."""
+def _trials(
+    search: Search, records: Records, waiting: list[int], limits: Limits
+) -> InTurn | list[dict[str, Any]]:
+    """Return who hands out the trials, or all of a population, which begin together."""
+    if search.scheduler == "pbt":
+        known = {i: records[i].values for i in waiting if i in records}  # changed on the way
+        return [search.trial(i, known.get(i) or search.planned(i)) for i in waiting]
     if search.searcher == "optuna":
         from tuning.optuna_search import OptunaSearcher
 
-        return OptunaSearcher(search, records, waiting), [{} for _ in waiting]
-    values = {index: search.planned(index // search.seeds) for index in waiting}
-    # A population has changed them on the way.
-    values |= {index: records[index].values for index in waiting if index in records}
-    return None, [search.trial(index, values[index]) for index in waiting]
+        return OptunaSearcher(search, records, waiting, limits)
+    return InTurn(search, records, waiting, limits)
 
 
 def _fit(
@@ -120,11 +130,13 @@ def _fit(
     folder: Path,
     pretrained: Pretrained,
     records: Records,
-    trials: list[dict[str, Any]],
+    trials: InTurn | list[dict[str, Any]],
     callbacks: list[tune.Callback],
-    searcher: Any = None,
     scheduler: Any = None,
+    *,
+    max_concurrent: int | None,
 ) -> None:
+    searcher = trials if isinstance(trials, InTurn) else None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our table says what happened
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0 this is what silences Ray's
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the driver's, as in `train`
@@ -136,11 +148,12 @@ def _fit(
         tune.with_resources(
             trainable, lambda given: resources(search.config(given["trial"]["values"]))
         ),
-        param_space={} if searcher else {"trial": tune.grid_search(trials)},
+        param_space={"trial": tune.grid_search(trials)} if searcher is None else {},
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=len(trials) if searcher else 1,
+            num_samples=1 if searcher is None else search.num_runs,
+            max_concurrent_trials=max_concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"{trial.config['trial']['index']:03d}",
         ),

@@ -15,10 +15,6 @@ from tuning.distribution import Distribution
 from tuning.records import Records
 from tuning.search import DISTANCE, STEPS, Search
 
-GRACE_PERCENT = 10.0
-REDUCTION_FACTOR = 3.0
-NUM_GENERATIONS = 6
-
 
 class ASHAByStepCount(FIFOScheduler):
     """Asynchronous successive halving among trials of the same number of steps.
@@ -35,6 +31,7 @@ class ASHAByStepCount(FIFOScheduler):
     def __init__(self, search: Search, records: Records) -> None:
         super().__init__()
         self._search = search
+        self._constants = search.space.asha
         self._races: dict[int, AsyncHyperBandScheduler] = {}
         for record in records.all():
             if record.state in ("done", "stopped"):
@@ -71,9 +68,10 @@ class ASHAByStepCount(FIFOScheduler):
                 time_attr="percent",
                 metric=DISTANCE,
                 mode="min",
-                grace_period=GRACE_PERCENT,
+                grace_period=self._constants.grace_percent,
                 max_t=100.0,
-                reduction_factor=REDUCTION_FACTOR,
+                reduction_factor=self._constants.reduction_factor,
+                brackets=self._constants.brackets,
                 stop_last_trials=False,
             )
         return self._races[num_steps]
@@ -104,6 +102,7 @@ class Population(PopulationBasedTraining):
     """
 
     def __init__(self, search: Search, *, total: int, every: int) -> None:
+        constants = search.space.pbt
         seed = derive_seed(search.seed, "population")
         random.seed(seed)  # Ray draws from these two, in the driver
         np.random.seed(seed % 2**32)
@@ -113,7 +112,9 @@ class Population(PopulationBasedTraining):
             time_attr="iteration",
             metric=DISTANCE,
             mode="min",
-            perturbation_interval=max(every, total // NUM_GENERATIONS),
+            perturbation_interval=max(every, total // constants.num_generations),
+            quantile_fraction=constants.quantile_fraction,
+            resample_probability=constants.resample_probability,
             hyperparam_mutations={"trial": {"values": domains}},
             require_attrs=False,  # a refused trial reports its reason only
         )

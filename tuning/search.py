@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +15,10 @@ from sft_rl.config import Config, RayConfig
 from sft_rl.config.extensions import with_typed_options
 from sft_rl.config.files import load_config, lookup
 from sft_rl.config.plain_yaml import read_file
-from sft_rl.distributed import placement
-from sft_rl.distributed.session import check_ray
 from sft_rl.errors import UserError
-from sft_rl.runs.resolve import check_settings
 from sft_rl.seeding import derive_seed
 from tuning.distribution import Values
+from tuning.objective import Objective, load_objective
 from tuning.space import Space, parse_space
 
 Searcher = Literal["random", "optuna"]
@@ -30,14 +27,6 @@ Scheduler = Literal["none", "asha", "pbt"]
 STEPS = "sampler.num_steps"
 DISTANCE = "distance"
 """What trials report on the way: their run's leading distance, on validation data."""
-REQUESTS = (
-    "rollout.num_workers",
-    "rollout.num_cpus_per_worker",
-    "rollout.num_gpus_per_worker",
-    "learner.num_cpus",
-    "learner.num_gpus",
-)
-"""What a trial asks the machines for."""
 FILE = "search.yaml"
 FORMAT = "sft-rl search 2"
 
@@ -56,6 +45,8 @@ class Search:
         scheduler: What happens to trials on the way.
         seeds: Trials of each configuration, one a seed.
         final_seeds: Trials of each winner after the search, with seeds it has not seen.
+        metric: What ranks: the name of a metric, ``module:function``, or ``auto`` for the one that
+            leads the preset's runs.
     """
 
     preset: str
@@ -67,6 +58,7 @@ class Search:
     scheduler: Scheduler = "none"
     seeds: int = 1
     final_seeds: int = 0
+    metric: str = "auto"
 
     def config(self, values: Values, seed: int | None = None) -> Config:
         """Build a trial's configuration: preset, the space's settings, the user's, the values."""
@@ -84,6 +76,14 @@ class Search:
     def num_runs(self) -> int:
         """How many trials there are, without those of the winners."""
         return self.num_trials * self.seeds
+
+    def with_trials(self, num_trials: int) -> Search:
+        """The same search with more configurations, or fewer; a grid has no more than its points.
+
+        What each of them is does not change.
+        """
+        most = num_trials if self.space.drawn else min(num_trials, len(self.space.grid))
+        return replace(self, num_trials=most)
 
     def trial(self, index: int, values: Values) -> dict[str, Any]:
         """Return what trial `index` is given; those of one configuration follow each other."""
@@ -140,9 +140,9 @@ class Search:
         return self.config({})
 
     @property
-    def metric(self) -> str:
-        """The distance that leads every trial, and ranks them."""
-        return self.base.distance
+    def objective(self) -> Objective:
+        """What ranks the trials, the less the better."""
+        return load_objective(self.base, self.metric)
 
     def value(self, values: Values, key: str) -> Any:
         """Return a trial's value of a key that the preset does not make depend on others."""
@@ -155,121 +155,6 @@ class Search:
         if distribution is None:
             return [self.base.sampler.num_steps]
         return sorted(distribution.options)
-
-    def check(self, address: str | None) -> None:
-        """Refuse what cannot work, before anything starts.
-
-        Args:
-            address: The cluster to run on; none means this machine.
-
-        Raises:
-            UserError: Naming the field, what was given and what is allowed.
-        """
-        self._check_counts()
-        on_cluster = RayConfig(address=address)
-        base = self.base
-        self.config({}, seed=self.seed + self.seeds + self.final_seeds)  # the last one
-        if base.learner.launcher != "local":
-            raise UserError(
-                f"learner.launcher: got {base.learner.launcher!r}; a search places the learner of "
-                "every trial itself, leave it at 'local'"
-            )
-        check_ray(on_cluster, base.rollout, base.learner, base.reward)
-        check_settings(base)
-        self._check_space()
-        if self.scheduler == "pbt":
-            self._check_population()
-        if self.searcher == "random":
-            for number in range(self.num_trials):
-                config = self.config(self.planned(number))
-                check_ray(on_cluster, config.rollout, config.learner, config.reward)
-                check_settings(config)
-
-    def check_room(self, nodes: placement.Nodes) -> None:
-        """Refuse trials that the nodes could never hold.
-
-        Raises:
-            UserError: With what the largest one asks for and what exists.
-        """
-        largest = {
-            key: max(distribution.values)
-            for key, distribution in self.space.distributions.items()
-            if key in REQUESTS
-        }
-        config = self.config(largest)
-        learner = placement.learner_bundle(config.learner)
-        placement.check_room(nodes, learner, config.rollout, config.reward)
-        trial = [learner, *placement.worker_bundles(config.rollout)]
-        trial += placement.scorer_bundles(config.reward)
-        if self.scheduler == "pbt" and not placement.fits(nodes.values(), trial * self.num_trials):
-            raise UserError(  # Ray's would pause trials for each other, for ever
-                f"--scheduler pbt: no room for all {self.num_trials} trials at once, which take "
-                f"over from each other: {placement.described(nodes)}; take fewer, or set "
-                "learner.num_cpus or rollout.num_cpus_per_worker lower"
-            )
-
-    def _check_counts(self) -> None:
-        for name, number in (("--num-trials", self.num_trials), ("--seeds", self.seeds)):
-            if number < 1:
-                raise UserError(f"{name}: must be at least 1, got {number}")
-        if self.final_seeds < 0 or self.final_seeds == 1:
-            raise UserError(
-                f"--final-seeds: must be 0 for none, or at least 2, since one gives no error; got "
-                f"{self.final_seeds}"
-            )
-        if self.seeds > 1 and self.scheduler != "none":
-            raise UserError(
-                f"--seeds: --scheduler {self.scheduler} decides on single trials while they run, "
-                f"use --seeds 1; got {self.seeds}"
-            )
-        if all(d.num_values == 1 for d in self.space.distributions.values()):
-            raise UserError(
-                f"--search {self.space.name}: nothing is left to search, all keys have one value"
-            )
-
-    def _check_space(self) -> None:
-        """Try every bound and option on its own, or beside what it depends on."""
-        where = f"--search {self.space.name}"
-        steps = self.space.distributions.get(STEPS)
-        if steps is not None and steps.when:
-            raise UserError(f"{where}: {STEPS}: cannot depend on others, all are compared by it")
-        for key, distribution in self.space.distributions.items():
-            beside = self.space.needed(key)
-            try:
-                own = lookup(self.config(beside), key)
-                if distribution.num_values == math.inf and isinstance(own, int):
-                    raise UserError(
-                        f"{key}: needs whole numbers, use randint, choice or grid instead of "
-                        f"{distribution.kind}"
-                    )
-                for value in distribution.values:
-                    self.config({**beside, key: value})
-            except (UserError, KeyError) as error:
-                said = f"{key}: nothing declares it" if isinstance(error, KeyError) else error
-                raise UserError(f"{where}: {said}") from error
-
-    def _check_population(self) -> None:
-        wrong = [
-            key
-            for key, d in self.space.distributions.items()
-            if not key.endswith("learning_rate") or d.num_values < math.inf or d.when
-        ]
-        if wrong:
-            raise UserError(
-                "--scheduler pbt: only learning rates drawn from uniform or loguniform can "
-                f"change while a trial runs; set {wrong[0]}=VALUE on the command line"
-            )
-        if self.searcher != "random":
-            raise UserError("--scheduler pbt: chooses its own values, use --searcher random")
-        if self.final_seeds:
-            raise UserError(
-                "--final-seeds: under pbt rates change on the way, so that no configuration could "
-                f"be trained again; use 0, got {self.final_seeds}"
-            )
-        if self.num_trials < 2:
-            raise UserError(
-                f"--num-trials: a population needs at least 2 trials, got {self.num_trials}"
-            )
 
     def save(self, folder: Path) -> None:
         """Write ``search.yaml``."""
@@ -284,6 +169,7 @@ class Search:
             "scheduler": self.scheduler,
             "seeds": self.seeds,
             "final_seeds": self.final_seeds,
+            "metric": self.metric,
         }
         (folder / FILE).write_text(yaml.safe_dump(tree, sort_keys=False))
 
@@ -313,6 +199,7 @@ class Search:
                 scheduler=tree["scheduler"],
                 seeds=int(tree["seeds"]),
                 final_seeds=int(tree["final_seeds"]),
+                metric=tree.get("metric", "auto"),
             )
         except (KeyError, TypeError) as error:
             raise UserError(f"--resume: {file} is damaged: {error}") from error

@@ -18,16 +18,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
-from sft_rl.config.files import check_key
+from pydantic import ValidationError
+
+from sft_rl.config import Section
+from sft_rl.config.files import check_key, explain
 from sft_rl.config.plain_yaml import read_file
 from sft_rl.errors import UserError, did_you_mean
+from tuning.constants import ASHA, PBT
 from tuning.distribution import Distribution, Values, parse_distribution
 
-TOP_LEVEL = ("description", "settings", "space")
+T = TypeVar("T", bound=Section)
+
+TOP_LEVEL = ("description", "settings", "space", "asha", "pbt")
 NOT_SEARCHED = {
     "preset": "it is the command's first word",
     "description": "it changes nothing",
@@ -47,11 +53,15 @@ class Space:
         name: Name of a ready space, or the file it came from.
         distributions: By configuration key.
         settings: Settings of every trial, by key; the command line wins over them.
+        asha: Constants of that scheduler.
+        pbt: Constants of that one.
     """
 
     name: str
     distributions: Mapping[str, Distribution]
     settings: Mapping[str, Any]
+    asha: ASHA = field(default_factory=ASHA)
+    pbt: PBT = field(default_factory=PBT)
 
     @property
     def grid(self) -> list[Values]:
@@ -110,7 +120,7 @@ class Space:
         if not rest:
             raise UserError(f"--search {self.name}: nothing is left to search, all keys are set")
         settings = {k: v for k, v in self.settings.items() if k not in fixed}
-        return Space(self.name, rest, settings)
+        return replace(self, distributions=rest, settings=settings)
 
     def to_tree(self) -> dict[str, Any]:
         """Return the space as its file would say it; :func:`parse_space` reads it back."""
@@ -121,7 +131,8 @@ class Space:
                 space[key]["step"] = d.step
             if d.when:
                 space[key]["when"] = {k: list(options) for k, options in d.when.items()}
-        return {"settings": dict(self.settings), "space": space}
+        constants = {"asha": self.asha.model_dump(), "pbt": self.pbt.model_dump()}
+        return {"settings": dict(self.settings), "space": space, **constants}
 
 
 def space_names() -> list[str]:
@@ -177,7 +188,16 @@ def parse_space(name: str, tree: Any) -> Space:
             raise UserError(f"{where}: {key}: cannot be searched, {NOT_SEARCHED[section]}")
         distributions[key] = parse_distribution(f"{where}: {key}", given)
         _check_when(f"{where}: {key}", distributions[key], distributions)
-    return Space(name, distributions, settings)
+    asha, pbt = _constants(where, tree, ASHA), _constants(where, tree, PBT)
+    return Space(name, distributions, settings, asha, pbt)
+
+
+def _constants(where: str, tree: dict[str, Any], kind: type[T]) -> T:
+    section = kind.__name__.lower()
+    try:
+        return kind.model_validate(tree.get(section) or {})
+    except ValidationError as error:
+        raise UserError(f"{where}: {section}.{explain(error)}") from error
 
 
 def _check_key(where: str, key: str) -> None:

@@ -32,6 +32,7 @@ from sft_rl.jobs.fine_tuning import fine_tune
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.runs.resolve import resolve
 from tuning import trial
+from tuning.objective import load_objective
 
 __all__ = ["resources", "trainable"]
 
@@ -77,7 +78,7 @@ def _run_trial(config: Config) -> None:
     """Run the main job in the trial's own folder."""
     started = time.perf_counter()
     folder = Path(tune.get_context().get_trial_dir()) / "run"
-    observer = trial.TuneObserver(folder, distance=config.distance, keep=True)
+    observer = trial.TuneObserver(folder, objective=load_objective(config), keep=True)
     resolved, data = resolve(config)
     store, start = trial.begin(folder, resolved, observer)
     evaluator = Evaluator(data, resolved.metrics)

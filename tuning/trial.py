@@ -34,6 +34,7 @@ from sft_rl.runs.resolve import resolve
 from sft_rl.storage.checkpoint import Checkpoint, load
 from sft_rl.types import Metrics
 from tuning import records
+from tuning.objective import Objective
 from tuning.search import DISTANCE, Search
 
 WARNINGS = "warnings.txt"
@@ -77,13 +78,13 @@ class TuneObserver:
 
     Args:
         folder: The run's folder.
-        distance: Name of the distance that leads the run.
+        objective: What is told as ``distance``.
         keep: Report checkpoints, too, which other trials may take over.
     """
 
-    def __init__(self, folder: Path, *, distance: str, keep: bool) -> None:
+    def __init__(self, folder: Path, *, objective: Objective, keep: bool) -> None:
         self.folder = folder
-        self.distance = distance
+        self.objective = objective
         self.keep = keep
         self.last: dict[str, float] = {}
 
@@ -97,10 +98,10 @@ class TuneObserver:
 
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
         """Report evaluations; Tune may end the trial in this call."""
-        if self.distance not in metrics:
+        if not all(name in metrics for name in self.objective.needs):
             return
         done_so_far = {"iteration": done, "percent": 100.0 * done / total}
-        row = self.last = {**metrics, **done_so_far, DISTANCE: metrics[self.distance]}
+        row = self.last = {**metrics, **done_so_far, DISTANCE: self.objective.of(metrics)}
         saved = self.folder / "checkpoints" / f"{done:06d}"
         tune.report(row, checkpoint=tune.Checkpoint(str(saved)) if self.keep else None)
 
@@ -116,9 +117,11 @@ class TuneObserver:
         checkpoints that other trials may take over only the newest is there.
         """
         with (self.folder / "metrics.csv").open(newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if row[self.distance]]
+            table = list(csv.DictReader(stream))
+        rows = [row for row in table if all(row.get(name) for name in self.objective.needs)]
         for row in rows[-1:] if self.keep else rows:
-            self.progress(int(row["iteration"]), total, {self.distance: float(row[self.distance])})
+            measured = {name: float(row[name]) for name in self.objective.needs}
+            self.progress(int(row["iteration"]), total, measured)
 
 
 def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, out: str) -> None:
@@ -135,7 +138,7 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
     trial = given["trial"]
     folder = Path(out) / f"{trial['index']:03d}"
     keep = search.scheduler == "pbt"
-    observer = TuneObserver(folder, distance=search.metric, keep=keep)
+    observer = TuneObserver(folder, objective=search.objective, keep=keep)
     try:
         config, data = resolve(
             search.config(trial["values"], trial["seed"]), pretrained=pretrained["sections"]

@@ -34,9 +34,13 @@ def finish(
     curve = ((10, 0.9), (20, validation))
     records.put(Record(**given, state="done", percent=100.0, attempts=1, curve=curve))
     summary = {
-        "before": {search.metric: before, f"{search.metric}_se": 0.004},
-        "final": {search.metric: held_out, f"{search.metric}_se": 0.004, "excess": 0.01},
-        "full_step": {search.metric: 0.55, "nfe": 1000, "noise_floor": 0.5},
+        "before": {search.objective.name: before, f"{search.objective.name}_se": 0.004},
+        "final": {
+            search.objective.name: held_out,
+            f"{search.objective.name}_se": 0.004,
+            "excess": 0.01,
+        },
+        "full_step": {search.objective.name: 0.55, "nfe": 1000, "noise_floor": 0.5},
         "policy_sha256": f"{index:064d}",
         "seconds_per_sample": 1e-4,
         "wall_seconds": {"total": 12.5},

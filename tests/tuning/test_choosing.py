@@ -1,5 +1,6 @@
 """Early stopping, population-based training and Optuna, on results made up here."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from made_up import RATE, make
 from ray.tune.experiment import Trial
 
+from tuning.constants import ASHA
 from tuning.optuna_search import OptunaSearcher
 from tuning.records import Record, Records
 from tuning.schedulers import ASHAByStepCount, Population
@@ -38,6 +40,15 @@ def test_asha_stops_weak_trials_only_among_the_same_steps(tmp_path: Path, steps_
     assert report(scheduler, good, 10.0, 0.1) == "CONTINUE"
     assert report(scheduler, other, 10.0, 0.9) == "CONTINUE"
     assert report(scheduler, weak, 10.0, 0.2) == "STOP"
+
+
+def test_asha_takes_its_constants_from_the_search_file(tmp_path: Path, steps_search: Search):
+    patient = replace(steps_search.space, asha=ASHA(grace_percent=50))
+    scheduler = ASHAByStepCount(replace(steps_search, space=patient), Records(tmp_path))
+    good, weak = enter(scheduler, 0, 4), enter(scheduler, 1, 4)
+    for percent, decision in ((40.0, "CONTINUE"), (50.0, "STOP")):
+        assert report(scheduler, good, percent, 0.1) == "CONTINUE"
+        assert report(scheduler, weak, percent, 0.9) == decision
 
 
 def test_asha_leaves_a_trial_that_has_only_its_evaluation_left(

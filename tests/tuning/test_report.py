@@ -55,7 +55,7 @@ def test_a_whole_search_is_told_with_errors_and_verdicts(tmp_path: Path):
     assert list(results["configuration"]) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert list(results["preset"]) == [True] * 4 + [False] * 4
     assert list(results["seed"]) == [0, 1] * 4
-    assert not {search.metric, "excess"} & set(results.columns)  # nothing of held-out data
+    assert not {search.objective.name, "excess"} & set(results.columns)  # nothing of held-out data
     assert list(final["seed"]) == [2, 3] * 4
     assert list(final["winner"] != final["preset"]) == [True] * 8
     assert final["excess"].notna().all()

@@ -6,6 +6,7 @@ import pytest
 
 from sft_rl.distributed.placement import Bundle
 from sft_rl.errors import UserError
+from tuning.checks import check_room, check_search
 from tuning.records import Record, Records
 from tuning.search import Search
 from tuning.space import parse_space
@@ -77,7 +78,7 @@ def test_a_search_over_algorithms_with_settings_and_options_of_their_own(
         }
     }
     search = make(tree, num_trials=12)
-    search.check(None)
+    check_search(search, None)
     assert search.planned(0) == search.own(10) == {"algorithm": "sft_pg"}
     tried = [search.planned(number) for number in range(12)]
     assert {values["algorithm"] for values in tried} == {"sft_pg", "ppo", own}
@@ -86,18 +87,18 @@ def test_a_search_over_algorithms_with_settings_and_options_of_their_own(
         assert config.options == {k[8:]: v for k, v in values.items() if k.startswith("options.")}
     alone = {"space": {"options.decay": {"uniform": [0.5, 0.99]}}}
     with pytest.raises(UserError, match=r"options\.decay: nothing declares it"):
-        make(alone).check(None)
+        check_search(make(alone), None)
     when = {"choice": [2, 4], "when": {"algorithm": "ppo"}}
     with pytest.raises(UserError, match="cannot depend on others"):
-        make({"space": {"algorithm": tree["space"]["algorithm"], STEPS: when}}).check(None)
+        check_search(make({"space": {"algorithm": tree["space"]["algorithm"], STEPS: when}}), None)
 
 
 def test_the_distance_that_leads_the_runs_ranks_them():
     space = parse_space("test", {"space": {RATE: {"uniform": [1e-4, 1e-3]}}})
     search = Search("digits", ("rollout.num_workers=0",), space, 1, 0)
-    search.check(None)
-    assert search.metric == "frechet_inf"
-    assert make(TREE, "metrics.distance=sliced_wasserstein").metric == "sliced_wasserstein"
+    check_search(search, None)
+    assert search.objective.name == "frechet_inf"
+    assert make(TREE, "metrics.distance=sliced_wasserstein").objective.name == "sliced_wasserstein"
 
 
 def test_the_seeds_of_a_configuration_follow_each_other():
@@ -151,7 +152,7 @@ def test_resume_refuses_what_is_no_search(tmp_path: Path):
 )
 def test_impossible_searches_are_refused_before_anything_starts(search: Search, expected: str):
     with pytest.raises(UserError) as caught:
-        search.check(None)
+        check_search(search, None)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -159,20 +160,20 @@ def test_impossible_searches_are_refused_before_anything_starts(search: Search, 
 def test_the_largest_trial_must_find_room():
     tree = {"space": {"rollout.num_workers": {"grid": [1, 2]}, RATE: TREE["space"][RATE]}}
     search = make(tree, "rollout.num_cpus_per_worker=0.5")
-    search.check_room({"a": Bundle(2, 0)})
+    check_room(search, {"a": Bundle(2, 0)})
     rates = {"space": {RATE: {"uniform": [0.1, 1]}}}
     alone = ("learner.num_cpus=0.5", "rollout.num_workers=0")
     population = make(rates, *alone, scheduler="pbt", num_trials=4)
-    population.check_room({"a": Bundle(1, 0), "b": Bundle(1, 0)})
+    check_room(population, {"a": Bundle(1, 0), "b": Bundle(1, 0)})
     with pytest.raises(UserError, match=r"no room for all 4 trials at once.*: a has 1\.5 CPUs;"):
-        population.check_room({"a": Bundle(1.5, 0)})
-    search.check_room({"a": Bundle(1, 0), "b": Bundle(1, 0)})
+        check_room(population, {"a": Bundle(1.5, 0)})
+    check_room(search, {"a": Bundle(1, 0), "b": Bundle(1, 0)})
     with pytest.raises(UserError, match=r"no room for 2 workers with 0.5 CPUs each .* a has 1 CPU"):
-        search.check_room({"a": Bundle(1, 0)})
+        check_room(search, {"a": Bundle(1, 0)})
     with pytest.raises(UserError, match="no room for 2 workers"):
-        search.check_room({"a": Bundle(1.25, 0), "b": Bundle(0.25, 0)})
+        check_room(search, {"a": Bundle(1.25, 0), "b": Bundle(0.25, 0)})
     with pytest.raises(UserError, match="no node has the 1 CPU and 1 GPU asked for: a has 8 CPUs"):
-        make(tree, "learner.num_gpus=1").check_room({"a": Bundle(8, 0)})
+        check_room(make(tree, "learner.num_gpus=1"), {"a": Bundle(8, 0)})
 
 
 def test_records_survive_on_disk(tmp_path: Path):

@@ -63,7 +63,7 @@ CONDITIONAL = space(
 
 def test_a_key_may_belong_to_one_choice_of_another():
     parsed = parse_space("x", CONDITIONAL)
-    assert parse_space("x", {"space": parsed.to_tree()["space"]}) == parsed
+    assert parse_space("x", parsed.to_tree()) == parsed
     assert parsed.grid == [
         {"algorithm": "ppo", "ppo.num_epochs": 1},
         {"algorithm": "ppo", "ppo.num_epochs": 2},
@@ -88,6 +88,14 @@ def test_a_fixed_key_decides_which_conditions_hold():
     assert ppo.distributions["ppo.num_epochs"].when == {}
     assert [*pg.distributions] == ["sft_pg.baseline", "value.learning_rate"]
     assert pg.distributions["value.learning_rate"].when == {"sft_pg.baseline": ("value",)}
+
+
+def test_a_file_holds_the_constants_of_the_schedulers():
+    tree = {**space(steps={"grid": [2, 4]}), "asha": {"reduction_factor": 2, "brackets": 2}}
+    parsed = parse_space("x", tree)
+    assert (parsed.asha.reduction_factor, parsed.asha.brackets) == (2.0, 2)
+    assert (parsed.asha.grace_percent, parsed.pbt.quantile_fraction) == (10.0, 0.25)
+    assert parse_space("x", parsed.to_tree()) == parsed
 
 
 def test_grid_lists_all_combinations_in_order():
@@ -152,6 +160,9 @@ def test_yaml_exponents_are_numbers(tmp_path: Path):
             {**space(steps={"grid": [2]}), "settings": {"sampler.num_steps": 1}},
             "both in 'settings' and in 'space'",
         ),
+        ({**space(steps={"grid": [2]}), "asha": {"brackets": 0}}, "asha.brackets: input should be"),
+        ({**space(steps={"grid": [2]}), "pbt": {"quantile": 1}}, "pbt.quantile"),
+        ({**space(steps={"grid": [2]}), "pbt": 3}, "pbt"),
         (space(seed={"randint": [0, 3]}), "--seeds gives every configuration several"),
         (space(**{"metrics.seed": {"randint": [0, 3]}}), "protocols are not compared"),
         (space(**{"data.noise": {"uniform": [0, 1]}}), "different data are not compared"),

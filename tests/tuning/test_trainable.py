@@ -48,14 +48,23 @@ population = fit(
         "iteration", perturbation_interval=2, hyperparam_mutations=rates, quantile_fraction=0.5
     ),
 )
-searched = sft_rl.search(
-    "swiss_roll",
-    {"policy.learning_rate": {"grid": [1e-4, 1e-3]}},
-    settings,
-    num_trials=5,
-    out=out / "ours",
-    final_seeds=0,
-)
+
+
+def search(**options):
+    return sft_rl.search(
+        "swiss_roll",
+        {"policy.learning_rate": {"grid": [1e-4, 1e-3, 1e-2]}},
+        settings,
+        out=out / "ours",
+        final_seeds=0,
+        max_concurrent=1,
+        metric="recall",
+        **options,
+    )
+
+
+begun = search(num_trials=5, time_budget=1e-3)
+searched = search(num_trials=2, resume=True)
 assert ray.is_initialized()
 found_by_steps = {one.config["sampler.num_steps"]: one for one in found}
 Path(out / "found.json").write_text(
@@ -65,6 +74,8 @@ Path(out / "found.json").write_text(
             "metrics": {steps: one.metrics for steps, one in found_by_steps.items()},
             "wrong": str(wrong),
             "population": [one.metrics["percent"] for one in population],
+            "begun": len(begun.results),
+            "validation": searched.results["validation"].tolist(),
             "trials": searched.results["policy.learning_rate"].tolist(),
             "best": searched.best[4].policy.learning_rate,
         },
@@ -91,7 +102,10 @@ def test_trials_of_ones_own_tuner_are_the_main_job(
     assert (told["percent"], told["iteration"]) == (100.0, 3)
     assert "sampler.steps: unknown setting; did you mean" in found["wrong"]
     assert found["population"] == [100.0, 100.0]
-    assert sorted(found["trials"]) == [1e-4, 1e-3]
+    assert (found["begun"], found["trials"]) == (1, [1e-4, 1e-3])
+    for index, validation in enumerate(found["validation"]):
+        recall = sft_rl.load_result(tmp_path / "ours" / "trials" / f"{index:03d}").history["recall"]
+        assert validation == pytest.approx(1.0 - recall.dropna().iloc[-1], abs=1e-12)
     assert found["best"] in found["trials"]
     assert Search.load(tmp_path / "ours").final_seeds == 0
 
@@ -115,6 +129,8 @@ def test_a_search_is_refused_before_ray_starts(tmp_path: Path):
     for given, message in (
         ({"num_trials": 0}, "--num-trials: must be at least 1, got 0"),
         ({"num_trials": 2, "seeds": 0}, "--seeds: must be at least 1"),
+        ({"num_trials": 2, "time_budget": 0}, "--time-budget: must be longer than 0 s, got 0"),
+        ({"num_trials": 2, "metric": "fid"}, "--metric: 'fid' is not measured by evaluations"),
         ({"num_trials": 2, "overrides": ["policy.learning_rate=1"]}, "nothing is left to search"),
     ):
         with pytest.raises(sft_rl.UserError, match=message):
