@@ -177,7 +177,7 @@ def test_an_interrupt_leaves_a_checkpoint_and_nothing_else_changed(tmp_path: Pat
 
 
 SETTING_UP = """
-import json, os, signal, sys
+import json, os, signal, sys, warnings
 import sft_rl
 
 os.chdir(sys.argv[1])
@@ -195,15 +195,25 @@ def report(*hashes):
 """
 
 A_RAY_OF_ITS_OWN = """
+kept = []
+
 def interrupt(done, total, metrics):
     if done == 1:
+        import numpy as np
+        import ray
+        kept.extend(ray.put(np.full(10**7, i)) for i in range(2))  # 80 MB each
         os.kill(os.getpid(), signal.SIGINT)
 
 rays = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
 try:
-    policy_sha256(with_worker, "a", observer=interrupt)
+    with warnings.catch_warnings(record=True) as warned:
+        small = with_worker.ray.model_copy(update={"object_store_gb": 0.1})
+        given = with_worker.model_copy(update={"ray": small})
+        policy_sha256(given, "a", observer=interrupt)
 except KeyboardInterrupt as error:
     assert "a checkpoint is saved" in str(error), error
+(spilled,) = (str(w.message) for w in warned if "MiB of objects went through" in str(w.message))
+assert "76 MiB" in spilled, spilled
 environment = dict(os.environ)  # libraries that were imported have set names of theirs
 assert {n: v for n, v in environment.items() if n.startswith("RAY_")} == rays
 assert {"ot", "sklearn"}.isdisjoint(sys.modules)  # which cost seconds

@@ -78,7 +78,9 @@ def runs(
         "grpo": tiny_config(
             odd, "algorithm=grpo", "rollout.group_size=3", "grpo.trust_region=1e-4"
         ),
-        "nft": tiny_config(odd, "algorithm=nft", "training.n_generator=2"),
+        "nft": tiny_config(
+            odd, "algorithm=nft", "training.n_generator=2", "rollout.latent_dtype=bfloat16"
+        ),
     }
     for name, config in configs.items():
         learn(config, alone / name, Team())

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from sft_rl.config import RayConfig
+from sft_rl.config.files import load_config
 from sft_rl.distributed.nodes import check_shared, is_fixed, room
 from sft_rl.distributed.placement import learner_bundle
 from sft_rl.distributed.session import RaySession
@@ -58,7 +58,9 @@ def run_search(
     waiting = [i for i in range(search.num_runs) if not _is_finished(records, i)]
     if not waiting and not _left(search, records, finals):
         return search, records, finals
-    with RaySession(RayConfig(address=address), search.base.rollout) as session:
+    own = load_config(search.preset, search.settings).ray
+    ray = own.model_copy(update={"address": address})
+    with RaySession(ray, search.base.rollout) as session:
         if address is not None:  # joining is quick, and may fail
             session.wait()
         with ConsoleObserver() as observer:

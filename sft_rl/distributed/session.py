@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -21,10 +21,10 @@ from types import TracebackType
 from typing import Any
 
 from sft_rl.config import LearnerConfig, RayConfig, RewardConfig, RolloutConfig
+from sft_rl.distributed.object_store import shared_memory, spilled_bytes, store_bytes
 from sft_rl.distributed.placement import NOTHING, check_room, learner_bundle, this_machine
 from sft_rl.errors import RunFailed, UserError, first_line, last_line
 
-OBJECT_STORE_BYTES = 256 * 2**20
 CONNECT_S = 5.0
 MOST_CHARACTERS = 20
 """Of the folder for temporary files; Ray adds up to 80 to it for a socket's path."""
@@ -45,7 +45,8 @@ class RaySession:
     Args:
         config: Which cluster to join, or none to start a local Ray.
         rollout: What the workers will ask for.
-        warn: Is told what makes a local Ray slow.
+        objects: Bytes of objects that are there at the same time, for a local Ray.
+        warn: Is told what makes a Ray slow.
     """
 
     def __init__(
@@ -53,15 +54,18 @@ class RaySession:
         config: RayConfig,
         rollout: RolloutConfig,
         *,
+        objects: int = 0,
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.config = config
+        self.objects = objects
         self.rollout = rollout
         self.warn = warn
         self._folder: TemporaryDirectory[str] | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
         self._ready: Future[None] | None = None
         self._is_ours = not is_running()
+        self._spilled = math.inf  # bytes, before it was ours to use
         self._keeper: Any = None  # lives as long as somebody refers to it
         self._environment: dict[str, str] = {}
         self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
@@ -89,6 +93,7 @@ class RaySession:
         """
         assert self._ready is not None, "use the session in a with block"
         self._ready.result()
+        self._spilled = min(self._spilled, spilled_bytes())
         if threading.current_thread() is threading.main_thread():
             # Ray puts its own handler in front, which aborts the process 3 s after the signal.
             signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -99,6 +104,7 @@ class RaySession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._say_what_was_spilled()
         if self._is_ours:
             self._executor.submit(_stop_ray).result()
         self._executor.shutdown()
@@ -113,6 +119,20 @@ class RaySession:
                     del os.environ[name]
         if error is not None and is_from_ray(error):
             raise RunFailed(f"ray: {type(error).__name__}: {last_line(error)}") from error
+
+    def _say_what_was_spilled(self) -> None:
+        if not is_running() or math.isinf(self._spilled):
+            return
+        try:
+            spilled = spilled_bytes() - self._spilled
+        except Exception:  # whatever ended Ray is told by what it ended
+            return
+        if spilled > 0:
+            self.warn(
+                f"ray: {spilled / 2**20:.0f} MiB of objects went through the disk, which is slow; "
+                "give them more memory: ray.object_store_gb, or on a cluster `ray start "
+                "--object-store-memory`"
+            )
 
     def _start(self) -> None:
         # A worker's error stops the run with one line; Ray would print those behind it, too.
@@ -134,9 +154,10 @@ class RaySession:
         set_local_environment()
         os.environ.pop("RAY_ADDRESS", None)  # empty, or a job server's
         self._folder = _private_folder()
-        if (free := _shared_memory()) < OBJECT_STORE_BYTES:
+        size = store_bytes(self.config, self.objects)
+        if (free := shared_memory()) < size:
             self.warn(
-                f"ray: /dev/shm has {free // 2**20} MiB, fewer than {OBJECT_STORE_BYTES // 2**20}: "
+                f"ray: /dev/shm has {free // 2**20} MiB, fewer than {size // 2**20}: "
                 "trajectories go through files, which is slower; docker run --shm-size sets it"
             )
         import ray
@@ -148,7 +169,7 @@ class RaySession:
                 num_cpus=max(os.cpu_count() or 1, 1),
                 include_dashboard=self.config.dashboard,
                 dashboard_host="127.0.0.1",
-                object_store_memory=OBJECT_STORE_BYTES,
+                object_store_memory=size,
                 configure_logging=True,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
@@ -196,14 +217,6 @@ def _private_folder() -> TemporaryDirectory[str]:
     usual = tempfile.gettempdir()
     base = usual if len(usual) <= MOST_CHARACTERS and not re.search(r"\s", usual) else "/tmp"
     return TemporaryDirectory(prefix="sft-rl-", dir=base, ignore_cleanup_errors=True)
-
-
-def _shared_memory() -> int:
-    """Bytes free in shared memory; as much as is needed where there is no such thing."""
-    try:
-        return shutil.disk_usage("/dev/shm").free
-    except OSError:
-        return OBJECT_STORE_BYTES
 
 
 _local_environment: dict[str, str] | None = None

@@ -87,15 +87,25 @@ class _SharedCollector:
         """Yield the shards of the oldest request to every learner."""
         shards = None if self._collector is None else self._collector.results()
         for _ in range(self._num_shards.popleft()):
-            arrays = None if shards is None else next(shards).to_numpy()
-            shared = self._team.leaders(arrays)
-            assert shared is not None, "the leader has a collector"
-            yield Trajectories.from_numpy(shared)
+            yield _shared(None if shards is None else next(shards), self._team)
 
     def close(self) -> None:
         """Close the leader's collector."""
         if self._collector is not None:
             self._collector.close()
+
+
+def _shared(trajectories: Trajectories | None, team: Team) -> Trajectories:
+    """Send the leader's trajectories to all learners: what they are like, then tensor by tensor."""
+    values = {} if trajectories is None else dict(vars(trajectories))
+    tensors = {name: v.cpu().contiguous() for name, v in values.items() if isinstance(v, Tensor)}
+    like = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    values, like = team.leaders(({k: v for k, v in values.items() if k not in like}, like))
+    for name, one in like.items():
+        tensor = tensors.setdefault(name, torch.empty_like(one, device="cpu"))
+        dist.broadcast(tensor.view(torch.uint8), src=0)  # gloo knows few types
+    found: dict[str, Any] = {**values, **tensors}
+    return Trajectories(**found)
 
 
 def _on_own_rows(

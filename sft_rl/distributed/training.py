@@ -91,11 +91,12 @@ class _Job:
     """What a Train worker gets.
 
     Attributes:
-        work: What to run.
+        work: Reference to what to run: Ray Train would copy it from process to process, weights
+            and all.
         board: The driver's board.
     """
 
-    work: Work
+    work: Any
     board: Any
 
 
@@ -121,7 +122,7 @@ def run_on_train(
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     # A process of its own: Ctrl-C and SIGTERM stay ours, and it ends with us at any time.
     fit = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
-    given_up = fit.remote(_Job(work, board), config, storage)
+    given_up = fit.remote(_Job(ray.put(work), board), config, storage)
     if _follow(board, given_up, observer, notice):
         return
     try:
@@ -182,7 +183,8 @@ def _learn(given: dict[str, Any]) -> None:
     team = Team() if alone else TorchTeam()
     observer = _BoardObserver(job.board) if team.leads else Silent()
     try:
-        job.work(team, observer, _BoardNotice(job.board, team))
+        work: Work = ray.get(job.work)
+        work(team, observer, _BoardNotice(job.board, team))
         if team.leads:
             ray.get(job.board.tell.remote("done"))
     except UserError as error:

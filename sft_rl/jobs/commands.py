@@ -24,7 +24,7 @@ from sft_rl.export.sampler import load_sampler, sampler_of
 from sft_rl.jobs.beside import beside
 from sft_rl.jobs.build import prepare_process
 from sft_rl.jobs.clock import Clock
-from sft_rl.jobs.dry_run import check_memory
+from sft_rl.jobs.dry_run import check_memory, object_bytes
 from sft_rl.jobs.fine_tuning import fine_tune, fine_tune_elsewhere
 from sft_rl.jobs.report import FLOOR, Table, comparison, names_of, number
 from sft_rl.learning.preemption import Preempted, PreemptionNotice
@@ -153,7 +153,12 @@ def _train(
             from sft_rl.distributed.session import RaySession
 
             session = stack.enter_context(
-                RaySession(config.ray, config.rollout, warn=observer.warn)
+                RaySession(
+                    config.ray,
+                    config.rollout,
+                    objects=object_bytes(config, own),
+                    warn=observer.warn,
+                )
             )
             if session.exports:  # what a cluster refuses is known before anything is trained
                 session.wait()

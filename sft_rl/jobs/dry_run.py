@@ -112,6 +112,27 @@ def check_memory(config: ResolvedConfig, *, available: int | None = None) -> Non
     )
 
 
+def object_bytes(config: ResolvedConfig, own: nn.Module | None = None) -> int:
+    """Bytes of a run in Ray's object store that are there at the same time.
+
+    They are the versions of the weights in flight, and the one that is just written; and the
+    trajectories of an iteration, twice, for they are copied out one by one.
+
+    Args:
+        config: The run's configuration.
+        own: The network, where Python hands it over.
+    """
+    training, num_steps = config.training, config.sampler.num_steps
+    with torch.device("meta"):
+        weights = FLOAT * num_parameters(own if own is not None else network_of(config))
+    kept = num_steps + 1 + algorithm_of(config).looks_ahead * num_steps
+    dtype: torch.dtype = getattr(torch, config.rollout.latent_dtype)
+    latent = kept * math.prod(config.samples.shape) * dtype.itemsize
+    chain = latent + FLOAT * num_steps
+    ahead = 1 + training.max_offpolicy_steps
+    return (2 + ahead) * weights + 2 * ahead * training.n_critic * training.batch_size * chain
+
+
 def requirements_of(config: ResolvedConfig, micro_batch_size: int | None) -> Requirements:
     """What a run needs with updates of so many rows at a time."""
     training = config.training.model_copy(update={"micro_batch_size": micro_batch_size})

@@ -16,7 +16,14 @@ from sft_rl.config.files import load_config
 from sft_rl.data import dataset_of
 from sft_rl.errors import UserError
 from sft_rl.export.few_step_pipeline import FewStepPipeline
-from sft_rl.jobs.dry_run import activation_bytes, check_memory, dry_run, memory_of, requirements_of
+from sft_rl.jobs.dry_run import (
+    activation_bytes,
+    check_memory,
+    dry_run,
+    memory_of,
+    object_bytes,
+    requirements_of,
+)
 from sft_rl.runs.parts import network_of, policy_of
 from sft_rl.runs.resolve import resolve
 
@@ -112,6 +119,15 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_does():
         check_memory(config, available=2**20)
     here = memory_of(torch.device("cpu"))
     assert needed < here < 2**44
+
+
+def test_rays_objects_are_weights_and_trajectories():
+    settings = ["rollout.latent_dtype=float16", "sft_pg.baseline=value", "sampler.num_steps=4"]
+    config, _ = resolve(load_config("digits", [*settings, "training.max_offpolicy_steps=1"]))
+    weights = sum(p.numel() for p in network_of(config).parameters()) * 4
+    a_chain = 5 * 64 * 2 + 4 * 4
+    drawn = config.training.batch_size * config.training.n_critic * a_chain
+    assert object_bytes(config) == 4 * weights + 4 * drawn
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path, capsys: Any):
