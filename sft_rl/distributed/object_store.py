@@ -28,7 +28,9 @@ def shared_memory() -> float:
 
 def spilled_bytes() -> int:
     """Bytes of objects that the Ray of this process has moved to disks since it began."""
+    import ray
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-    reply = get_memory_info_reply(get_state_from_address(), timeout_seconds=10.0)
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    reply = get_memory_info_reply(state, timeout_seconds=10.0)
     return int(reply.store_stats.spilled_bytes_total)

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import os
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    get_context,
+    report,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -24,6 +37,12 @@ from sft_rl.learning.team import Team
 from sft_rl.types import Metrics
 
 POLL_S = 0.25
+REPORT_S = 2.0
+"""Seconds between two reports: each waits until Ray Train has looked at the one before."""
+NUM_REPORTS = 20
+"""How many of the newest are kept."""
+END_S = 10.0
+"""Seconds that Ray Train gets to note the last one."""
 
 Work = Callable[[Team, Observer, Notice], None]
 """What every learner of a team runs."""
@@ -72,6 +91,38 @@ class _BoardObserver:
         self._board.tell.remote("progress", done, total, metrics)
 
 
+class _Reports:
+    """An observer that also reports evaluations to Ray Train, and passes on what it is told.
+
+    All learners of a team report together. Evaluations that follow each other too fast are left
+    out, the last never. The checkpoint of a report is a pointer: it names the run's own.
+    """
+
+    def __init__(self, observer: Observer, job: _Job, team: Team) -> None:
+        self.observer = observer
+        self.job = job
+        self.team = team
+        self._last = -math.inf
+
+    def phase(self, name: str) -> None:
+        self.observer.phase(name)
+
+    def warn(self, text: str) -> None:
+        self.observer.warn(text)
+
+    def progress(self, done: int, total: int, metrics: Metrics) -> None:
+        self.observer.progress(done, total, metrics)
+        if self.job.distance not in metrics:
+            return
+        is_due = done == total or time.monotonic() - self._last > REPORT_S
+        if self.team.leaders(is_due):
+            with TemporaryDirectory() as folder:
+                (Path(folder) / "run.json").write_text(json.dumps({"run": self.job.place}))
+                pointer = Checkpoint.from_directory(folder) if self.team.leads else None
+                report(metrics, checkpoint=pointer)
+            self._last = time.monotonic()
+
+
 class _BoardNotice:
     """The driver's notice; all learners of a team see it after the same iteration."""
 
@@ -94,24 +145,37 @@ class _Job:
         work: Reference to what to run: Ray Train would copy it from process to process, weights
             and all.
         board: The driver's board.
+        place: Path or URL of the run's folder.
+        distance: A number that evaluations have, and other iterations have not.
     """
 
     work: Any
     board: Any
+    place: str
+    distance: str
 
 
 def run_on_train(
-    work: Work, config: LearnerConfig, *, storage: str, observer: Observer, notice: Notice
+    work: Work,
+    config: LearnerConfig,
+    *,
+    place: str,
+    distance: str,
+    observer: Observer,
+    notice: Notice,
 ) -> None:
     """Run the learners under Ray Train, restarted when one dies; return when they are done.
 
-    Nothing is reported to Ray and none of its checkpoints is used: `work` goes on from the run's
-    own, so a restart loses what came after the newest of them, and a finished run ends at once.
+    Evaluations are reported to Ray Train, but none of its checkpoints is used: `work` goes on from
+    the run's own, so a restart loses what came after the newest of them, and a finished run ends at
+    once.
 
     Args:
         work: What every learner runs. It must go on where it was interrupted.
         config: How many learners, what each may use, how often they are restarted.
-        storage: Path or URL for Ray Train's own state, seen by all nodes.
+        place: Path or URL of the run's folder, seen by all nodes; Ray Train's own state is in its
+            ``ray/train``.
+        distance: A number that evaluations have, and other iterations have not.
         observer: Is told what the leading learner tells.
         notice: When it arrives, the learners save and leave.
 
@@ -122,8 +186,9 @@ def run_on_train(
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     # A process of its own: Ctrl-C and SIGTERM stay ours, and it ends with us at any time.
     fit = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
-    given_up = fit.remote(_Job(ray.put(work), board), config, storage)
+    given_up = fit.remote(_Job(ray.put(work), board, place, distance), config)
     if _follow(board, given_up, observer, notice):
+        ray.wait([given_up], timeout=END_S)
         return
     try:
         ray.get(given_up)
@@ -152,7 +217,7 @@ def _follow(board: Any, given_up: Any, observer: Observer, notice: Notice) -> bo
             return False
 
 
-def _fit(job: _Job, config: LearnerConfig, storage: str) -> None:
+def _fit(job: _Job, config: LearnerConfig) -> None:
     """Run the learners until they are done or Ray Train gives up."""
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how soon deaths are seen
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the driver's
@@ -169,7 +234,8 @@ def _fit(job: _Job, config: LearnerConfig, storage: str) -> None:
         ),
         run_config=RunConfig(
             name="train",
-            storage_path=storage,
+            storage_path=f"{job.place}/ray",
+            checkpoint_config=CheckpointConfig(num_to_keep=NUM_REPORTS),
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     ).fit()
@@ -181,7 +247,7 @@ def _learn(given: dict[str, Any]) -> None:
     receive_secrets()
     alone = get_context().get_world_size() == 1
     team = Team() if alone else TorchTeam()
-    observer = _BoardObserver(job.board) if team.leads else Silent()
+    observer = _Reports(_BoardObserver(job.board) if team.leads else Silent(), job, team)
     try:
         work: Work = ray.get(job.work)
         work(team, observer, _BoardNotice(job.board, team))

@@ -201,7 +201,8 @@ def fine_tune_elsewhere(
     run_on_train(
         work,
         store.config.learner,
-        storage=f"{store.absolute_place}/ray",
+        place=store.absolute_place,
+        distance=store.config.distance,
         observer=clock.observer,
         notice=notice,
     )
