@@ -8,10 +8,10 @@ demo: .venv/installed
 	$(BIN)/sft-rl train swiss_roll
 
 test: lint
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --no-loadscope-reorder
 
 test-slow: lint
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --slow
+	$(BIN)/python -m pytest -n 4 --no-loadscope-reorder --slow
 
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

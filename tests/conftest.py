@@ -75,11 +75,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Side by side: a file's tests, which share its fixtures. What waits for processes comes first,
-    # so that others fill the gaps: in two rows, one of which shares a cluster.
+    # so that others fill the gaps: in three rows, two of which share a cluster or a user's Ray.
     for item in items:
         is_ray = item.get_closest_marker("ray") is not None
-        on_cluster = "ray_cluster" in getattr(item, "fixturenames", ())
-        group = "a cluster" if on_cluster else "Ray" if is_ray else str(item.path)
+        shared = {"ray_cluster", "in_users_ray"}.intersection(getattr(item, "fixturenames", ()))
+        group = shared.pop() if shared else "Ray" if is_ray else str(item.path)
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)

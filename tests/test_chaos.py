@@ -39,7 +39,7 @@ def test_a_learner_is_killed(
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     assert main(["train", "swiss_roll", *settings, "--out", str(alone)]) == 0
     pid = in_users_ray.process.pid
-    killer = Thread(target=kill_a_learner, args=(pid, killed / "metrics.csv"))
+    killer = Thread(target=kill_a_learner, args=(pid, killed / "metrics.csv"), daemon=True)
     killer.start()
     workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
     said = in_users_ray(
