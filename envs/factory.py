@@ -11,9 +11,9 @@ import torch
 from envs.denoising import DenoisingEnv, DenoisingVectorEnv
 from envs.rewards import Source, build_reward
 from sft_rl.config.files import load_config
-from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import OwnReward
 from sft_rl.runs.parts import full_step_network, policy_of
 from sft_rl.runs.remote import open_run
@@ -114,4 +114,4 @@ def _of_preset(
 def _of_run(place: str | Path) -> Source:
     store = open_run(place)
     policy, tensors = store.result()
-    return Source(store.config, policy, lambda: load_dataset(store.config.data), tensors)
+    return Source(store.config, policy, lambda: data_of(store.config), tensors)

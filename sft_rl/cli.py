@@ -124,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--out", type=Path, required=True, help="file: .npy, or .csv of points, .png of images"
     )
-    sample.add_argument("--label", type=int, help="their class, if the model has any")
+    sample.add_argument(
+        "--label", type=_label, help="their class, or one of the run's prompts, if it has any"
+    )
     sample.add_argument(
         "--condition",
         type=_condition,
@@ -259,6 +261,10 @@ def _evaluate(args: argparse.Namespace, started: float) -> None:
     with ConsoleObserver() as observer:
         rows = evaluate(args.folder, observer=observer)
     observer.table(f"{args.folder}", rows)
+
+
+def _label(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdecimal() else text
 
 
 def _condition(given: str) -> Path | list[float]:

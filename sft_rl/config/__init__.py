@@ -32,6 +32,7 @@ from sft_rl.config.networks import (
     SamplerConfig,
     ValueConfig,
 )
+from sft_rl.config.prompts import Latents, Prompts, PromptsConfig
 from sft_rl.config.rewards import CRITIC, OWN, RewardConfig, TermConfig
 from sft_rl.config.system import (
     DISTANCES,
@@ -56,6 +57,7 @@ __all__ = [
     "DataConfig",
     "GRPOConfig",
     "HybridConfig",
+    "Latents",
     "LearnerConfig",
     "LoraConfig",
     "MetricsConfig",
@@ -67,6 +69,8 @@ __all__ = [
     "PolicyConfig",
     "PretrainedConfig",
     "PretrainingConfig",
+    "Prompts",
+    "PromptsConfig",
     "RayConfig",
     "ResolvedConfig",
     "RewardConfig",
@@ -110,6 +114,10 @@ class Samples(Section):
     """Number of classes of the data's labels; 0 if they have none."""
     conditions: Conditions | None = None
     """Vectors that points are conditional on, if they are."""
+    latents: Latents | None = None
+    """How samples are latents of pictures, if they are; the shape is theirs."""
+    prompts: Prompts | None = None
+    """Prompts that pictures are conditional on, by their number, if they are."""
     fingerprint: str
     """Hash of the training data."""
 
@@ -119,8 +127,10 @@ class Samples(Section):
         return 0 if self.conditions is None else len(self.conditions.names)
 
     @property
-    def table(self) -> tuple[int, int] | None:
-        """Shape of the vectors that a model keeps; None without any."""
+    def table(self) -> tuple[int, ...] | None:
+        """Shape of the vectors, or of the prompts with the empty one, that a model keeps."""
+        if self.prompts is not None:
+            return len(self.prompts.texts) + 1, self.prompts.num_tokens, self.prompts.width
         known = self.conditions
         return None if known is None else (known.num_rows, len(known.names))
 
@@ -142,6 +152,8 @@ class Config(Section):
     """What is maximised; `reward=module:function` is short for a reward alone, without a critic."""
     data: DataConfig = DataConfig()
     """The data to generate."""
+    prompts: PromptsConfig = PromptsConfig()
+    """What a text-to-image pipeline is prompted with."""
     noise: NoiseConfig = NoiseConfig()
     """The forward process."""
     model: ModelConfig = ModelConfig()

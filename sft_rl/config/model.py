@@ -17,7 +17,7 @@ from sft_rl.config.base import (
     Seed,
 )
 
-IMAGES = ("digits", "glyphs", "cifar10", "images")
+IMAGES = ("digits", "glyphs", "cifar10", "images", "pipeline")
 LABELLED = ("digits", "glyphs", "cifar10")
 WITH_PATH = ("file", "cifar10", "images")
 
@@ -32,12 +32,21 @@ class DataConfig(Section):
     """The data to generate."""
 
     name: Literal[
-        "swiss_roll", "two_moons", "file", "digits", "glyphs", "cifar10", "images", "memory"
+        "swiss_roll",
+        "two_moons",
+        "file",
+        "digits",
+        "glyphs",
+        "cifar10",
+        "images",
+        "pipeline",
+        "memory",
     ] = "swiss_roll"
     """Points: `swiss_roll`, `two_moons`, or a `file`, which a `path` selects. Images: the 8x8
     `digits` in scikit-learn, `glyphs`, coloured characters that are drawn here, `cifar10` in its
-    binary format, or a user's `images`. `memory` is what Python hands over, or what `factory`
-    returns."""
+    binary format, a user's `images`, or `pipeline`: what the text-to-image pipeline of
+    `pretrained.path` draws of `prompts.path`. `memory` is what Python hands over, or what
+    `factory` returns."""
     factory: Reference | None = None
     """A user's `module:function` that returns points (N, dim), or images (N, channels, height,
     width) in uint8, the same ones at every call; sets `name=memory`."""
@@ -51,12 +60,18 @@ class DataConfig(Section):
     condition_columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Columns of a table of points that are given, not generated: the model is conditional on them,
     as on the parameters of an experiment. They are no dimensions of the points."""
+    captions: str | None = None
+    """Captions of `images`, which a text-to-image pipeline is prompted with: a column of their
+    table, or `txt`, a file beside each picture. None takes their labels."""
+    pipeline_steps: Count = 50
+    """Steps of a picture of `name=pipeline`."""
     separator: Literal["comma", "semicolon", "tab", "pipe", "space"] | None = None
     """What parts the columns of a .csv; None finds it out."""
     header: bool | None = None
     """Whether the first row of a .csv names the columns; None finds it out."""
     num_points: Annotated[int, Field(ge=2, le=10**9)] = 200_000
-    """Training points to draw from a synthetic source, or `glyphs`."""
+    """Training points to draw from a synthetic source, or `glyphs`; of `pipeline` all pictures, 256
+    if not given."""
     noise: NonNegative = 0.05
     """Noise of the synthetic sources, in scikit-learn's units."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
@@ -116,8 +131,17 @@ class DataConfig(Section):
             return values if values.get("name") in IMAGES else {**values, "name": "file"}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_of_a_pipeline(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name") == "pipeline":
+            return {"num_points": 256, **values}
+        return values
+
     @model_validator(mode="after")
     def _path_is_read(self) -> DataConfig:
+        if self.captions is not None and self.name != "images":
+            raise ValueError(f"data.captions: goes with data.name=images, got {self.captions!r}")
         if self.path is not None and self.name not in WITH_PATH:
             raise ValueError(
                 f"data.path: data.name={self.name} reads no path, got {self.path!r}; for pictures "
@@ -188,12 +212,12 @@ class NoiseConfig(Section):
 class ModelConfig(Section):
     """The network that predicts the noise, or what is equivalent to it."""
 
-    kind: Literal["mlp", "paper_mlp", "unet", "dit", "edm", "own"] = "mlp"
+    kind: Literal["mlp", "paper_mlp", "unet", "dit", "edm", "text_unet", "own"] = "mlp"
     """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step; `unet`:
     the UNet2DModel of diffusers, for images; `dit`: its DiTTransformer2DModel, of pixels and
-    conditional on classes; `edm`: NVlabs' DDPM++, NCSN++ or ADM, which
-    `pretrained.path` reads; `own`: a network that Python hands over, or that
-    `factory` makes."""
+    conditional on classes; `edm`: NVlabs' DDPM++, NCSN++ or ADM, and `text_unet`: the
+    UNet2DConditionModel of a text-to-image pipeline, which `pretrained.path` reads; `own`: a
+    network that Python hands over, or that `factory` makes."""
     factory: Reference | None = None
     """A user's `module:function` that returns the network, any torch module that is called as
     `network(x, times[, labels])`; sets `kind=own`."""
@@ -201,7 +225,8 @@ class ModelConfig(Section):
     """Of the network of `factory`: a file with its state dict, .safetensors or of `torch.save`, or
     `factory`, if the function returns it trained; without, it is pretrained here."""
     classes: NonNegativeInt = 0
-    """Number of labels that the network of `factory` takes."""
+    """Number of labels that the network of `factory` takes; of `text_unet`, filled in, the prompts
+    and the empty one."""
     null_class: bool = False
     """Whether the last of the network's labels stands for no class: it is no class of the data's,
     and `sampler.guidance_scale` needs it."""
@@ -239,7 +264,7 @@ class ModelConfig(Section):
     def num_classes(self) -> int:
         """Number of classes that the model is conditional on; 0 if it is unconditional."""
         num: int = self.unet.get("num_class_embeds") or 0 if self.kind == "unet" else 0
-        if self.kind == "own":
+        if self.kind in ("own", "text_unet"):
             num = self.classes
         if self.kind in ("dit", "edm"):  # theirs has a place of its own
             name = "num_labels" if self.kind == "edm" else "num_embeds_ada_norm"
@@ -256,7 +281,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _of_the_factory(self) -> ModelConfig:
         for name in ("weights", "classes"):
-            if getattr(self, name) and self.factory is None:
+            if getattr(self, name) and self.factory is None and self.kind != "text_unet":
                 raise ValueError(f"model.{name}: goes with model.factory, got none")
         return self
 
@@ -266,8 +291,8 @@ class PretrainedConfig(Section):
 
     path: str | None = None
     """A UNet2DModel, unconditional or conditional on classes: a folder of diffusers, a name on the
-    Hugging Face hub, or the file of an original PyTorch DDPM. It sets `model`, and a folder's
-    scheduler `noise`, too."""
+    Hugging Face hub, or the file of an original PyTorch DDPM; or the folder of a
+    StableDiffusionPipeline. It sets `model`, and a folder's scheduler `noise`, too."""
     variant: str | None = None
     """Which weights, where there are several: `ema` is `diffusion_pytorch_model.ema.safetensors`;
     in an original file that holds several, `ema` takes the averaged ones."""

@@ -16,6 +16,7 @@ PATHS = (
     "metrics.inception_path",
     "metrics.reference_stats",
     "model.weights",
+    "prompts.path",
     "pretrained.path",
 )
 """Settings that are paths; the last may be a name on the hub, too."""

@@ -35,9 +35,11 @@ class ImageDataset(Dataset):
         train: Training images in the data's own units, uint8, shape (N, C, H, W).
         held_out: Real images for the metrics, uint8, shape (M, C, H, W).
         held_out_labels: Classes of the held-out images, int64, shape (M,), or None.
+        classes: Names of the classes, where they have any.
     """
 
     held_out_labels: Tensor | None
+    classes: tuple[str, ...] = ()
 
     @property
     def pixel_max(self) -> int:
@@ -58,11 +60,15 @@ class ImageDataset(Dataset):
             share = torch.randint(RANDOM_MAX, (num,), generator=generator, device=device)
             first = counts.cumsum(0) - counts
             index = order[first[labels] + share % counts[labels]]
-        images = self.units.to_model(self.train[index.to(self.train.device)].to(device))
+        images = self.as_seen(index)
         if not self.config.flip:
             return images
         mirrored = torch.rand(num, generator=generator, device=device) < 0.5
         return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+    def as_seen(self, index: Tensor) -> Tensor:
+        """Some training images as the model sees them, on the index's device."""
+        return self.units.to_model(self.train[index.to(self.train.device)].to(index.device))
 
     @cached_property
     def _by_class(self) -> tuple[Tensor, Tensor]:
@@ -175,6 +181,7 @@ def _dataset(
         config=config,
         labels=None if labels is None else labels[:num_train],
         held_out_labels=None if labels is None else labels[num_train:],
+        classes=images.classes,
         description=_description(images, num_train),
     )
 

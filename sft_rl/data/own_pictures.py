@@ -29,6 +29,8 @@ Array = np.ndarray
 T = TypeVar("T")
 FORMAT = 2
 """Part of the cache's key; counts changes of the code that give other pixels."""
+BESIDE = "txt"
+"""Captions in files of that ending, beside the pictures."""
 BATCH = 64
 """Encoded pictures that are held at once."""
 
@@ -46,15 +48,18 @@ def find_pictures(config: DataConfig) -> Pictures:
         files = files_below(root)
         below = root if root.is_dir() else root.parent
         tables = [file for file in files if file.suffix in ENDINGS]
-        pictures = pictures_of_files(below, [file for file in files if file not in set(tables)])
+        others = [file for file in files if file not in set(tables)]
+        beside = config.captions == BESIDE and not tables
+        pictures = pictures_of_files(below, others, captions=beside)
         if tables and pictures.num:
             raise UserError(
                 f"data.path: {root} has {pictures.num} pictures and {len(tables)} tables; name one"
             )
         if tables:
-            pictures = pictures_of_tables(below, tables, config.columns)
-        elif config.columns is not None:
-            raise UserError(f"data.columns: {root} has no table")
+            pictures = pictures_of_tables(below, tables, config.columns, config.captions)
+        elif config.columns is not None or config.captions not in (None, BESIDE):
+            field = "columns" if config.columns is not None else "captions"
+            raise UserError(f"data.{field}: {root} has no table, got {getattr(config, field)}")
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes its reader raise

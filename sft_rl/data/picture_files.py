@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sft_rl.data.decoding import endings
+from sft_rl.errors import UserError
 
 Array = np.ndarray
 Encoded = Iterator[tuple[str, bytes]]
@@ -47,7 +48,7 @@ class _Place:
     member: str | None = None
 
 
-def pictures_of_files(root: Path, files: list[Path]) -> Pictures:
+def pictures_of_files(root: Path, files: list[Path], *, captions: bool = False) -> Pictures:
     """Take every picture among some files and in zip files among them, whatever its name.
 
     The folder that a picture lies in is its class, if there are several, equally deep.
@@ -55,6 +56,10 @@ def pictures_of_files(root: Path, files: list[Path]) -> Pictures:
     Args:
         root: What names are relative to.
         files: Regular files at or below it.
+        captions: Take what the .txt beside a picture says for its class.
+
+    Raises:
+        UserError: Naming a picture without a caption.
     """
     places, others = [], []
     known = endings()
@@ -67,6 +72,10 @@ def pictures_of_files(root: Path, files: list[Path]) -> Pictures:
         else:
             others.append(str(relative))
     places.sort(key=lambda place: place.path.parts)
+    if captions:
+        values = np.array([_caption(place) for place in places])
+        names, index = np.unique(values, return_inverse=True)
+        return Pictures(len(places), partial(_read, places), index, tuple(names.tolist()))
     folders = {place.path.parent for place in places}
     labels, classes, notes = None, (), _left_out(others)
     if len(folders) > 1 and len({len(folder.parts) for folder in folders}) > 1:
@@ -75,6 +84,17 @@ def pictures_of_files(root: Path, files: list[Path]) -> Pictures:
         names, index = np.unique([p.path.parent.name for p in places], return_inverse=True)
         labels, classes = index.astype(np.int64), tuple(names.tolist())
     return Pictures(len(places), partial(_read, places), labels, classes, notes)
+
+
+def _caption(place: _Place) -> str:
+    """What the .txt beside a picture says."""
+    file = place.file.with_suffix(".txt")
+    if place.member is not None or not file.is_file():
+        raise UserError(f"data.captions: no {file.name} beside the picture {place.file}")
+    text = " ".join(file.read_text(encoding="utf-8").split())
+    if not text:
+        raise UserError(f"data.captions: {file} is empty")
+    return text
 
 
 def files_below(root: Path) -> list[Path]:

@@ -42,13 +42,16 @@ class _Columns:
     classes: tuple[str, ...] | None
 
 
-def pictures_of_tables(root: Path, files: list[Path], wanted: tuple[str, ...] | None) -> Pictures:
+def pictures_of_tables(
+    root: Path, files: list[Path], wanted: tuple[str, ...] | None, captions: str | None = None
+) -> Pictures:
     """Take the pictures of some tables; of several splits the training rows.
 
     Args:
         root: What the files are below.
         files: Tables of the same columns.
         wanted: Names of the columns of pictures and of labels; None finds them.
+        captions: Name of a column of texts that stand for labels; None for none.
 
     Raises:
         UserError: If the columns, the split or the labels cannot be made out.
@@ -56,6 +59,8 @@ def pictures_of_tables(root: Path, files: list[Path], wanted: tuple[str, ...] | 
     files, notes = _one_split(root, _listed(files))
     source = f"data.path: {files[0] if len(files) == 1 else root}"
     columns = _columns(_schema(files[0]), wanted, source)
+    if captions is not None:
+        columns = _captioned(columns, _schema(files[0]), captions)
     notes["column of pictures"] = columns.picture
     num = sum(_num_rows(file) for file in files)
     labels, classes = None, columns.classes or ()
@@ -125,6 +130,19 @@ def _columns(schema: Any, wanted: tuple[str, ...] | None, source: str) -> _Colum
         )
     classes = features[label].get("names") if kinds.get(label) == "ClassLabel" else None
     return _Columns(picture, label, tuple(classes) if classes else None)
+
+
+def _captioned(columns: _Columns, schema: Any, captions: str) -> _Columns:
+    """Take a column of texts for the classes."""
+    import pyarrow.types as types
+
+    kind = schema.field(captions).type if captions in schema.names else None
+    if kind is None or not (types.is_string(kind) or types.is_large_string(kind)):
+        raise UserError(
+            f"data.captions: no column of texts is called {captions!r}; the table has "
+            f"{', '.join(schema.names)}"
+        )
+    return _Columns(columns.picture, captions, None)
 
 
 def _holds_bytes(kind: Any) -> bool:

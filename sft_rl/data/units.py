@@ -61,10 +61,19 @@ class Units:
         Returns:
             float64; of images pixel values, uint8, cut to their range.
         """
-        values = samples.cpu() * self.scale + self.shift
+        with torch.no_grad():
+            values = self.in_units(samples if self.samples.latents else samples.cpu()).cpu()
         if self.samples.pixel_max is None:
             return values.numpy()
         return values.round().clamp(0, self.samples.pixel_max).to(torch.uint8).numpy()
+
+    def in_units(self, samples: Tensor) -> Tensor:
+        """Turn samples into the data's units, with their gradient; pixels are not rounded."""
+        if self.samples.latents is not None:
+            from sft_rl.data.latents import decoded  # here, since few need it
+
+            samples = decoded(self.samples.latents, samples)
+        return samples * self.scale.to(samples.device) + self.shift.to(samples.device)
 
     def to_model(self, values: Tensor) -> Tensor:
         """Undo :meth:`to_data`, float32."""

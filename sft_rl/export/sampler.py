@@ -44,14 +44,15 @@ class Sampler:
         return self.policy.num_steps
 
     def sample(
-        self, num: int, *, seed: int = 0, label: int | None = None, condition: Any = None
+        self, num: int, *, seed: int = 0, label: int | str | None = None, condition: Any = None
     ) -> Array:
         """Draw samples in the data's units.
 
         Args:
             num: How many.
             seed: Seed of noise and labels; the same seed gives the same samples.
-            label: Class of all samples; None draws classes, if the model has any.
+            label: Class of all samples, or the prompt of all, itself or its number; None draws
+                them, if the model has any.
             condition: Vector (D,) of all samples, or one for each (num, D), in the units of
                 `data.condition_columns`; None takes those of training samples, if it has any.
 
@@ -67,6 +68,8 @@ class Sampler:
         if num > MOST:
             raise UserError(f"num: must be at most {MOST:,}, got {num:.3g}")
         policy, labels = self.policy, None
+        if isinstance(label, str):
+            label = self._number(label)
         if label is not None:
             if not 0 <= label < policy.num_classes:
                 has = f"classes 0 to {policy.num_classes - 1}" if policy.num_classes else "none"
@@ -79,6 +82,17 @@ class Sampler:
             labels = vectors.expand(num, -1).to(policy.device)
         source = generator(seed, "user", device=policy.device)
         return self.units.to_data(policy.sample(num, source, labels))
+
+    def _number(self, prompt: str) -> int:
+        known = self.units.samples.prompts
+        if known is None:
+            raise UserError(f"label: got {prompt!r}, the model takes no prompts")
+        if prompt not in known.texts:
+            raise UserError(
+                f"label: {prompt!r} is none of the run's {len(known.texts):,} prompts, the first "
+                f"is {known.texts[0]!r}; an exported pipeline takes any"
+            )
+        return known.texts.index(prompt)
 
     def to_diffusers(self) -> DiffusionPipeline:
         """Return the sampler as a pipeline of diffusers, in this process.

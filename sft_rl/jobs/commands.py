@@ -16,7 +16,7 @@ from torch import nn
 
 from sft_rl.config import Config, DataConfig, ResolvedConfig
 from sft_rl.config.extensions import blaming_users
-from sft_rl.data import Dataset, load_dataset
+from sft_rl.data import Dataset
 from sft_rl.data.point_files import read_points
 from sft_rl.distributed.placement import learner_bundle
 from sft_rl.errors import OwnCodeFailed, UserError
@@ -31,6 +31,7 @@ from sft_rl.learning.preemption import Preempted, PreemptionNotice
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.pretrained.full_step import FullStep, Summary
+from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import OwnReward
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.parts import (
@@ -297,7 +298,7 @@ def evaluate(folder: Path | str, *, observer: Observer) -> Table:
     policy = sampler_of(store).policy
     if config.data.is_images:
         observer.phase("images")
-    data = load_dataset(config.data, observer.progress)
+    data = data_of(config, progress=observer.progress)
     if data.units.samples != config.samples:
         raise UserError(f"data.path: {config.data.path} is not what {folder} was trained on")
     evaluator = Evaluator(data, config.metrics)
@@ -315,7 +316,7 @@ def write_samples(
     num: int,
     out: Path,
     seed: int,
-    label: int | None = None,
+    label: int | str | None = None,
     condition: Sequence[float] | Path | None = None,
 ) -> None:
     """Draw samples from a run's sampler into a new file, in the data's units.
@@ -325,7 +326,7 @@ def write_samples(
         num: How many samples.
         out: The file to write.
         seed: Seed of noise and labels.
-        label: Class of all samples; None draws classes, if the model has any.
+        label: Class or prompt of all samples; None draws them, if the model has any.
         condition: Vector of all samples, or a table with one for each, whose columns are called as
             those of the data; None takes those of training samples, if the model has any.
 

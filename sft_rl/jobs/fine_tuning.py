@@ -15,7 +15,7 @@ from torch import nn
 
 from sft_rl.config import DISTANCES, ResolvedConfig
 from sft_rl.config.extensions import blaming_users
-from sft_rl.data import Dataset, load_dataset
+from sft_rl.data import Dataset
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_collector, prepare_process
 from sft_rl.jobs.clock import Clock
@@ -30,6 +30,7 @@ from sft_rl.metrics.evaluation import Evaluator, denoising_path
 from sft_rl.networks.lora import base_of
 from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.pretrained.full_step import FullStep, Summary
+from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import OwnReward, Remote, build_objective
 from sft_rl.rollout.runner import Weights
 from sft_rl.runs.folder import RunFolder
@@ -241,7 +242,7 @@ def _fine_tune_here(
     Raises:
         UserError: If the data are not the run's on this node.
     """
-    data = data or load_dataset(config.data)
+    data = data or data_of(config)
     if data.units.samples != config.samples:
         raise UserError(f"data.path: the node {socket.gethostname()} has other data than the run")
     network = network_of(config, own)

@@ -32,7 +32,7 @@ def noise_network(
     model: ModelConfig,
     noise: NoiseConfig,
     shape: tuple[int, ...],
-    table: tuple[int, int] | None = None,
+    table: tuple[int, ...] | None = None,
 ) -> nn.Module:
     """Build the denoising network for latents of one shape.
 
@@ -40,11 +40,14 @@ def noise_network(
         model: Its kind and sizes.
         noise: The path that it is trained on.
         shape: Of a latent.
-        table: Shape (K, D) of the vectors that it is conditional on and keeps; None for none.
+        table: Shape (K, D) of the vectors that it is conditional on and keeps, or of the embeddings
+            of prompts (K + 1, tokens, width); None for none.
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
+    if model.kind == "text_unet":
+        return _text_unet(model, shape, table)
     if model.kind == "own" and model.factory is not None:
         return OwnNetwork(made_module("model.factory", model.factory), shape, table)
     if model.kind == "own":
@@ -88,6 +91,22 @@ def noise_network(
         time_range=1.0 if model.prediction == "edm" else 1000.0,
     )
     return network if table is None else ByVector(network, table)
+
+
+def _text_unet(
+    model: ModelConfig, shape: tuple[int, ...], table: tuple[int, ...] | None
+) -> nn.Module:
+    from sft_rl.networks.text_unet import TextUNet  # here, since diffusers is slow to import
+
+    if table is None or len(table) != 3:
+        raise UserError("model.kind: 'text_unet' is a network that pretrained.path reads; set it")
+    return TextUNet(
+        shape,
+        model.unet,
+        table=table,
+        channels_last=model.channels_last,
+        bfloat16=model.precision == "bfloat16",
+    )
 
 
 def _image_network(model: ModelConfig, shape: tuple[int, ...]) -> nn.Module:

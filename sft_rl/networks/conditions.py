@@ -16,7 +16,7 @@ class ByVector(nn.Module):
         table: Shape (K, D) of the vectors to keep as ``conditions``; None keeps none.
     """
 
-    def __init__(self, network: nn.Module, table: tuple[int, int] | None = None) -> None:
+    def __init__(self, network: nn.Module, table: tuple[int, ...] | None = None) -> None:
         super().__init__()
         self.network = network
         if table is not None:

@@ -28,7 +28,7 @@ class OwnNetwork(nn.Module):
     INNER = "network"
 
     def __init__(
-        self, network: nn.Module, shape: tuple[int, ...], table: tuple[int, int] | None = None
+        self, network: nn.Module, shape: tuple[int, ...], table: tuple[int, ...] | None = None
     ) -> None:
         super().__init__()
         self.network = network

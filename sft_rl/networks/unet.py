@@ -82,9 +82,13 @@ class UNet(nn.Module):
         # A dry run's tensors are "meta", which autocast does not know: counted as float32.
         narrow = self.in_bfloat16 and not x.is_meta
         with torch.autocast(x.device.type, torch.bfloat16) if narrow else nullcontext():
-            output = self.unet(flat, times, class_labels=classes).sample
+            output = self.called(flat, times, classes)
         mean = output[:, : flat.shape[1]]
-        return mean.to(x.dtype).reshape(x.shape)  # type: ignore[no-any-return]
+        return mean.to(x.dtype).reshape(x.shape)
+
+    def called(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """Predict for a plain batch: latents (N, C, H, W), times (N,) and labels (N,)."""
+        return self.unet(x, t, class_labels=labels).sample  # type: ignore[no-any-return]
 
 
 class DiT(UNet):

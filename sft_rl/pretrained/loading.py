@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiTTransformer2DModel, UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from sft_rl.pretrained.edm import edm_sections, edm_weights, is_edm
 from sft_rl.pretrained.folders import (
     PARTS,
     find,
+    is_on_hub,
     model_folder,
     network_folder,
     read_json,
@@ -27,12 +28,14 @@ from sft_rl.pretrained.folders import (
     weights_files,
     weights_sha256,
 )
+from sft_rl.pretrained.pipelines import SUPPORTED, check_pipeline, is_pipeline
 from sft_rl.pretrained.schedulers import Sections, read_scheduler
 from sft_rl.pretrained.states import read_state
 
 KINDS = {
     "UNet2DModel": ("unet", UNet2DModel),
     "DiTTransformer2DModel": ("dit", DiTTransformer2DModel),
+    "UNet2DConditionModel": ("text_unet", UNet2DConditionModel),
 }
 """Networks of diffusers that are read, with `model.kind`."""
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -74,6 +77,13 @@ def _model(options: PretrainedConfig, num_classes: int) -> Sections:
     if file is not None:
         return {"model": {"kind": "unet", "unet": read_ddpm_checkpoint(file, state)[0]}}
     folder = model_folder(options)
+    if is_pipeline(folder):
+        if is_on_hub(str(options.path)):
+            raise UserError(
+                f"pretrained.path: {options.path} is a pipeline of latents, which is read from a "
+                "folder: fetch it first (hf download … --local-dir FOLDER)"
+            )
+        check_pipeline(folder)
     model = _network(options, folder, num_classes)
     scheduler = find(folder, "scheduler", "scheduler_config.json")
     if not scheduler.is_file():  # settings say what it would
@@ -130,11 +140,12 @@ def _network(options: PretrainedConfig, folder: Path, num_classes: int) -> dict[
         )
     given = read_json(file)
     name = str(given.get("_class_name"))
-    if name not in KINDS or (folder / "vae").is_dir():
-        kind = f"{name} of latents, not of pixels" if name in KINDS else name
+    if name not in KINDS or (KINDS[name][0] == "text_unet") != is_pipeline(folder):
+        kind = f"{name} of latents, not of pixels" if is_pipeline(folder) else f"{name} alone"
         raise UserError(
-            f"pretrained.path: {path} is a {kind}; supported are {' and '.join(KINDS)} of pixels, "
-            "unconditional or conditional on classes, not text-to-image pipelines"
+            f"pretrained.path: {path} is a {kind}; supported are UNet2DModel and "
+            "DiTTransformer2DModel of pixels, unconditional or conditional on classes, and "
+            f"text-to-image pipelines ({', '.join(SUPPORTED)})"
         )
     kind, network = KINDS[name]
     parameters = inspect.signature(network.__init__).parameters

@@ -38,6 +38,7 @@ UNUSED_OF_MODEL = {
     "unet": {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE},
     "dit": {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE},
     "edm": {"width", "depth", "precision", *OF_THE_MLP, *UNUSED_ELSEWHERE},
+    "text_unet": {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE},
     "own": set(ModelConfig.model_fields)
     - {"kind", "prediction", "sigma_data", "factory", "classes"},
 }
@@ -85,9 +86,11 @@ def pretrained_key(
 
 
 def keep_conditions(network: nn.Module, data: Dataset) -> None:
-    """Let a network keep the vectors of the data that it is conditional on, if it is."""
+    """Let a network keep what of the data it is conditional on: vectors, or prompts' embeddings."""
     if data.conditions is not None:
         network.get_buffer("conditions").copy_(data.conditions)
+    if data.embeddings is not None:
+        network.get_buffer("prompts").copy_(data.embeddings)
 
 
 def pretrained_network(

@@ -44,8 +44,9 @@ class Reward:
     ``"numpy"`` (an array in the data's units, of images uint8) or ``"pil"`` (a list of PIL images).
     With ``has_gradient`` it gets tensors whose gradient is asked for; else detached ones, and each
     sample once. It is called with the samples and, if it takes a second argument and the model is
-    conditional, with their labels (B,) or vectors (B, D): a tensor, or an array for the last two.
-    It returns scores (B,), a tensor or an array.
+    conditional, with their labels (B,) or vectors (B, D): a tensor, or an array for the last two;
+    of a text-to-image pipeline with their prompts, a list of B texts. It returns scores (B,), a
+    tensor or an array.
 
     Args:
         function: The user's own; a module is frozen, moved to `device` and set to evaluation.
@@ -115,10 +116,14 @@ class Reward:
 
     def _scores(self, x: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
         own: tuple[Any, ...] = labels if self.takes_labels else ()
-        if self.wants != "model" and self.units is not None and self.units.samples.conditions:
+        known = None if self.units is None else self.units.samples
+        if known is not None and known.prompts is not None:
+            texts = known.prompts.texts
+            own = tuple([texts[i] for i in y.tolist()] for y in own)
+        elif self.wants != "model" and self.units is not None and known and known.conditions:
             own = tuple(map(self.units.condition_to_data, own))
         given = self._wanted(x.to(self.device))
-        if not isinstance(given, Tensor):
+        if not isinstance(given, Tensor) and (known is None or known.prompts is None):
             own = tuple(y.cpu().numpy() for y in own)
         try:
             scores = self.function(given, *own)
@@ -134,7 +139,7 @@ class Reward:
             return x
         assert self.units is not None, "checked above"
         if self.wants == "data":
-            return x * self.units.scale.to(x.device) + self.units.shift.to(x.device)
+            return self.units.in_units(x)
         values = self.units.to_data(x)
         if self.wants == "numpy":
             return values

@@ -13,11 +13,12 @@ from sft_rl.config import Config, PretrainedConfig, ResolvedConfig
 from sft_rl.config.extensions import with_typed_options
 from sft_rl.config.paths import with_absolute_paths
 from sft_rl.critics import check_objective
-from sft_rl.data import Dataset, check_labels, load_dataset
+from sft_rl.data import Dataset, check_labels
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.errors import UserError
 from sft_rl.metrics.measures import build_measure
 from sft_rl.networks.own import check_network, made_module
+from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import Objective, OwnReward, build_objective, handed_over
 from sft_rl.runs.models import Sections, with_factory, with_pretrained
 from sft_rl.runs.parts import (
@@ -81,7 +82,11 @@ def resolve(
     if reward is not None:
         config = config.model_copy(update={"reward": handed_over(reward)[0]})
     config = with_typed_options(config)
-    data = data or load_dataset(config.data, progress)
+    data = data_of(config, data, device=resolve_device(config.device), progress=progress, warn=warn)
+    if data.units.samples.prompts is not None:  # and the empty one, which guidance needs
+        num = len(data.units.samples.prompts.texts) + 1
+        update = {"classes": num, "null_class": True}
+        config = config.model_copy(update={"model": config.model.model_copy(update=update)})
     tree = {**dict(config), "data": data.config, "samples": data.units.samples}
     resolved = ResolvedConfig.model_construct(**tree)
     check(resolved, data, network=network, reward=reward, trains=trains)

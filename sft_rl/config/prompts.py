@@ -1,0 +1,51 @@
+"""What a text-to-image pipeline adds: prompts, and pictures as latents of an autoencoder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from sft_rl.config.base import Count, Positive, Section
+
+
+class PromptsConfig(Section):
+    """The prompts that a text-to-image pipeline is fine-tuned on."""
+
+    path: str | None = None
+    """A file of them: .txt, one a line; or .csv, .jsonl or .parquet. Pictures that have captions
+    bring their own."""
+    column: str | None = None
+    """Column of a table that holds them; None takes `prompt`, `caption` or `text`."""
+
+    @model_validator(mode="after")
+    def _column_of_a_file(self) -> PromptsConfig:
+        if self.column is not None and self.path is None:
+            raise ValueError(f"prompts.column: goes with prompts.path, got {self.column!r} alone")
+        return self
+
+
+class Latents(Section):
+    """How an autoencoder makes latents of pictures, looked up in its folder."""
+
+    path: str
+    """The folder of the AutoencoderKL."""
+    sha256: str
+    """Hash of its weights."""
+    scale: Positive
+    """What encodings are multiplied by after the shift."""
+    shift: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """What is taken off encodings."""
+    image_shape: tuple[Count, Count, Count]
+    """Channels, height and width of the pictures."""
+
+
+class Prompts(Section):
+    """The prompts of a run, and the size of what a text encoder makes of one."""
+
+    texts: tuple[str, ...]
+    """Prompts by their number."""
+    num_tokens: Count
+    """Length of a prompt in tokens, filled up."""
+    width: Count
+    """Numbers of a token."""

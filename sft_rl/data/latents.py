@@ -1,0 +1,69 @@
+"""Pictures as latents of an autoencoder, which a model of latents sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sft_rl.config import Latents
+from sft_rl.data.images import ImageDataset
+from sft_rl.errors import UserError, first_line
+
+BATCH = 8
+"""Pictures that go through the autoencoder at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDataset(ImageDataset):
+    """Pictures with captions, of which the model sees latents.
+
+    Attributes:
+        train: The training pictures themselves, uint8, shape (N, C, H, W).
+        latents: Their latents in model units, float32, shape (N, *shape).
+        labels: The number of each one's caption, int64, shape (N,).
+    """
+
+    latents: Tensor
+
+    def as_seen(self, index: Tensor) -> Tensor:
+        """Latents of some training pictures."""
+        return self.latents[index.to(self.latents.device)].to(index.device)
+
+
+@lru_cache(maxsize=2)
+def autoencoder(path: str, device: str) -> Any:
+    """Load an AutoencoderKL of diffusers, frozen, once a process and device.
+
+    Raises:
+        UserError: If it is not there, or damaged.
+    """
+    from diffusers import AutoencoderKL  # here: slow to import
+
+    try:
+        vae = AutoencoderKL.from_pretrained(path, use_safetensors=True, local_files_only=True)
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise UserError(
+            f"pretrained.path: no autoencoder in {path}: {first_line(error)}"
+        ) from error
+    return vae.to(device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encoded(latents: Latents, pictures: Tensor) -> Tensor:
+    """Encode pictures (N, C, H, W) of -1..1; each one's most likely latent, model units."""
+    vae = autoencoder(latents.path, str(pictures.device))
+    parts = [vae.encode(part).latent_dist.mode() for part in torch.split(pictures, BATCH)]
+    return (torch.cat(parts) - latents.shift) * latents.scale
+
+
+def decoded(latents: Latents, samples: Tensor) -> Tensor:
+    """Decode samples (N, *shape) in model units; pictures (N, C, H, W) of about -1..1."""
+    vae = autoencoder(latents.path, str(samples.device))
+    lead = samples.shape[:-3]
+    flat = samples.reshape(-1, *samples.shape[-3:]) / latents.scale + latents.shift
+    pictures = torch.cat([vae.decode(part).sample for part in torch.split(flat, BATCH)])
+    return pictures.reshape(*lead, *latents.image_shape)

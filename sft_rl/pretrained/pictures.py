@@ -1,0 +1,213 @@
+"""The data of a run as its model sees them: of a text-to-image pipeline latents and prompts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sft_rl.config import Config, Prompts, Samples
+from sft_rl.data import Dataset, load_dataset
+from sft_rl.data.image_files import LabelledImages
+from sft_rl.data.images import PIXEL_MAX, ImageDataset, image_dataset
+from sft_rl.data.latents import LatentDataset, encoded
+from sft_rl.data.prompts import checked_prompts, read_prompts
+from sft_rl.data.units import Units
+from sft_rl.diffusion.noise import path_of
+from sft_rl.diffusion.prediction import Prediction
+from sft_rl.diffusion.schedule import spread_steps
+from sft_rl.errors import UserError
+from sft_rl.networks import noise_network
+from sft_rl.networks.guided import Guided
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.pretrained.pipelines import embeddings_of, latents_of, num_too_long, prompt_size
+from sft_rl.seeding import generator
+from sft_rl.storage.cache import arithmetic, cached, digest
+from sft_rl.storage.checkpoint import Checkpoint
+from sft_rl.types import Progress, silent
+
+FORMAT = 1
+"""Part of the cache's keys; counts changes of the code that give other numbers."""
+CHUNK = 16
+"""Pictures that a pipeline draws at once."""
+
+
+def data_of(
+    config: Config,
+    data: Dataset | None = None,
+    *,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Dataset:
+    """Load the data a configuration names, as its model sees them.
+
+    Args:
+        config: Settings in which what `pretrained.path` says of itself is filled in.
+        data: The data, where they are there already.
+        device: Where a pipeline's parts compute; by default a GPU, if there is one.
+        progress: Is told how many pictures are decoded, or drawn.
+        warn: Is told of prompts that are too long.
+
+    Raises:
+        UserError: If they are not there, or do not go with the model.
+    """
+    is_pipeline, path = config.model.kind == "text_unet", config.prompts.path
+    if not is_pipeline and (path is not None or config.data.name == "pipeline"):
+        field = "data.name: pipeline" if path is None else f"prompts.path: {path}"
+        raise UserError(f"{field} needs the folder of a text-to-image pipeline in pretrained.path")
+    if not is_pipeline:
+        return data or load_dataset(config.data, progress)
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.data.name == "pipeline":
+        if path is None:
+            raise UserError("prompts.path: data.name=pipeline draws pictures of prompts; name some")
+        prompts = read_prompts(config.prompts)
+        return _with_latents(config, _drawn(config, prompts, device, progress), device, warn)
+    if path is not None:
+        raise UserError(
+            "prompts.path: pictures bring their captions; leave it out, or set data.name=pipeline "
+            "for prompts without pictures"
+        )
+    pictures = data or load_dataset(config.data, progress)
+    if isinstance(pictures, LatentDataset):
+        return pictures
+    if not isinstance(pictures, ImageDataset) or pictures.labels is None:
+        raise UserError(
+            f"data.captions: a text-to-image pipeline needs pictures with captions, "
+            f"data.name={config.data.name} has none; see data.captions, or set data.name=pipeline "
+            "and prompts.path"
+        )
+    return _with_latents(config, _captioned(pictures), device, warn)
+
+
+def _captioned(pictures: ImageDataset) -> ImageDataset:
+    """Number labels anew, so that each has training pictures; their names are the captions."""
+    assert pictures.labels is not None
+    used = torch.unique(pictures.labels)
+    names = pictures.classes or tuple(map(str, range(int(used.max()) + 1)))
+    captions = [names[i] for i in used.tolist()]
+    prompts = checked_prompts(captions, f"data.path: {pictures.config.path}: captions")
+    number = {text: i for i, text in enumerate(prompts)}
+    places = torch.tensor([number.get(" ".join(text.split()), -1) for text in captions])
+    if (places < 0).any():
+        raise UserError(f"data.path: {pictures.config.path} has a caption without words")
+    labels = places[torch.searchsorted(used, pictures.labels)]
+    return replace(pictures, labels=labels, classes=prompts)
+
+
+def _with_latents(
+    config: Config, pictures: ImageDataset, device: torch.device, warn: Callable[[str], None]
+) -> LatentDataset:
+    folder, prompts = Path(str(config.pretrained.path)), pictures.classes
+    if config.data.flip:
+        raise UserError("data.flip: goes with pixels, not with latents; leave it out")
+    latents, shape = latents_of(folder, pictures.train.shape[-1])
+    if pictures.train.shape[1] != latents.image_shape[0]:
+        raise UserError(
+            f"data.channels: the autoencoder of {folder} takes {latents.image_shape[0]}, got "
+            f"{pictures.train.shape[1]}"
+        )
+    if too_long := num_too_long(folder, prompts):
+        many = f"{too_long:,} of {len(prompts):,}"
+        warn(f"prompts: {many} are too long for the text encoder, which cuts them")
+    own = pictures.units.samples
+    key = {"format": FORMAT, "autoencoder": latents.sha256, "pictures": own.fingerprint}
+
+    def encode() -> Checkpoint:
+        parts = [
+            encoded(latents, pictures.units.to_model(part.to(device))).cpu()
+            for part in torch.split(pictures.train, CHUNK)
+        ]
+        return Checkpoint({"latents": {"latents": torch.cat(parts)}}, {})
+
+    entry, _ = cached("latents", {**key, **arithmetic(device)}, encode)
+    tokens, width = prompt_size(folder)
+    samples = Samples(
+        **{**own.model_dump(), "shape": shape, "num_classes": len(prompts)},
+    ).model_copy(
+        update={
+            "latents": latents,
+            "prompts": Prompts(texts=prompts, num_tokens=tokens, width=width),
+        }
+    )
+    kept = {f.name: getattr(pictures, f.name) for f in fields(pictures)}
+    embeddings = embeddings_of(folder, prompts, device)
+    own_parts = {"units": Units(samples), "embeddings": embeddings}
+    return LatentDataset(**{**kept, **own_parts}, latents=entry.tensors["latents"]["latents"])
+
+
+def _drawn(
+    config: Config, prompts: tuple[str, ...], device: torch.device, progress: Progress
+) -> ImageDataset:
+    """Let the pipeline itself draw pictures of every prompt, as many of each."""
+    num, least = config.data.num_points, 2 * len(prompts)
+    if num < least:
+        raise UserError(
+            f"data.num_points: {num} pictures of {len(prompts)} prompts; take at least {least}"
+        )
+    folder, settings = Path(str(config.pretrained.path)), config.data
+    key = {
+        "format": FORMAT,
+        "network": config.pretrained.sha256,
+        "noise": config.noise.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "guidance_scale": config.sampler.guidance_scale,
+        "pictures": [num, settings.image_size, settings.pipeline_steps, settings.seed],
+        "prompts": digest(embeddings_of(folder, prompts, device).numpy()),
+        "autoencoder": latents_of(folder, settings.image_size)[0].sha256,
+        **arithmetic(device),
+    }
+
+    def draw() -> Checkpoint:
+        pictures = _pictures(config, prompts, device, progress)
+        return Checkpoint({"pictures": {"pictures": pictures}}, {})
+
+    entry, _ = cached("pipeline", key, draw)
+    labels = np.arange(num, dtype=np.int64) % len(prompts)
+    drawn = LabelledImages(entry.tensors["pictures"]["pictures"].numpy(), labels, prompts)
+    return image_dataset(drawn, settings, pixel_max=PIXEL_MAX)
+
+
+@torch.no_grad()
+def _pictures(
+    config: Config, prompts: tuple[str, ...], device: torch.device, progress: Progress
+) -> Tensor:
+    """Draw pictures, uint8, shape (N, C, H, W), of the prompts in turn."""
+    folder, settings, num = Path(str(config.pretrained.path)), config.data, len(prompts)
+    latents, shape = latents_of(folder, settings.image_size)
+    half = PIXEL_MAX / 2
+    samples = Samples(
+        shape=shape, shift=(half,), scale=(half,), pixel_max=PIXEL_MAX, fingerprint=""
+    ).model_copy(update={"latents": latents})
+    policy = pipeline_policy(config, prompts, shape, num_steps=settings.pipeline_steps)
+    policy, units, drawn = policy.to(device), Units(samples), []
+    for start in range(0, settings.num_points, CHUNK):
+        size = min(CHUNK, settings.num_points - start)
+        source = generator(settings.seed, "pipeline", start, device=device)
+        labels = torch.arange(start, start + size, device=device) % num
+        drawn.append(torch.from_numpy(units.to_data(policy.sample(size, source, labels))))
+        progress(start + size, settings.num_points, {})
+    return torch.cat(drawn)
+
+
+def pipeline_policy(
+    config: Config, prompts: tuple[str, ...], shape: tuple[int, ...], *, num_steps: int
+) -> DenoisingPolicy:
+    """The pipeline's own sampler, with its guidance: two calls a step, of `num_steps`."""
+    folder, num = Path(str(config.pretrained.path)), len(prompts)
+    table = (num + 1, *prompt_size(folder))
+    from sft_rl.pretrained.loading import load_pretrained  # here: diffusers is slow to import
+
+    network = noise_network(config.model, config.noise, shape, table).eval()
+    load_pretrained(network, config.pretrained)
+    network.get_buffer("prompts").copy_(embeddings_of(folder, prompts, torch.device("cpu")))
+    if config.sampler.guidance_scale != 1.0:
+        network = Guided(network, scale=config.sampler.guidance_scale, null_label=num)
+    steps = spread_steps(path_of(config.noise), num_steps, Prediction.from_config(config.model))
+    return DenoisingPolicy(network, steps, shape=shape, num_classes=num)

@@ -1,0 +1,93 @@
+"""A tiny text-to-image pipeline with random weights, in the real format."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+WORDS = ["a", "thin", "thick", "seven", "two", "leaning", "left", "right"]
+NUM_TOKENS = 8
+
+
+def write_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A tokenizer of whole letters and a few words, as CLIP's files have it."""
+    letters = [chr(i) for i in range(97, 123)]
+    merges, vocabulary = [], ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary += [*letters, *(f"{letter}</w>" for letter in letters)]
+    for word in WORDS:
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            pair = f"{parts[0]} {parts[1]}"
+            if pair not in merges:
+                merges.append(pair)
+                vocabulary.append(parts[0] + parts[1])
+            parts = [parts[0] + parts[1], *parts[2:]]
+    folder.mkdir(parents=True)
+    numbers = {token: i for i, token in enumerate(dict.fromkeys(vocabulary))}
+    (folder / "vocab.json").write_text(json.dumps(numbers))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    return CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=NUM_TOKENS
+    )
+
+
+def write_pipeline(folder: Path, scratch: Path, *, unet: dict[str, Any] | None = None) -> None:
+    """Write a StableDiffusionPipeline of 16x16 pixels, 8x8 latents."""
+    torch.manual_seed(0)
+    text = CLIPTextConfig(
+        vocab_size=200,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=NUM_TOKENS,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    options = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 16,
+        "attention_head_dim": 4,
+        "norm_num_groups": 4,
+        **(unet or {}),
+    }
+    vae = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=0.5,
+    )
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=write_tokenizer(scratch),
+        unet=UNet2DConditionModel(**options),
+        scheduler=DDPMScheduler(
+            20, beta_end=0.3, clip_sample=False, steps_offset=1, timestep_spacing="trailing"
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    write_pipeline(folder / "sd", folder / "tokenizer")
+    return folder / "sd"

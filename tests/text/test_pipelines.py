@@ -1,0 +1,257 @@
+"""Text-to-image pipelines: what diffusers draws, ours draws; fine-tuned on prompts and captions."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
+
+import sft_rl
+from sft_rl.cli import main
+from sft_rl.config import PromptsConfig
+from sft_rl.config.files import load_config
+from sft_rl.data.latents import LatentDataset
+from sft_rl.data.prompts import read_prompts
+from sft_rl.diffusion.noise import path_of
+from sft_rl.diffusion.prediction import Prediction
+from sft_rl.diffusion.schedule import own_steps
+from sft_rl.errors import UserError
+from sft_rl.networks.guided import Guided
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.runs.parts import full_step_network
+from sft_rl.runs.remote import open_run
+from sft_rl.runs.resolve import resolve
+from sft_rl.storage.checkpoint import load
+
+PROMPTS = ("a thin seven leaning right", "a thick two", "seven")
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    file.write_text("\n".join([*PROMPTS, "", PROMPTS[1]]) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def settings(pipeline_folder: Path, prompts: Path) -> list[str]:
+    return [
+        f"pretrained.path={pipeline_folder}",
+        f"prompts.path={prompts}",
+        "data.name=pipeline",
+        "data.image_size=16",
+        "data.num_points=30",
+        "data.pipeline_steps=2",
+        "sampler.num_steps=3",
+        "sampler.start_time=15",
+        "sampler.schedule=subsampled",
+        "critic.kind=conv",
+        "critic.width=8",
+        "critic.num_warmup_steps=1",
+        "value.kind=conv",
+        "training.num_iterations=2",
+        "training.batch_size=6",
+        "training.n_critic=1",
+        "training.eval_every=2",
+        "training.plots=false",
+        "metrics.num_samples=10",
+        "metrics.full_step=2",
+        "rollout.num_workers=0",
+        "policy.lora.rank=2",
+    ]
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_what_the_pipeline_draws_ours_draws(pipeline_folder, settings, scale):
+    """All of the pipeline's own steps on the same noise: latents and pictures."""
+    config, data = resolve(load_config("images", settings))
+    assert isinstance(data, LatentDataset)
+    network, _ = full_step_network(config, data)
+    if scale != 1.0:
+        network = Guided(network, scale=scale, null_label=len(PROMPTS))
+    steps = own_steps(path_of(config.noise), Prediction.from_config(config.model))
+    policy = DenoisingPolicy(network, steps, shape=(4, 8, 8), num_classes=3)
+    ours = policy.sample(2, torch.Generator().manual_seed(3), torch.tensor([0, 2]))
+    theirs = StableDiffusionPipeline.from_pretrained(pipeline_folder)
+    theirs.set_progress_bar_config(disable=True)
+
+    def drawn(output_type: str) -> torch.Tensor:
+        return theirs(
+            [PROMPTS[0], PROMPTS[2]],
+            num_inference_steps=20,
+            guidance_scale=scale,
+            generator=torch.Generator().manual_seed(3),
+            output_type=output_type,
+        ).images
+
+    assert ours.std() > 0.1
+    torch.testing.assert_close(ours, drawn("latent"), rtol=0, atol=1e-4)
+    pixels = data.units.in_units(ours) / 255
+    torch.testing.assert_close(pixels.clamp(0, 1), drawn("pt"), rtol=0, atol=1e-4)
+
+
+def reddest(pictures: list[Image.Image], prompts: list[str]) -> list[float]:
+    """A reward of pictures and their prompts."""
+    assert all(prompt in PROMPTS for prompt in prompts)
+    assert {picture.size for picture in pictures} == {(16, 16)}
+    return [
+        float(np.asarray(picture)[..., 0].mean()) * (1 + ("two" in prompt))
+        for picture, prompt in zip(pictures, prompts, strict=True)
+    ]
+
+
+reddest.wants = "pil"  # type: ignore[attr-defined]
+
+
+def test_from_prompts_and_a_reward(settings, tmp_path, capsys):
+    run = tmp_path / "run"
+    own = [
+        "reward.terms=[{use: 'test_pipelines:reddest'}]",
+        "algorithm=grpo",
+        "reward.num_scored=6",
+    ]
+    groups = ["rollout.group_size=3", "reward.terms.0.batch_size=3"]
+    assert main(["train", "images", *settings, *own, groups[0], "--out", str(run)]) == 0
+    store = open_run(run)
+    assert store.config.samples.prompts.texts == PROMPTS
+    kept = load(run / "checkpoints" / "000002").tensors
+    assert sum(t.numel() for t in kept["average"].values()) < 10_000
+    sampler = sft_rl.load_sampler(run)
+    drawn = sampler.sample(2, label=PROMPTS[1])
+    assert (drawn.shape, drawn.dtype) == ((2, 3, 16, 16), np.uint8)
+    assert np.array_equal(drawn, sampler.sample(2, label=1))
+    with pytest.raises(UserError, match="'a cat' is none of the run's 3 prompts"):
+        sampler.sample(2, label="a cat")
+    assert main(["evaluate", str(run)]) == 0
+    assert (
+        main(["sample", str(run), "--num", "2", "--label", PROMPTS[2], "--out", f"{run}.png"]) == 0
+    )
+
+
+def captioned(folder: Path, captions: list[str]) -> None:
+    """Pictures of random grey, each with a file beside it."""
+    folder.mkdir()
+    for number, caption in enumerate(captions):
+        Image.new("RGB", (16, 16), (10 * number,) * 3).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(caption + "\n")
+
+
+def test_from_pictures_with_captions(settings, pipeline_folder, tmp_path):
+    """The critic sees latents of pictures with the caption that the generated ones have."""
+    captioned(tmp_path / "pictures", [PROMPTS[i % 2] for i in range(20)])
+    own = [s for s in settings if not s.startswith(("prompts.", "data.", "policy."))]
+    own += ["data.name=images", f"data.path={tmp_path / 'pictures'}", "data.image_size=16"]
+    with pytest.raises(UserError, match=r"data.captions: .* needs pictures with captions"):
+        resolve(load_config("images", own))
+    own += ["data.captions=txt", "algorithm=pathwise", "critic.regulariser=none"]
+    with pytest.raises(UserError, match=r"data.channels: the autoencoder of .* takes 3, got 1"):
+        resolve(load_config("images", [*own, "data.channels=1"]))
+    config, data = resolve(load_config("images", own))
+    assert config.samples.prompts.texts == tuple(sorted(PROMPTS[:2]))
+    vae = AutoencoderKL.from_pretrained(pipeline_folder / "vae")
+    pictures = data.train[:3] / 127.5 - 1
+    torch.testing.assert_close(data.latents[:3], vae.encode(pictures).latent_dist.mode() * 0.5)
+    labels = torch.tensor([0, 1, 0, 1])
+    drawn = data.batch(4, torch.Generator().manual_seed(0), labels)
+    for latent, label in zip(drawn, labels, strict=True):
+        same = data.labels[(data.latents == latent).flatten(1).all(1)]
+        assert (same == label).all()
+        assert len(same)
+    assert main(["train", "images", *own, "--out", str(tmp_path / "run")]) == 0
+    table = pa.table(
+        {
+            "picture": [p.read_bytes() for p in sorted((tmp_path / "pictures").glob("*.png"))],
+            "says": [PROMPTS[i % 2] for i in range(20)],
+        }
+    )
+    pq.write_table(table, tmp_path / "table.parquet")
+    of_table = [f"data.path={tmp_path / 'table.parquet'}", "data.captions=says"]
+    _, again = resolve(load_config("images", [*own, *of_table]))
+    assert again.units.samples.prompts == data.units.samples.prompts
+
+
+@pytest.mark.parametrize(
+    ("content", "ending", "expected"),
+    [
+        ("one\n\n two  words \none\n", ".txt", ("one", "two words")),
+        ('{"id": 1, "caption": "a"}\n{"caption": "b"}\n', ".jsonl", ("a", "b")),
+        ("text,n\na,1\nb,2\n", ".csv", ("a", "b")),
+        ("", ".txt", "holds no prompts"),
+        ("x" * 10_000_000, ".txt", "10,000,000 bytes; take at most 200,000"),
+        ("words,n\na,1\n", ".csv", "no column prompt or caption or text, but words, n"),
+        ('{"prompt": 3}\n', ".jsonl", "row 0 holds no text: 3"),
+        ("[1]\n", ".jsonl", "every line holds one"),
+        ("{\n", ".jsonl", "cannot read"),
+        ("\xff", ".txt", "is not UTF-8"),
+        ("a", ".toml", "expected a file that ends in"),
+    ],
+)
+def test_files_of_prompts(tmp_path, content, ending, expected):
+    file = tmp_path / f"prompts{ending}"
+    file.write_bytes(content.encode("latin-1"))
+    if isinstance(expected, tuple):
+        assert read_prompts(PromptsConfig(path=str(file))) == expected
+        return
+    with pytest.raises(UserError) as error:
+        read_prompts(PromptsConfig(path=str(file)))
+    assert expected in str(error.value)
+    assert len(str(error.value)) < 400
+    assert "\n" not in str(error.value)
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_what_is_no_such_pipeline_is_one_line(settings, pipeline_folder, tmp_path):
+    def refused(*own: str, words: str, folder: Path = pipeline_folder) -> None:
+        with pytest.raises(UserError) as error:
+            resolve(load_config("images", [*settings, f"pretrained.path={folder}", *own]))
+        assert words in str(error.value), error.value
+        assert "\n" not in str(error.value)
+
+    refused("data.image_size=17", words="data.image_size: ")
+    refused("data.num_points=5", words="5 pictures of 3 prompts; take at least 6")
+    refused("prompts.column=a", words="prompts.column: ")
+    refused("policy.lora.targets=[q_proj]", words="to_k, to_out.0, to_q, to_v")
+    refused("critic.kind=mlp", words="critic.kind")
+    for number, (file, values, words) in enumerate(
+        [
+            ("model_index.json", {"_class_name": "StableVideoDiffusionPipeline"}, "is a StableVid"),
+            ("model_index.json", {"text_encoder": None}, "has no text_encoder"),
+            ("model_index.json", {"text_encoder": ["t", "T5EncoderModel"]}, "is a T5EncoderModel"),
+            ("unet/config.json", {"in_channels": 9}, "inpainting"),
+            ("unet/config.json", {"cross_attention_dim": 32}, "attends to 32 numbers a token"),
+            ("unet/config.json", {"addition_embed_type": "text_time"}, "addition_embed_type"),
+            ("unet/config.json", {"layers_per_block": 2}, "do not fit its network"),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        shutil.copytree(pipeline_folder, folder)
+        change(folder / file, **values)
+        refused(words=words, folder=folder)
+    shutil.copytree(pipeline_folder, tmp_path / "a")
+    (tmp_path / "a" / "vae" / "diffusion_pytorch_model.safetensors").rename(
+        tmp_path / "a/vae/x.bin"
+    )
+    refused(words="safetensors only; there are: x.bin", folder=tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "tokenizer")
+    refused(words="has no tokenizer", folder=tmp_path / "a")
+    with pytest.raises(UserError, match="needs the folder of a text-to-image pipeline"):
+        resolve(load_config("digits", [s for s in settings if s.startswith("prompts.path")]))
+
+
+def test_too_long_prompts_are_said_once(settings, tmp_path):
+    (tmp_path / "long.txt").write_text("a thin seven leaning right " * 3 + "\nseven\n")
+    said: list[str] = []
+    resolve(
+        load_config("images", [*settings, f"prompts.path={tmp_path / 'long.txt'}"]),
+        warn=said.append,
+    )
+    assert said == ["prompts: 1 of 2 are too long for the text encoder, which cuts them"]
