@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import secrets
 import shlex
 import sys
@@ -146,6 +147,9 @@ def job_command(
         path = getattr(args, name, None)
         if isinstance(path, Path):
             _check_absolute(field, str(path))
+    mlflow = getattr(args, "mlflow", None)
+    if mlflow and not re.match(r"[\w+-]+:|databricks", mlflow):  # a folder
+        _check_absolute("--mlflow", mlflow)
     if isinstance(getattr(args, "resume", None), Path):  # a search knows all from its folder
         return JobCommand(tuple(words), str(args.resume), Needs())
     if "out" not in args:

@@ -28,6 +28,7 @@ from sft_rl.errors import UserError, home_expanded
 from sft_rl.export.sampler import Sampler, load_sampler, sampler_of
 from sft_rl.jobs.commands import train
 from sft_rl.jobs.console import CallbackObserver, ConsoleObserver
+from sft_rl.jobs.trackers import Trackers
 from sft_rl.learning.protocols import Observer, Silent
 from sft_rl.rewards import OwnReward
 from sft_rl.runs.folder import RunFolder
@@ -94,6 +95,8 @@ def fine_tune(
     reward: OwnReward = None,
     observer: Watch = "console",
     resume: bool = False,
+    wandb: str | None = None,
+    mlflow: str | None = None,
 ) -> Result:
     """Fine-tune a full-step model to few steps, measure and keep it: the main job.
 
@@ -117,6 +120,8 @@ def fine_tune(
             iteration; or an object with the methods of `Observer`.
         resume: Go on with the interrupted run in `out`, with the same settings and parts, to the
             very result it would have had. More `training.num_iterations` extend a finished one.
+        wandb: Project at Weights & Biases that is told the numbers, too.
+        mlflow: Tracking URI of MLflow, which is told them, too.
 
     Raises:
         UserError: In one line, for anything that cannot work, before anything starts.
@@ -137,6 +142,7 @@ def fine_tune(
             network=network,
             data=own_data,
             reward=reward,
+            trackers=Trackers(wandb, mlflow),
         )
     return _result(run.store, network)
 

@@ -178,6 +178,8 @@ def _add_train(commands: Subparsers) -> None:
         choices=["always", "auto"],
         help="go on with the interrupted run in --out; auto: or start it, if there is none yet",
     )
+    train.add_argument("--wandb", metavar="PROJECT", help="log to Weights & Biases, too")
+    train.add_argument("--mlflow", metavar="URI", help="log to an MLflow server or folder, too")
     train.add_argument(
         "--dry-run", action="store_true", help="only say what the run will need, and stop"
     )
@@ -238,10 +240,16 @@ def _train(args: argparse.Namespace, started: float) -> None:
         observer.table(f"{config.preset}: what a run needs", rows)
         return
     from sft_rl.jobs.commands import train
+    from sft_rl.jobs.trackers import Trackers
 
     with ConsoleObserver() as observer:
         run = train(
-            config, args.out, observer=observer, started=started, resume=args.resume or "never"
+            config,
+            args.out,
+            observer=observer,
+            started=started,
+            resume=args.resume or "never",
+            trackers=Trackers(args.wandb, args.mlflow),
         )
     if run.was_finished:
         sys.stdout.write(f"{run.store.place} is finished, nothing to do\n")

@@ -126,6 +126,7 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     """
     from sft_rl.config import RayConfig
     from sft_rl.distributed.session import cluster_address
+    from sft_rl.jobs.trackers import Trackers
     from tuning.checks import check_search
 
     address = cluster_address(RayConfig(address=args.address))
@@ -141,11 +142,11 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     from tuning.api import make_ready
 
     make_ready(search, address)
+    services = Trackers(args.wandb, args.mlflow)
     from tuning.runner import run_search
-    from tuning.trackers import trackers
+    from tuning.trackers import callbacks
 
-    log_to = partial(trackers, folder.resolve().name, wandb=args.wandb, mlflow=args.mlflow)
-    log_to()  # refuses a package that is missing
+    log_to = partial(callbacks, folder.resolve().name, services)
     _make_writable(folder)
     search, records, finals = run_search(
         search, folder, address=address, trackers=log_to, limits=limits

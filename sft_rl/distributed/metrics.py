@@ -7,7 +7,7 @@ import re
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from sft_rl.learning.protocols import Observer
+from sft_rl.learning.protocols import Observer, PassesOn
 from sft_rl.types import Metrics
 
 PREFIX = "sft_rl_"
@@ -17,7 +17,7 @@ SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 HISTOGRAMS = ("seconds", "seconds_waiting")
 
 
-class RayMetrics:
+class RayMetrics(PassesOn):
     """An observer that also sets Ray's metrics, and passes on what it is told.
 
     Every number of a fine-tuning iteration, and of an evaluation, is a gauge ``sft_rl_NAME`` with
@@ -30,7 +30,7 @@ class RayMetrics:
     """
 
     def __init__(self, observer: Observer, *, run: str, preset: str) -> None:
-        self.observer = observer
+        super().__init__(observer)
         self.tags = {"run": run, "preset": preset}
         self._is_fine_tuning = False
         self._gauges: dict[str, Gauge] = {}
@@ -43,11 +43,7 @@ class RayMetrics:
     def phase(self, name: str) -> None:
         """Pass it on."""
         self._is_fine_tuning = name == "fine-tuning"
-        self.observer.phase(name)
-
-    def warn(self, text: str) -> None:
-        """Pass it on."""
-        self.observer.warn(text)
+        super().phase(name)
 
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
         """Set what was measured, pass it on."""
@@ -59,7 +55,7 @@ class RayMetrics:
             for name in HISTOGRAMS:
                 if name in metrics:
                     self._histograms[name].observe(metrics[name], self.tags)
-        self.observer.progress(done, total, metrics)
+        super().progress(done, total, metrics)
 
     def _gauge(self, name: str) -> Gauge:
         name = re.sub(r"\W", "_", name)

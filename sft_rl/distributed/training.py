@@ -32,7 +32,7 @@ from sft_rl.config import LearnerConfig
 from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.distributed.team import TorchTeam
 from sft_rl.errors import RunFailed, UserError, last_line
-from sft_rl.learning.protocols import Notice, Observer, Silent
+from sft_rl.learning.protocols import Notice, Observer, PassesOn, Silent
 from sft_rl.learning.team import Team
 from sft_rl.types import Metrics
 
@@ -91,7 +91,7 @@ class _BoardObserver:
         self._board.tell.remote("progress", done, total, metrics)
 
 
-class _Reports:
+class _Reports(PassesOn):
     """An observer that also reports evaluations to Ray Train, and passes on what it is told.
 
     All learners of a team report together. Evaluations that follow each other too fast are left
@@ -99,19 +99,13 @@ class _Reports:
     """
 
     def __init__(self, observer: Observer, job: _Job, team: Team) -> None:
-        self.observer = observer
+        super().__init__(observer)
         self.job = job
         self.team = team
         self._last = -math.inf
 
-    def phase(self, name: str) -> None:
-        self.observer.phase(name)
-
-    def warn(self, text: str) -> None:
-        self.observer.warn(text)
-
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
-        self.observer.progress(done, total, metrics)
+        super().progress(done, total, metrics)
         if self.job.distance not in metrics:
             return
         is_due = done == total or time.monotonic() - self._last > REPORT_S

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
-from threading import Event
 from typing import Any, Literal
 
 from torch import nn
@@ -21,16 +18,17 @@ from sft_rl.data.point_files import read_points
 from sft_rl.distributed.placement import learner_bundle
 from sft_rl.errors import OwnCodeFailed, UserError
 from sft_rl.export.sampler import load_sampler, sampler_of
-from sft_rl.jobs.beside import beside
+from sft_rl.jobs.beside import full_step_of
 from sft_rl.jobs.build import prepare_process
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.dry_run import check_memory, object_bytes
 from sft_rl.jobs.fine_tuning import fine_tune, fine_tune_elsewhere
 from sft_rl.jobs.report import FLOOR, Table, comparison, names_of, number
+from sft_rl.jobs.trackers import Trackers
 from sft_rl.learning.preemption import Preempted, PreemptionNotice
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.pretrained.full_step import FullStep, Summary
+from sft_rl.pretrained.full_step import Summary
 from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import OwnReward
 from sft_rl.runs.folder import RunFolder
@@ -41,7 +39,6 @@ from sft_rl.runs.parts import (
 from sft_rl.runs.remote import create_run, free_run_path, holds_run, open_run
 from sft_rl.runs.resolve import resolve
 from sft_rl.seeding import num_threads
-from sft_rl.types import Metrics
 
 Resume = Literal["never", "always", "auto"]
 
@@ -71,6 +68,7 @@ def train(
     network: nn.Module | None = None,
     data: Dataset | None = None,
     reward: OwnReward = None,
+    trackers: Trackers | None = None,
 ) -> TrainedRun:
     """Run the main job: pretrain once, fine-tune to few steps, evaluate, report.
 
@@ -83,6 +81,7 @@ def train(
         network: The full-step network, where Python hands it over.
         data: The data, where Python hands them over.
         reward: The reward, where Python hands it over.
+        trackers: Services that are told the run's numbers, too.
 
     Raises:
         UserError: Naming what was wrong, before anything starts; or what went wrong.
@@ -126,6 +125,7 @@ def train(
             going_on=going_on,
             network=network,
             reward=reward,
+            trackers=trackers or Trackers(),
         )
     return TrainedRun(store, summary)
 
@@ -139,6 +139,7 @@ def _train(
     going_on: bool,
     network: nn.Module | None,
     reward: OwnReward,
+    trackers: Trackers,
 ) -> Summary:
     """Train in an open folder; arguments as of :func:`train`."""
     prepare_process(deterministic=config.training.deterministic)
@@ -149,7 +150,8 @@ def _train(
             stack.enter_context(_taken_back(store))
         notice = stack.enter_context(PreemptionNotice())
         checkpoint = store.resume(config) if going_on else None
-        session, observer = None, clock.observer
+        observer = watcher = stack.enter_context(trackers.watching(clock.observer, store))
+        clock.observer, session = observer, None
         if config.uses_ray:
             from sft_rl.distributed.session import RaySession
 
@@ -169,7 +171,7 @@ def _train(
                 if config.learner.launcher == "ray_train":
                     learner = learner_bundle(config.learner)
                     check_shared(f"{store.absolute_place}/config.yaml", learner, field="--out")
-                run = store.path.name
+                run = Path(store.absolute_place).name
                 clock.observer = RayMetrics(observer, run=run, preset=config.preset)
         with clock.phase("pretraining"):
             network, _ = full_step_network(
@@ -177,11 +179,11 @@ def _train(
             )
         if config.rollout.num_workers:
             stack.enter_context(num_threads(config.learner.num_threads))
-        full_step = _measure_full_step(config, network, evaluator, clock)
+        full_step = full_step_of(config, network, evaluator, clock)
         if config.learner.launcher == "ray_train":
             assert session is not None, "Ray Train needs Ray"
             session.wait()
-            return fine_tune_elsewhere(
+            summary = fine_tune_elsewhere(
                 network,
                 full_step,
                 store=store,
@@ -191,18 +193,21 @@ def _train(
                 own=own,
                 reward=reward,
             )
-        return fine_tune(
-            network,
-            full_step,
-            store=store,
-            evaluator=evaluator,
-            clock=clock,
-            session=session,
-            checkpoint=checkpoint,
-            notice=notice,
-            own=own,
-            reward=reward,
-        )
+        else:
+            summary = fine_tune(
+                network,
+                full_step,
+                store=store,
+                evaluator=evaluator,
+                clock=clock,
+                session=session,
+                checkpoint=checkpoint,
+                notice=notice,
+                own=own,
+                reward=reward,
+            )
+        watcher.conclude(summary["final"])
+        return summary
 
 
 @contextmanager
@@ -217,42 +222,6 @@ def _taken_back(store: RunFolder) -> Iterator[None]:
         if not isinstance(error, Preempted | OwnCodeFailed):
             store.abandon()
         raise
-
-
-def _measure_full_step(
-    config: ResolvedConfig, network: nn.Module, evaluator: Evaluator, clock: Clock
-) -> Callable[[], FullStep]:
-    """Measure the full-step sampler; return what waits for the result, if it is not there yet.
-
-    Where the learner waits for workers now and then it is measured beside that, with the same
-    number of threads; how far that is shows only when somebody waits for it.
-    """
-    observer, has_workers, waited_for = clock.observer, config.rollout.num_workers > 0, Event()
-
-    def progress(done: int, total: int, metrics: Metrics) -> None:
-        if waited_for.is_set():
-            observer.progress(done, total, metrics)
-
-    measure: Callable[[], FullStep] = partial(
-        measured_full_step,
-        config,
-        copy.deepcopy(network),  # the network itself goes on to be fine-tuned
-        evaluator,
-        warn=observer.warn,
-        progress=progress,
-    )
-    if has_workers:
-        measure = beside(measure)
-
-    @cache
-    def full_step() -> FullStep:
-        with clock.phase("full-step sampler"):
-            waited_for.set()
-            return measure()
-
-    if not has_workers:
-        full_step()
-    return full_step
 
 
 def pretrain(config: Config, *, observer: Observer) -> dict[str, str]:

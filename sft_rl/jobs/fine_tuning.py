@@ -105,7 +105,7 @@ def fine_tune(
                         config,
                         session,
                         objective,
-                        run=store.path.name,
+                        run=Path(store.absolute_place).name,
                         own=own,
                         base=to_arrays(base) if is_adapted else None,
                         warn=warn,
@@ -170,7 +170,7 @@ def _scorers(store: RunFolder, clock: Clock) -> Remote | None:
         return None
     from sft_rl.distributed.scorers import start_scorers
 
-    return start_scorers(store.path.name, clock.observer.warn)
+    return start_scorers(Path(store.absolute_place).name, clock.observer.warn)
 
 
 def fine_tune_elsewhere(

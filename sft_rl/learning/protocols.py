@@ -38,6 +38,25 @@ class Silent:
         """Say nothing."""
 
 
+class PassesOn:
+    """An observer that passes on what it is told; its subclasses do more."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+
+    def phase(self, name: str) -> None:
+        """Pass it on."""
+        self.observer.phase(name)
+
+    def warn(self, text: str) -> None:
+        """Pass it on."""
+        self.observer.warn(text)
+
+    def progress(self, done: int, total: int, metrics: Metrics) -> None:
+        """Pass it on."""
+        self.observer.progress(done, total, metrics)
+
+
 class RunStore(Protocol):
     """Where a run leaves its metrics and checkpoints."""
 

@@ -121,6 +121,7 @@ def test_nothing_of_a_command_reaches_the_shell():
         (["train", "swiss_rol"], "preset: 'swiss_rol' is unknown; did you mean 'swiss_roll'?"),
         (["train", "swiss_roll", "sead=1"], "sead: unknown setting; did you mean 'seed'?"),
         (["train", "swiss_roll", "--out", "runs/x"], "--out: got runs/x; on the cluster it must"),
+        (["train", "swiss_roll", "--mlflow", "mlruns"], "--mlflow: got mlruns; on the cluster it"),
         (["evaluate", "runs/x"], "RUN: got runs/x; on the cluster it must be an absolute path"),
         (["train", "swiss_roll", f"data.path={TOKEN}"], "word 3 after --: looks like a token"),
         (["train"], "PRESET: is missing"),
