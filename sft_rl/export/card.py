@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import sft_rl
-from sft_rl.config import DISTANCES
+from sft_rl.config import DISTANCES, ResolvedConfig
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.folders import is_on_hub
 from sft_rl.runs.folder import RunFolder
@@ -25,6 +25,8 @@ def model_card(store: RunFolder, policy: DenoisingPolicy, *, usage: str) -> str:
     is_images = config.samples.pixel_max is not None
     kind = "class-conditional" if policy.num_classes else "unconditional"
     tags = [f"{kind}-image-generation", "few-step"] if is_images else ["few-step"]
+    if config.samples.prompts is not None:
+        tags = ["text-to-image", "few-step"]
     library = "diffusers" if "diffusers" in usage or "few_step" in usage else "pytorch"
     on_hub = f"base_model: {base}\n" if is_on_hub(base) else ""
     title = f"A {policy.num_steps}-step sampler of {config.data.name}"
@@ -72,7 +74,7 @@ def _facts(store: RunFolder, policy: DenoisingPolicy) -> dict[str, Any]:
         "algorithm": config.algorithm,
         "seed": config.seed,
         "function evaluations a sample": policy.num_steps,
-        **({"classes": policy.num_classes} if policy.num_classes else {}),
+        **_asked_for(config),
         "timesteps": ", ".join(f"{t:g}" for t in policy.timesteps.tolist()),
         "parameters of the sampler, SHA-256": parameters_sha256(policy),
     }
@@ -91,6 +93,21 @@ def _facts(store: RunFolder, policy: DenoisingPolicy) -> dict[str, Any]:
         "real against real": _told(full_step["noise_floors"], name),
         "protocol": ", ".join(f"{k} {v}" for k, v in summary["protocol"].items()),
     }
+
+
+def _asked_for(config: ResolvedConfig) -> dict[str, Any]:
+    """What samples are conditional on, and what they are rewarded for."""
+    prompts, facts = config.samples.prompts, {}
+    if prompts is not None:
+        own = config.prompts.path or config.data.path or config.data.name
+        facts["prompts"] = f"{len(prompts.texts)} of {own}, the first: {prompts.texts[0]}"
+        facts["guidance, in the weights"] = f"{config.sampler.guidance_scale:g}"
+    elif config.model.num_classes:
+        facts["classes"] = str(config.model.num_classes)
+    if not config.reward.is_critic_alone:
+        terms = [f"{config.reward.weight(t):g} x {t.use}" for t in config.reward.terms]
+        facts["objective"] = " + ".join(terms)
+    return facts
 
 
 def _told(metrics: dict[str, Any], name: str) -> str:

@@ -16,6 +16,7 @@ from sft_rl.export.card import model_card
 from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.export.few_step_pipeline import FewStepPipeline
 from sft_rl.export.program import program_usage, to_program
+from sft_rl.export.text_pipeline import write_text_adapter, write_text_pipeline
 from sft_rl.networks.lora import base_of, inner_of, merged
 from sft_rl.networks.unet import UNet
 from sft_rl.policy import DenoisingPolicy
@@ -28,14 +29,14 @@ PIPELINE_CODE = Path(few_step_pipeline.__file__)
 def export(run: Path, out: Path, *, with_code: bool, adapter: bool = False) -> None:
     """Write a run's sampler as a folder that diffusers loads, or as a program of `torch.export`.
 
-    A U-Net of diffusers makes a pipeline, any other network a file ``sampler.pt2``. An adapter is
-    merged into the network's weights.
+    A U-Net of diffusers makes a pipeline, that of a text-to-image pipeline one as it was, any other
+    network a file ``sampler.pt2``. An adapter is merged into the network's weights.
 
     Args:
         run: The run's folder.
         out: Folder to write, new.
         with_code: Take our code along, so that nobody needs this package.
-        adapter: Write the adapter alone, as peft keeps it.
+        adapter: Write the adapter alone, as peft keeps it, or as diffusers does.
 
     Raises:
         UserError: If the folder is there or cannot be written, torch does not understand a network
@@ -45,8 +46,15 @@ def export(run: Path, out: Path, *, with_code: bool, adapter: bool = False) -> N
     policy, _ = store.result()
     if out.exists():
         raise UserError(f"--out: {out} exists already, choose another name")
-    if adapter:
-        write_adapter(store, policy, out)
+    is_text = store.config.samples.prompts is not None
+    if adapter or is_text:
+        scheduler = few_step_scheduler(policy)
+        if not is_text:
+            write_adapter(store, policy, out)
+        elif adapter:
+            write_text_adapter(store, policy, scheduler, out, with_code=with_code)
+        else:
+            write_text_pipeline(store, policy, scheduler, out, with_code=with_code)
         return
     is_pipeline = isinstance(base_of(policy.network), UNet)
     pipeline = to_pipeline(policy) if is_pipeline else None
@@ -81,6 +89,11 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[ModelMixin, FewStepScheduler]
             f"diffusers: the sampler's network is a {type(unet).__name__}; only a UNet2DModel "
             "or DiTTransformer2DModel makes a pipeline"
         )
+    return unet, few_step_scheduler(policy)
+
+
+def few_step_scheduler(policy: DenoisingPolicy) -> FewStepScheduler:
+    """Return a policy's few steps as a scheduler of diffusers."""
     clipping = {}
     if policy.clip is not None:
         clipping = {
@@ -88,7 +101,7 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[ModelMixin, FewStepScheduler]
             "alpha_bar": policy.alpha_bar.tolist(),
             "target": policy.target.tolist(),
         }
-    return unet, FewStepScheduler(
+    return FewStepScheduler(
         timesteps=policy.timesteps.tolist(),
         coef_x=policy.coef_x.tolist(),
         coef_output=policy.coef_output.tolist(),

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from sft_rl.diffusion.noise import path_of
 from sft_rl.diffusion.prediction import Prediction
 from sft_rl.diffusion.schedule import own_steps
 from sft_rl.errors import UserError
+from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.networks.guided import Guided
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.parts import full_step_network
@@ -109,6 +112,44 @@ def reddest(pictures: list[Image.Image], prompts: list[str]) -> list[float]:
 reddest.wants = "pil"  # type: ignore[attr-defined]
 
 
+WITHOUT_US = """
+import sys, numpy as np, torch
+sys.modules["sft_rl"] = None  # importing it fails
+from diffusers import StableDiffusionPipeline
+pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+draw = dict(guidance_scale=1, generator=torch.Generator().manual_seed(5), output_type="latent")
+np.save(sys.argv[2], pipeline(["a thick two", "seven"], **draw).images.numpy())
+"""
+
+
+def exported(run: Path, tmp_path: Path) -> None:
+    """The pipeline in a fresh process, and the adapter on the base, draw what the run draws."""
+    policy, _ = open_run(run).result()
+    ours = policy.sample(2, torch.Generator().manual_seed(5), torch.tensor([1, 2])).numpy()
+    whole, adapter, file = tmp_path / "whole", tmp_path / "adapter", tmp_path / "latents.npy"
+    assert main(["export", str(run), "--out", str(whole)]) == 0
+    command = [sys.executable, "-c", WITHOUT_US, str(whole), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(file), ours, rtol=0, atol=1e-4)
+    assert main(["export", str(run), "--out", str(adapter), "--adapter", "--no-code"]) == 0
+    base = Path(open_run(run).config.pretrained.path)
+    theirs = StableDiffusionPipeline.from_pretrained(base)
+    theirs.load_lora_weights(adapter)
+    theirs.scheduler = FewStepScheduler.from_pretrained(adapter / "scheduler")
+    source = torch.Generator().manual_seed(5)
+    drawn = theirs(
+        list(PROMPTS[1:]), guidance_scale=1, generator=source, output_type="latent"
+    ).images
+    np.testing.assert_allclose(drawn, ours, rtol=0, atol=1e-4)
+    card = (whole / "README.md").read_text()
+    for words in ("tags: [text-to-image", "3 of ", PROMPTS[0], "1 x test_pipelines:reddest"):
+        assert words in card
+    for part in ("text_encoder", "tokenizer", "vae"):
+        for own in (base / part).iterdir():
+            assert (whole / part / own.name).read_bytes() == own.read_bytes()
+
+
 def test_from_prompts_and_a_reward(settings, tmp_path, capsys):
     run = tmp_path / "run"
     own = [
@@ -132,6 +173,7 @@ def test_from_prompts_and_a_reward(settings, tmp_path, capsys):
     assert (
         main(["sample", str(run), "--num", "2", "--label", PROMPTS[2], "--out", f"{run}.png"]) == 0
     )
+    exported(run, tmp_path)
 
 
 def captioned(folder: Path, captions: list[str]) -> None:

@@ -1,0 +1,124 @@
+"""A run's sampler as the text-to-image pipeline that it came from, or its adapter for that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from diffusers import StableDiffusionPipeline
+
+from sft_rl.errors import UserError
+from sft_rl.export import few_step
+from sft_rl.export.card import model_card
+from sft_rl.export.few_step import FewStepScheduler
+from sft_rl.networks.lora import Adapted, inner_of, merged
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.pretrained.folders import read_json
+from sft_rl.pretrained.pipelines import check_pipeline
+from sft_rl.runs.folder import RunFolder
+
+CODE = Path(few_step.__file__)
+CALL = """
+images = pipeline("PROMPT", guidance_scale=1).images  # its guidance is in the weights"""
+
+
+def write_text_pipeline(
+    store: RunFolder,
+    policy: DenoisingPolicy,
+    scheduler: FewStepScheduler,
+    out: Path,
+    *,
+    with_code: bool,
+) -> None:
+    """Write the pipeline with another U-Net and another scheduler, and all else as it was.
+
+    So it keeps its safety checker, its tokenizer and its settings.
+
+    Args:
+        store: The run.
+        policy: Its sampler.
+        scheduler: The sampler's few steps.
+        out: Folder to write, new.
+        with_code: Take the scheduler's code along.
+
+    Raises:
+        UserError: If the pipeline is not there any more, or the folder cannot be written.
+    """
+    base = Path(str(store.config.pretrained.path))
+    check_pipeline(base)
+    index = read_json(base / "model_index.json")
+    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[1]]
+    with _writing(out):
+        out.mkdir(parents=True)
+        for part in parts:
+            if part not in ("unet", "scheduler"):
+                shutil.copytree(base / part, out / part)
+        inner_of(merged(policy.network)).save_pretrained(out / "unet", safe_serialization=True)
+        _write_scheduler(scheduler, out, with_code=with_code)
+        place = CODE.stem if with_code else few_step.__name__
+        index["scheduler"] = [place, FewStepScheduler.__name__]
+        (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        options = ", trust_remote_code=True" if with_code else ""
+        usage = "from diffusers import StableDiffusionPipeline\n\n"
+        if not with_code:
+            usage = f"import {few_step.__name__}  # the scheduler\n{usage}"
+        usage += f'pipeline = StableDiffusionPipeline.from_pretrained("FOLDER"{options})' + CALL
+        (out / "README.md").write_text(model_card(store, policy, usage=usage))
+
+
+def write_text_adapter(
+    store: RunFolder,
+    policy: DenoisingPolicy,
+    scheduler: FewStepScheduler,
+    out: Path,
+    *,
+    with_code: bool,
+) -> None:
+    """Write the file that ``load_lora_weights`` reads, and the scheduler; arguments as above.
+
+    Raises:
+        UserError: If there is no adapter, or it is on other weights than the pipeline's.
+    """
+    if not isinstance(policy.network, Adapted):
+        raise UserError("--adapter: the run has none; it was trained without policy.lora.rank")
+    if store.config.sampler.guidance_scale != 1.0:
+        raise UserError(
+            "--adapter: under sampler.guidance_scale it is on weights that were fitted to the "
+            "guidance, not on the pipeline's; leave --adapter out"
+        )
+    with _writing(out):
+        out.mkdir(parents=True)
+        StableDiffusionPipeline.save_lora_weights(
+            out,
+            unet_lora_layers=policy.network.adapter(),
+            unet_lora_adapter_metadata=policy.network.config.to_dict(),
+        )
+        _write_scheduler(scheduler, out, with_code=with_code)
+        usage = (
+            f"""from diffusers import StableDiffusionPipeline
+from {few_step.__name__ if not with_code else CODE.stem} import {FewStepScheduler.__name__}\
+  # in FOLDER/scheduler
+
+pipeline = StableDiffusionPipeline.from_pretrained("BASE MODEL")
+pipeline.load_lora_weights("FOLDER")
+pipeline.scheduler = {FewStepScheduler.__name__}.from_pretrained("FOLDER/scheduler")"""
+            + CALL
+        )
+        (out / "README.md").write_text(model_card(store, policy, usage=usage))
+
+
+def _write_scheduler(scheduler: FewStepScheduler, out: Path, *, with_code: bool) -> None:
+    scheduler.save_pretrained(out / "scheduler")
+    if with_code:
+        shutil.copyfile(CODE, out / "scheduler" / CODE.name)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--out: cannot write to {out}: {error.strerror}") from error
