@@ -146,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
         help="leave the scheduler's code out: loading then needs this package",
     )
     export.add_argument(
-        "--adapter", action="store_true", help="write the low-rank adapter alone, as peft keeps it"
+        "--adapter",
+        action="store_true",
+        help="write the low-rank adapter alone, for peft or diffusers",
     )
     export.set_defaults(run=_export)
 
