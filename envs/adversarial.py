@@ -9,6 +9,7 @@ from torch.optim import Adam
 from sft_rl.critics import Critic
 from sft_rl.data import Dataset
 from sft_rl.errors import UserError
+from sft_rl.networks.conditions import keep_prompts
 from sft_rl.seeding import generator
 from sft_rl.storage.checkpoint import TensorGroups
 from sft_rl.storage.state import load_optimizer_tensors, optimizer_tensors
@@ -64,6 +65,7 @@ class AdversarialReward:
                 raise UserError(f"reward_options.{name}: must be positive, got {value}")
         if not critic.state_dict():
             raise UserError("reward: 'adversarial' trains a critic; this one has nothing to learn")
+        keep_prompts(critic, data.embeddings)
         self.critic = critic.eval()
         self.data = data
         self.batch_size = batch_size

@@ -127,6 +127,11 @@ class Samples(Section):
         return 0 if self.conditions is None else len(self.conditions.names)
 
     @property
+    def prompt_width(self) -> int:
+        """Numbers of a token of the prompts' embeddings; 0 without prompts."""
+        return 0 if self.prompts is None else self.prompts.width
+
+    @property
     def table(self) -> tuple[int, ...] | None:
         """Shape of the vectors, or of the prompts with the empty one, that a model keeps."""
         if self.prompts is not None:

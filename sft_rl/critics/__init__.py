@@ -46,6 +46,7 @@ def build_critic(
     batch_size: int,
     num_classes: int,
     num_conditions: int = 0,
+    prompt_width: int = 0,
     own: dict[str, object] | None = None,
 ) -> Critic:
     """Build the critic of a name, for samples of one shape.
@@ -56,6 +57,7 @@ def build_critic(
         batch_size: Samples of a critic step.
         num_classes: Classes of the model; 0 for none.
         num_conditions: Numbers of the vectors that the model is conditional on; 0 for none.
+        prompt_width: Numbers of a token, if the classes are prompts; 0 if not.
         own: Options of users' own classes, of which a user's critic takes its own.
 
     Raises:
@@ -73,7 +75,11 @@ def build_critic(
         return kind(own_options(kind, own or {}), shape)  # type: ignore[no-any-return]
     if name in OBJECTIVES:
         network = critic_network(
-            options, shape, num_classes=num_classes, num_conditions=num_conditions
+            options,
+            shape,
+            num_classes=num_classes,
+            num_conditions=num_conditions,
+            prompt_width=prompt_width,
         )
         return NetworkCritic(network, options)
     if name == "mmd":

@@ -101,7 +101,7 @@ def few_step_scheduler(policy: DenoisingPolicy) -> FewStepScheduler:
             "alpha_bar": policy.alpha_bar.tolist(),
             "target": policy.target.tolist(),
         }
-    return FewStepScheduler(
+    scheduler: FewStepScheduler = FewStepScheduler(
         timesteps=policy.timesteps.tolist(),
         coef_x=policy.coef_x.tolist(),
         coef_output=policy.coef_output.tolist(),
@@ -109,6 +109,7 @@ def few_step_scheduler(policy: DenoisingPolicy) -> FewStepScheduler:
         input_scale=None if policy.input_scale is None else policy.input_scale.tolist(),
         **clipping,
     )
+    return scheduler
 
 
 def to_pipeline(policy: DenoisingPolicy) -> FewStepPipeline:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from diffusers import StableDiffusionPipeline
 
@@ -56,7 +57,8 @@ def write_text_pipeline(
         for part in parts:
             if part not in ("unet", "scheduler"):
                 shutil.copytree(base / part, out / part)
-        inner_of(merged(policy.network)).save_pretrained(out / "unet", safe_serialization=True)
+        unet: Any = inner_of(merged(policy.network))
+        unet.save_pretrained(out / "unet", safe_serialization=True)
         _write_scheduler(scheduler, out, with_code=with_code)
         place = CODE.stem if with_code else few_step.__name__
         index["scheduler"] = [place, FewStepScheduler.__name__]

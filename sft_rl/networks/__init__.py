@@ -11,13 +11,15 @@ broadcastable to (...); if on vectors of D numbers, these, float32, broadcastabl
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from sft_rl.config import CriticConfig, ModelConfig, NoiseConfig, ValueConfig
 from sft_rl.errors import UserError
-from sft_rl.networks.conditions import ByLabel, ByVector
+from sft_rl.networks.conditions import PROJECTED, ByLabel, ByPrompt, ByVector
 from sft_rl.networks.mlp import PlainMLP, StepScaledMLP, TimeMLP
 from sft_rl.networks.own import (
     OwnNetwork,
@@ -125,9 +127,16 @@ def _image_network(model: ModelConfig, shape: tuple[int, ...]) -> nn.Module:
 
 
 def critic_network(
-    critic: CriticConfig, shape: tuple[int, ...], *, num_classes: int, num_conditions: int = 0
+    critic: CriticConfig,
+    shape: tuple[int, ...],
+    *,
+    num_classes: int,
+    num_conditions: int = 0,
+    prompt_width: int = 0,
 ) -> nn.Module:
     """Build the critic's network, which maps (B, *shape) to scores (B, 1) or (B,).
+
+    Labels are numbers of prompts, if their embeddings have a width.
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
@@ -143,7 +152,15 @@ def critic_network(
     if num_conditions:
         dim = _points("critic.kind", shape, "mlp")
         return ByVector(_critic(critic, (dim + num_conditions,), num_outputs=1))
-    network = _critic(critic, shape, num_outputs=1 + num_classes)
+    make = partial(_critic, critic, shape)
+    return _by_label(make, num_classes, prompt_width)
+
+
+def _by_label(make: Callable[..., nn.Module], num_classes: int, prompt_width: int) -> nn.Module:
+    """A network that looks at labels, if there are any, or at their prompts."""
+    if prompt_width:
+        return ByPrompt(make(num_outputs=1 + PROJECTED), (num_classes, prompt_width))
+    network = make(num_outputs=1 + num_classes)
     return ByLabel(network) if num_classes else network
 
 
@@ -172,8 +189,11 @@ def value_network(
     num_steps: int,
     num_classes: int,
     num_conditions: int = 0,
+    prompt_width: int = 0,
 ) -> nn.Module:
     """Build the baseline's network, which maps latents and step index to values (..., 1).
+
+    Labels are numbers of prompts, if their embeddings have a width.
 
     Raises:
         UserError: If the configured kind does not take samples of this shape.
@@ -186,8 +206,8 @@ def value_network(
     if num_conditions:
         dim = _points("value.kind", shape, "mlp")
         return ByVector(_value(value, (dim + num_conditions,), num_steps=num_steps, num_outputs=1))
-    network = _value(value, shape, num_steps=num_steps, num_outputs=1 + num_classes)
-    return ByLabel(network) if num_classes else network
+    make = partial(_value, value, shape, num_steps=num_steps)
+    return _by_label(make, num_classes, prompt_width)
 
 
 def _value(

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from sft_rl.types import for_all
 
+PROJECTED = 64
+"""Numbers of a prompt that critics and values see."""
+
 
 class ByVector(nn.Module):
     """A network of points that takes the vector they are conditional on as further coordinates.
@@ -58,3 +61,53 @@ class ByLabel(nn.Module):
         outputs = self.network(x, *steps)
         label = labels.expand(outputs.shape[:-1])[..., None]
         return outputs[..., :1] + outputs[..., 1:].gather(-1, label)  # type: ignore[no-any-return]
+
+
+class ByPrompt(nn.Module):
+    """A network of 1 + P outputs as one number of a sample and its prompt.
+
+    The first output, common to all prompts, plus the product of the others with a linear map of the
+    prompt's embedding: the projection of :class:`ByLabel`, which prompts that are alike share.
+
+    Args:
+        network: Of 1 + :data:`PROJECTED` outputs.
+        table: Number of prompts K, and numbers of a token of their embeddings.
+    """
+
+    embeddings: Tensor
+
+    def __init__(self, network: nn.Module, table: tuple[int, int]) -> None:
+        super().__init__()
+        self.network = network
+        self.project = nn.Linear(table[1], PROJECTED, bias=False)
+        self.register_buffer("embeddings", torch.zeros(table))
+
+    def keep(self, prompts: Tensor) -> None:
+        """Keep what tells prompts apart: means over tokens, centred and scaled.
+
+        Args:
+            prompts: Shape (K + 1, tokens, width), the empty one behind them.
+        """
+        means = prompts[:-1].mean(dim=1)
+        centred = means - means.mean(dim=0)
+        self.embeddings.copy_(centred / (centred.square().mean().sqrt() + 1e-8))
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Map x (..., *shape) to numbers (..., 1).
+
+        Args:
+            x: Samples or latents.
+            others: The step index, if the network wants one; at last numbers of prompts, int64.
+                Both broadcastable to (...).
+        """
+        *steps, labels = others
+        outputs, prompt = self.network(x, *steps), self.project(self.embeddings[labels])
+        product = (outputs[..., 1:] * prompt).sum(dim=-1, keepdim=True)
+        return outputs[..., :1] + product / PROJECTED**0.5  # type: ignore[no-any-return]
+
+
+def keep_prompts(module: nn.Module, prompts: Tensor | None) -> None:
+    """Let the networks in a module that look at prompts keep their embeddings, if there are any."""
+    for part in module.modules():
+        if isinstance(part, ByPrompt) and prompts is not None:
+            part.keep(prompts)

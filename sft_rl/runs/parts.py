@@ -24,6 +24,7 @@ from sft_rl.learning.learner import Learner, Optimisation
 from sft_rl.learning.team import Team
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks import noise_network, value_network
+from sft_rl.networks.conditions import keep_prompts
 from sft_rl.networks.lora import Adapted
 from sft_rl.networks.own import OwnNetwork
 from sft_rl.policy import DenoisingPolicy
@@ -105,6 +106,7 @@ def critic_of(config: ResolvedConfig, *, batch_size: int | None = None) -> Criti
         batch_size=batch_size or config.training.batch_size,
         num_classes=config.model.num_classes,
         num_conditions=config.samples.num_conditions,
+        prompt_width=config.samples.prompt_width,
         own=config.options,
     )
 
@@ -124,6 +126,7 @@ def value_of(config: ResolvedConfig) -> nn.Module:
         num_steps=config.sampler.num_steps,
         num_classes=config.model.num_classes,
         num_conditions=config.samples.num_conditions,
+        prompt_width=config.samples.prompt_width,
     )
 
 
@@ -152,6 +155,8 @@ def networks_of(
         torch.manual_seed(derive_seed(config.seed, "critic and value weights"))
         critic = critic_of(config) if config.reward.uses_critic else Critic()
         value = value_of(config)
+    for judge in (critic, value):
+        keep_prompts(judge, getattr(network, "prompts", None))
     device = next(network.parameters()).device
     policy = policy_of(config, network).to(device)
     if config.model.compile:

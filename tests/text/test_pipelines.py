@@ -206,6 +206,12 @@ def test_from_pictures_with_captions(settings, pipeline_folder, tmp_path):
         assert (same == label).all()
         assert len(same)
     assert main(["train", "images", *own, "--out", str(tmp_path / "run")]) == 0
+    critic = load(tmp_path / "run" / "checkpoints" / "000002").tensors["critic"]
+    seen = critic["network.embeddings"]  # what tells the two captions apart
+    means = data.embeddings[:2].mean(dim=1)
+    along = torch.nn.functional.cosine_similarity(seen[0] - seen[1], means[0] - means[1], dim=0)
+    assert along == pytest.approx(1.0)
+    assert critic["network.project.weight"].shape == (64, 16)
     table = pa.table(
         {
             "picture": [p.read_bytes() for p in sorted((tmp_path / "pictures").glob("*.png"))],
