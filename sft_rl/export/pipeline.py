@@ -15,8 +15,8 @@ from sft_rl.export.adapter import write_adapter
 from sft_rl.export.card import model_card
 from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.export.few_step_pipeline import FewStepPipeline
+from sft_rl.export.latent_pipeline import write_latent_pipeline, write_text_adapter
 from sft_rl.export.program import program_usage, to_program
-from sft_rl.export.text_pipeline import write_text_adapter, write_text_pipeline
 from sft_rl.networks.lora import base_of, inner_of, merged
 from sft_rl.networks.unet import UNet
 from sft_rl.policy import DenoisingPolicy
@@ -29,7 +29,7 @@ PIPELINE_CODE = Path(few_step_pipeline.__file__)
 def export(run: Path, out: Path, *, with_code: bool, adapter: bool = False) -> None:
     """Write a run's sampler as a folder that diffusers loads, or as a program of `torch.export`.
 
-    A U-Net of diffusers makes a pipeline, that of a text-to-image pipeline one as it was, any other
+    A U-Net of diffusers makes a pipeline, a network of latents the one it came from, any other
     network a file ``sampler.pt2``. An adapter is merged into the network's weights.
 
     Args:
@@ -46,15 +46,15 @@ def export(run: Path, out: Path, *, with_code: bool, adapter: bool = False) -> N
     policy, _ = store.result()
     if out.exists():
         raise UserError(f"--out: {out} exists already, choose another name")
-    is_text = store.config.samples.prompts is not None
-    if adapter or is_text:
+    samples = store.config.samples
+    if adapter or samples.latents is not None:
         scheduler = few_step_scheduler(policy)
-        if not is_text:
+        if not adapter:
+            write_latent_pipeline(store, policy, scheduler, out, with_code=with_code)
+        elif samples.prompts is None:
             write_adapter(store, policy, out)
-        elif adapter:
-            write_text_adapter(store, policy, scheduler, out, with_code=with_code)
         else:
-            write_text_pipeline(store, policy, scheduler, out, with_code=with_code)
+            write_text_adapter(store, policy, scheduler, out, with_code=with_code)
         return
     is_pipeline = isinstance(base_of(policy.network), UNet)
     pipeline = to_pipeline(policy) if is_pipeline else None

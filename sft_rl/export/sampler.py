@@ -100,8 +100,10 @@ class Sampler:
         `sft-rl export` writes one into a folder.
 
         Raises:
-            UserError: If its network is no U-Net of diffusers.
+            UserError: If its network is no U-Net of diffusers, or one of latents.
         """
+        if self.units.samples.latents is not None:
+            raise UserError("diffusers: a sampler of latents needs a folder; use sft-rl export")
         from sft_rl.export.pipeline import to_pipeline  # here, since diffusers is slow to import
 
         return to_pipeline(self.policy)

@@ -140,12 +140,12 @@ def _network(options: PretrainedConfig, folder: Path, num_classes: int) -> dict[
         )
     given = read_json(file)
     name = str(given.get("_class_name"))
-    if name not in KINDS or (KINDS[name][0] == "text_unet") != is_pipeline(folder):
-        kind = f"{name} of latents, not of pixels" if is_pipeline(folder) else f"{name} alone"
+    if name not in KINDS or (name == "UNet2DConditionModel" and not is_pipeline(folder)):
+        kind = f"{name} alone" if name in KINDS else name
         raise UserError(
             f"pretrained.path: {path} is a {kind}; supported are UNet2DModel and "
             "DiTTransformer2DModel of pixels, unconditional or conditional on classes, and "
-            f"text-to-image pipelines ({', '.join(SUPPORTED)})"
+            f"text-to-image and class-to-image pipelines ({', '.join(SUPPORTED)})"
         )
     kind, network = KINDS[name]
     parameters = inspect.signature(network.__init__).parameters

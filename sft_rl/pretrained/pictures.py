@@ -1,4 +1,4 @@
-"""The data of a run as its model sees them: of a text-to-image pipeline latents and prompts."""
+"""The data of a run as its model sees them: of a pipeline of latents these, and prompts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ from sft_rl.errors import UserError
 from sft_rl.networks import noise_network
 from sft_rl.networks.guided import Guided
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretrained.pipelines import embeddings_of, latents_of, num_too_long, prompt_size
+from sft_rl.pretrained.pipelines import (
+    embeddings_of,
+    is_pipeline,
+    latents_of,
+    num_too_long,
+    prompt_size,
+)
 from sft_rl.seeding import generator
 from sft_rl.storage.cache import arithmetic, cached, digest
 from sft_rl.storage.checkpoint import Checkpoint
@@ -57,18 +63,18 @@ def data_of(
     Raises:
         UserError: If they are not there, or do not go with the model.
     """
-    is_pipeline, path = config.model.kind == "text_unet", config.prompts.path
-    if not is_pipeline and (path is not None or config.data.name == "pipeline"):
+    is_text, path = config.model.kind == "text_unet", config.prompts.path
+    if not is_text and (path is not None or config.data.name == "pipeline"):
         field = "data.name: pipeline" if path is None else f"prompts.path: {path}"
         raise UserError(f"{field} needs the folder of a text-to-image pipeline in pretrained.path")
-    if not is_pipeline:
+    if not is_text and not is_pipeline(Path(config.pretrained.path or "")):
         return data or load_dataset(config.data, progress)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.data.name == "pipeline":
         if path is None:
             raise UserError("prompts.path: data.name=pipeline draws pictures of prompts; name some")
         prompts = read_prompts(config.prompts)
-        return _with_latents(config, _drawn(config, prompts, device, progress), device, warn)
+        return _prompted(config, _drawn(config, prompts, device, progress), device, warn)
     if path is not None:
         raise UserError(
             "prompts.path: pictures bring their captions; leave it out, or set data.name=pipeline "
@@ -77,13 +83,15 @@ def data_of(
     pictures = data or load_dataset(config.data, progress)
     if isinstance(pictures, LatentDataset):
         return pictures
+    if isinstance(pictures, ImageDataset) and not is_text:
+        return _with_latents(config, pictures, device)
     if not isinstance(pictures, ImageDataset) or pictures.labels is None:
         raise UserError(
-            f"data.captions: a text-to-image pipeline needs pictures with captions, "
+            "data.captions: a text-to-image pipeline needs pictures with captions, "
             f"data.name={config.data.name} has none; see data.captions, or set data.name=pipeline "
             "and prompts.path"
         )
-    return _with_latents(config, _captioned(pictures), device, warn)
+    return _prompted(config, _captioned(pictures), device, warn)
 
 
 def _captioned(pictures: ImageDataset) -> ImageDataset:
@@ -101,10 +109,24 @@ def _captioned(pictures: ImageDataset) -> ImageDataset:
     return replace(pictures, labels=labels, classes=prompts)
 
 
-def _with_latents(
+def _prompted(
     config: Config, pictures: ImageDataset, device: torch.device, warn: Callable[[str], None]
 ) -> LatentDataset:
-    folder, prompts = Path(str(config.pretrained.path)), pictures.classes
+    """Give pictures latents, and the embeddings of their captions, the names of their classes."""
+    folder, texts = Path(str(config.pretrained.path)), pictures.classes
+    data = _with_latents(config, pictures, device)
+    if too_long := num_too_long(folder, texts):
+        many = f"{too_long:,} of {len(texts):,}"
+        warn(f"prompts: {many} are too long for the text encoder, which cuts them")
+    tokens, width = prompt_size(folder)
+    prompts = Prompts(texts=texts, num_tokens=tokens, width=width)
+    own = {"prompts": prompts, "num_classes": len(texts)}
+    units = Units(data.units.samples.model_copy(update=own))
+    return replace(data, units=units, embeddings=embeddings_of(folder, texts, device))
+
+
+def _with_latents(config: Config, pictures: ImageDataset, device: torch.device) -> LatentDataset:
+    folder = Path(str(config.pretrained.path))
     if config.data.flip:
         raise UserError("data.flip: goes with pixels, not with latents; leave it out")
     latents, shape = latents_of(folder, pictures.train.shape[-1])
@@ -113,9 +135,6 @@ def _with_latents(
             f"data.channels: the autoencoder of {folder} takes {latents.image_shape[0]}, got "
             f"{pictures.train.shape[1]}"
         )
-    if too_long := num_too_long(folder, prompts):
-        many = f"{too_long:,} of {len(prompts):,}"
-        warn(f"prompts: {many} are too long for the text encoder, which cuts them")
     own = pictures.units.samples
     key = {"format": FORMAT, "autoencoder": latents.sha256, "pictures": own.fingerprint}
 
@@ -127,19 +146,11 @@ def _with_latents(
         return Checkpoint({"latents": {"latents": torch.cat(parts)}}, {})
 
     entry, _ = cached("latents", {**key, **arithmetic(device)}, encode)
-    tokens, width = prompt_size(folder)
-    samples = Samples(
-        **{**own.model_dump(), "shape": shape, "num_classes": len(prompts)},
-    ).model_copy(
-        update={
-            "latents": latents,
-            "prompts": Prompts(texts=prompts, num_tokens=tokens, width=width),
-        }
-    )
+    samples = Samples(**{**own.model_dump(), "shape": shape, "latents": latents})
     kept = {f.name: getattr(pictures, f.name) for f in fields(pictures)}
-    embeddings = embeddings_of(folder, prompts, device)
-    own_parts = {"units": Units(samples), "embeddings": embeddings}
-    return LatentDataset(**{**kept, **own_parts}, latents=entry.tensors["latents"]["latents"])
+    return LatentDataset(
+        **{**kept, "units": Units(samples)}, latents=entry.tensors["latents"]["latents"]
+    )
 
 
 def _drawn(
@@ -183,8 +194,13 @@ def _pictures(
     latents, shape = latents_of(folder, settings.image_size)
     half = PIXEL_MAX / 2
     samples = Samples(
-        shape=shape, shift=(half,), scale=(half,), pixel_max=PIXEL_MAX, fingerprint=""
-    ).model_copy(update={"latents": latents})
+        shape=shape,
+        shift=(half,),
+        scale=(half,),
+        pixel_max=PIXEL_MAX,
+        latents=latents,
+        fingerprint="",
+    )
     policy = pipeline_policy(config, prompts, shape, num_steps=settings.pipeline_steps)
     policy, units, drawn = policy.to(device), Units(samples), []
     for start in range(0, settings.num_points, CHUNK):

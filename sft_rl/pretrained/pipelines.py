@@ -1,4 +1,4 @@
-"""Folders of text-to-image pipelines: what their parts are, and what they make of prompts."""
+"""Folders of pipelines of latents: what their parts are, and what they make of prompts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from sft_rl.pretrained.states import file_sha256
 from sft_rl.storage.cache import arithmetic, cached
 from sft_rl.storage.checkpoint import Checkpoint
 
-SUPPORTED = ("StableDiffusionPipeline",)
-PARTS = {
-    "text_encoder": "CLIPTextModel",
-    "tokenizer": "CLIPTokenizer",
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "scheduler": "",
+SUPPORTED = {
+    "StableDiffusionPipeline": {
+        "text_encoder": "CLIPTextModel",
+        "tokenizer": "CLIPTokenizer",
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "scheduler": "",
+    },
+    "DiTPipeline": {
+        "transformer": "DiTTransformer2DModel",
+        "vae": "AutoencoderKL",
+        "scheduler": "",
+    },
 }
-"""Parts that are read, with the classes that they must be of."""
+"""Parts of pipelines that are read, with the classes that they must be of."""
 FORMAT = 1
 """Part of the cache's key; counts changes of the code that give other embeddings."""
 BATCH = 32
@@ -31,7 +37,7 @@ BATCH = 32
 
 def is_pipeline(folder: Path) -> bool:
     """Whether a folder is of a pipeline with an autoencoder, whatever else it has."""
-    return (folder / "model_index.json").is_file() and (folder / "vae").is_dir()
+    return (folder / "vae").is_dir()
 
 
 def check_pipeline(folder: Path) -> None:
@@ -44,10 +50,10 @@ def check_pipeline(folder: Path) -> None:
     kind = index.get("_class_name")
     if kind not in SUPPORTED:
         raise UserError(
-            f"pretrained.path: {folder} is a {kind}; of pipelines of latents, supported is "
-            f"{', '.join(SUPPORTED)}"
+            f"pretrained.path: {folder} is a {kind}; of pipelines of latents, supported are "
+            f"{' and '.join(SUPPORTED)}"
         )
-    for part, expected in PARTS.items():
+    for part, expected in SUPPORTED[kind].items():
         found = (index.get(part) or [None, None])[1]
         if not (folder / part).is_dir() or found is None:
             raise UserError(f"pretrained.path: {folder} has no {part}")

@@ -1,4 +1,4 @@
-"""A run's sampler as the text-to-image pipeline that it came from, or its adapter for that."""
+"""A run's sampler as the pipeline of latents that it came from, or its adapter for that."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from sft_rl.export.card import model_card
 from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.networks.lora import Adapted, inner_of, merged
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretrained.folders import read_json
+from sft_rl.pretrained.folders import PARTS, network_folder, read_json
 from sft_rl.pretrained.pipelines import check_pipeline
 from sft_rl.runs.folder import RunFolder
 
 CODE = Path(few_step.__file__)
-CALL = """
-images = pipeline("PROMPT", guidance_scale=1).images  # its guidance is in the weights"""
+CALLS = {
+    "StableDiffusionPipeline": 'pipeline("PROMPT", guidance_scale=1)',
+    "DiTPipeline": "pipeline(class_labels=[0, 1], guidance_scale=1)",
+}
+"""How pipelines are called: guidance is in the weights."""
 
 
-def write_text_pipeline(
+def write_latent_pipeline(
     store: RunFolder,
     policy: DenoisingPolicy,
     scheduler: FewStepScheduler,
@@ -34,7 +37,7 @@ def write_text_pipeline(
     *,
     with_code: bool,
 ) -> None:
-    """Write the pipeline with another U-Net and another scheduler, and all else as it was.
+    """Write the pipeline with another network and another scheduler, and all else as it was.
 
     So it keeps its safety checker, its tokenizer and its settings.
 
@@ -51,23 +54,26 @@ def write_text_pipeline(
     base = Path(str(store.config.pretrained.path))
     check_pipeline(base)
     index = read_json(base / "model_index.json")
+    kind = index["_class_name"]
     parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[1]]
     with _writing(out):
         out.mkdir(parents=True)
         for part in parts:
-            if part not in ("unet", "scheduler"):
+            if part not in (*PARTS, "scheduler"):
                 shutil.copytree(base / part, out / part)
-        unet: Any = inner_of(merged(policy.network))
-        unet.save_pretrained(out / "unet", safe_serialization=True)
+        network: Any = inner_of(merged(policy.network))
+        network.save_pretrained(out / network_folder(base).name, safe_serialization=True)
         _write_scheduler(scheduler, out, with_code=with_code)
         place = CODE.stem if with_code else few_step.__name__
         index["scheduler"] = [place, FewStepScheduler.__name__]
         (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         options = ", trust_remote_code=True" if with_code else ""
-        usage = "from diffusers import StableDiffusionPipeline\n\n"
+        usage = f"""from diffusers import {kind}
+
+pipeline = {kind}.from_pretrained("FOLDER"{options})
+images = {CALLS[kind]}.images"""
         if not with_code:
             usage = f"import {few_step.__name__}  # the scheduler\n{usage}"
-        usage += f'pipeline = StableDiffusionPipeline.from_pretrained("FOLDER"{options})' + CALL
         (out / "README.md").write_text(model_card(store, policy, usage=usage))
 
 
@@ -99,16 +105,14 @@ def write_text_adapter(
             unet_lora_adapter_metadata=policy.network.config.to_dict(),
         )
         _write_scheduler(scheduler, out, with_code=with_code)
-        usage = (
-            f"""from diffusers import StableDiffusionPipeline
-from {few_step.__name__ if not with_code else CODE.stem} import {FewStepScheduler.__name__}\
-  # in FOLDER/scheduler
+        place = CODE.stem if with_code else few_step.__name__
+        usage = f"""from diffusers import StableDiffusionPipeline
+from {place} import {FewStepScheduler.__name__}  # the file is in FOLDER/scheduler
 
 pipeline = StableDiffusionPipeline.from_pretrained("BASE MODEL")
 pipeline.load_lora_weights("FOLDER")
-pipeline.scheduler = {FewStepScheduler.__name__}.from_pretrained("FOLDER/scheduler")"""
-            + CALL
-        )
+pipeline.scheduler = {FewStepScheduler.__name__}.from_pretrained("FOLDER/scheduler")
+images = {CALLS["StableDiffusionPipeline"]}.images"""
         (out / "README.md").write_text(model_card(store, policy, usage=usage))
 
 
