@@ -292,7 +292,8 @@ class PretrainedConfig(Section):
     path: str | None = None
     """A UNet2DModel, unconditional or conditional on classes: a folder of diffusers, a name on the
     Hugging Face hub, or the file of an original PyTorch DDPM; or the folder of a
-    StableDiffusionPipeline. It sets `model`, and a folder's scheduler `noise`, too."""
+    StableDiffusionPipeline or a DiTPipeline. It sets `model`, and a folder's scheduler `noise`,
+    too."""
     variant: str | None = None
     """Which weights, where there are several: `ema` is `diffusion_pytorch_model.ema.safetensors`;
     in an original file that holds several, `ema` takes the averaged ones."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
+from tiny_pipelines import write_pipeline
 
 import sft_rl
 from sft_rl.cli import main
@@ -33,6 +34,13 @@ from sft_rl.runs.resolve import resolve
 from sft_rl.storage.checkpoint import load
 
 PROMPTS = ("a thin seven leaning right", "a thick two", "seven")
+
+
+@pytest.fixture(scope="module")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    write_pipeline(folder / "sd", folder / "tokenizer")
+    return folder / "sd"
 
 
 @pytest.fixture(scope="module")

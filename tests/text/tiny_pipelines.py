@@ -1,10 +1,9 @@
-"""A tiny text-to-image pipeline with random weights, in the real format."""
+"""Tiny pipelines of latents with random weights, in the real format."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -35,6 +34,21 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     )
 
 
+def tiny_autoencoder() -> AutoencoderKL:
+    """Of 16x16 pixels and 8x8 latents."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=0.5,
+    )
+
+
 def write_pipeline(folder: Path, scratch: Path, *, unet: dict[str, Any] | None = None) -> None:
     """Write a StableDiffusionPipeline of 16x16 pixels, 8x8 latents."""
     torch.manual_seed(0)
@@ -61,19 +75,8 @@ def write_pipeline(folder: Path, scratch: Path, *, unet: dict[str, Any] | None =
         "norm_num_groups": 4,
         **(unet or {}),
     }
-    vae = AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-        scaling_factor=0.5,
-    )
     StableDiffusionPipeline(
-        vae=vae,
+        vae=tiny_autoencoder(),
         text_encoder=CLIPTextModel(text),
         tokenizer=write_tokenizer(scratch),
         unet=UNet2DConditionModel(**options),
@@ -84,10 +87,3 @@ def write_pipeline(folder: Path, scratch: Path, *, unet: dict[str, Any] | None =
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
-
-
-@pytest.fixture(scope="session")
-def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pipeline")
-    write_pipeline(folder / "sd", folder / "tokenizer")
-    return folder / "sd"
