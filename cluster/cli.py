@@ -42,7 +42,7 @@ def add_cluster_commands(subparsers: Subparsers, *, parse: Parse) -> None:
     _add_submit(subparsers, parse)
     _add_jobs(subparsers)
     _add_doctor(subparsers)
-    _add_render(subparsers)
+    _add_render(subparsers, parse)
 
 
 def run_render(args: argparse.Namespace, started: float) -> int:
@@ -53,9 +53,12 @@ def run_render(args: argparse.Namespace, started: float) -> int:
     """
     from cluster.config import load_settings
     from cluster.render import render
+    from cluster.submit import check_job
     from sft_rl.storage.files import new_file
 
-    text = render(load_settings(args.settings), args.target)
+    settings = load_settings(args.settings)
+    text = render(settings, args.target)
+    check_job(settings, args.target, args.parse)
     if args.out == "-":
         sys.stdout.write(text)
         return 0
@@ -168,7 +171,7 @@ def _add_doctor(subparsers: Subparsers) -> None:
     doctor.set_defaults(run=_later("cluster.doctor", "run_doctor"))
 
 
-def _add_render(subparsers: Subparsers) -> None:
+def _add_render(subparsers: Subparsers, parse: Parse) -> None:
     cluster = subparsers.add_parser("cluster", help="make the files that start a cluster")
     commands = cluster.add_subparsers(title="commands", metavar="COMMAND", required=True)
     render = commands.add_parser(
@@ -186,7 +189,7 @@ def _add_render(subparsers: Subparsers) -> None:
     render.add_argument(
         "--out", default="-", metavar="FILE", help="file to write, or - for standard output"
     )
-    render.set_defaults(run=run_render)
+    render.set_defaults(run=run_render, parse=parse)
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:

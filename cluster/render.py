@@ -78,8 +78,22 @@ def _check(settings: ClusterSettings, target: str) -> None:
             f"dashboard_host: got {settings.dashboard_host}; a kuberay-job is submitted by another "
             "pod; allowed: an address that pods reach, such as 0.0.0.0 (the token stays required)"
         )
+    if target in ("kuberay-cluster", "kuberay-job"):
+        _check_token(settings, target)
     if target == "ray-up":
         _check_machines(settings)
+
+
+def _check_token(settings: ClusterSettings, target: str) -> None:
+    assert settings.kuberay is not None, "checked before"
+    if settings.kuberay.token_secret is None:
+        if target == "kuberay-job":
+            raise UserError("kuberay.token_secret: missing; a RayJob takes no users' own tokens")
+        if settings.kuberay.service_account is None:
+            raise UserError(
+                "kuberay.token_secret: missing; without it kuberay.service_account must be given, "
+                "and let `ray:write` its RayCluster"
+            )
 
 
 def _check_machines(settings: ClusterSettings) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cluster.config import check_strings, read_mapping
+from cluster.config import ClusterSettings, check_strings, read_mapping
 from cluster.connection import Client, alive_nodes, connect, explained, is_fixed
 from cluster.follow import NOT_STARTED, follow
 from cluster.helper import quote
@@ -24,6 +24,8 @@ from sft_rl.errors import UserError, did_you_mean
 from sft_rl.storage.secrets import NAMES
 from sft_rl.storage.urls import is_url
 
+Parse = Callable[[Sequence[str]], argparse.Namespace]
+"""Parses a command line, without ``sft-rl``."""
 COMMANDS = ("train", "tune", "pretrain", "evaluate")
 OUT_KEY = "sft_rl_out"
 """Metadata under which a job tells where its run folder is."""
@@ -124,9 +126,7 @@ def _send(
             )
 
 
-def job_command(
-    words: Sequence[str], parse: Callable[[Sequence[str]], argparse.Namespace], *, out: str
-) -> JobCommand:
+def job_command(words: Sequence[str], parse: Parse, *, out: str) -> JobCommand:
     """Check a command with the parser and the configuration that the cluster will use.
 
     Args:
@@ -137,12 +137,8 @@ def job_command(
     Raises:
         UserError: The command is wrong, or names a folder that only this machine has.
     """
-    if not words:
-        raise UserError(f"submit: a command is missing after --: one of {', '.join(COMMANDS)}")
-    if words[0] not in COMMANDS:
-        raise UserError(f"submit: got {words[0]!r} after --; {did_you_mean(words[0], COMMANDS)}")
     check_strings({f"word {n} after --": word for n, word in enumerate(words, start=1)})
-    args = parse(words)
+    args = _parsed(words, parse)
     for field, name in (("RUN", "folder"), ("--out", "out"), ("--resume", "resume")):
         path = getattr(args, name, None)
         if isinstance(path, Path):
@@ -163,6 +159,43 @@ def job_command(
             f"--storage: got {out.rpartition('/')[0]}; a search needs a folder that all nodes share"
         )
     return JobCommand((*words, "--out", out), out, needs)
+
+
+def check_job(settings: ClusterSettings, target: str, parse: Parse) -> None:
+    """Refuse a rendered `job` that would fail as it starts, or start anew when it is run again.
+
+    Raises:
+        UserError: With what is wrong.
+    """
+    if target not in ("kuberay-job", "slurm"):
+        return
+    try:
+        args = _parsed(settings.job, parse)
+        files = _needs(settings.job[0], args).files
+    except UserError as error:
+        raise UserError(f"job: {error}") from None
+    is_pod = target == "kuberay-job"
+    for file in files:  # a Slurm job runs where they are
+        if is_pod and not file.startswith("runs/"):
+            raise UserError(
+                f"job: {file} is neither in the image nor on the claim; put it there, and name it "
+                f"/opt/sft-rl/runs/{Path(file).name}"
+            )
+    is_repeated = not is_pod or bool(settings.kuberay and settings.kuberay.retries)
+    if settings.job[0] == "train" and is_repeated and not (args.out and args.resume == "auto"):
+        raise UserError(
+            "job: is run again after its node was lost; with --out FOLDER and --resume=auto it "
+            "goes on, else it starts anew"
+        )
+
+
+def _parsed(words: Sequence[str], parse: Parse) -> argparse.Namespace:
+    """Parse a command that clusters know."""
+    if not words:
+        raise UserError(f"submit: a command is missing after --: one of {', '.join(COMMANDS)}")
+    if words[0] not in COMMANDS:
+        raise UserError(f"submit: got {words[0]!r} after --; {did_you_mean(words[0], COMMANDS)}")
+    return parse(words)
 
 
 def _needs(command: str, args: argparse.Namespace) -> Needs:

@@ -166,6 +166,16 @@ def test_the_head_coordinates_on_loopback_by_default(works):
     assert params == common | kept_free
 
 
+@needs_crds
+def test_kubernetes_own_tokens_are_taken_without_a_secret(validators):
+    settings = changed("kuberay", token_secret=None, service_account="trainer")
+    rendered = manifest("kuberay-cluster", settings)
+    validators["kuberay-cluster"].validate(rendered)
+    assert rendered["spec"]["authOptions"] == {"mode": "token", "enableK8sTokenAuth": True}
+    pod = rendered["spec"]["workerGroupSpecs"][0]["template"]["spec"]
+    assert "automountServiceAccountToken" not in pod, "workers ask Kubernetes, too"
+
+
 def test_the_job_is_quoted_and_cleans_up():
     settings = SETTINGS.model_copy(update={"job": ("train", "swiss roll; true")})
     spec = manifest("kuberay-job", settings)["spec"]

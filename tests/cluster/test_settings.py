@@ -11,6 +11,7 @@ import cluster.config
 from cluster.config import ClusterSettings, check_strings, load_settings
 from cluster.package import stage
 from cluster.render import render
+from sft_rl.cli import main
 from sft_rl.errors import UserError
 from sft_rl.storage.urls import Remote
 
@@ -164,6 +165,14 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         ("slurm", "kuberay-job", "name", "x", "kuberay: missing"),
         ("aws", "slurm", "name", "x", "slurm: missing"),
         ("kuberay", "kuberay-cluster", "image", None, "image: missing"),
+        ("kuberay", "kuberay-job", "kuberay.token_secret", None, "kuberay.token_secret: missing"),
+        (
+            "kuberay",
+            "kuberay-cluster",
+            "kuberay.token_secret",
+            None,
+            "kuberay.service_account must",
+        ),
         ("kuberay", "kuberay-job", "dashboard_host", "127.0.0.1", "dashboard_host: got 127.0.0.1"),
         ("on-premise", "ray-up", "workers.min", 1, "workers.min: got 1; allowed: 2, the number"),
         ("aws", "docker", "name", "x", "target: got 'docker'; did you mean 'dockerfile'?"),
@@ -177,6 +186,31 @@ def test_settings_that_do_not_fit_the_target(tmp_path, name, target, field, valu
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("target", "job", "said"),
+    [
+        ("slurm", ["trian", "swiss_roll"], "did you mean 'train'?"),
+        ("slurm", ["train", "swiss_rol"], "preset: 'swiss_rol' is unknown"),
+        ("kuberay-job", ["train", "swiss_roll", "sead=1"], "did you mean 'seed'?"),
+        ("kuberay-job", ["train", "swiss_roll"], "with --out FOLDER and --resume=auto it goes on"),
+        ("slurm", ["train", "swiss_roll", "--resume=auto"], "with --out FOLDER and --resume"),
+        (
+            "kuberay-job",
+            ["train", "swiss_roll", "data.path=a.npy", "--out", "runs/a", "--resume=auto"],
+            "a.npy is neither in the image nor on the claim",
+        ),
+    ],
+)
+def test_a_job_that_would_fail_or_start_anew_is_not_rendered(tmp_path, capsys, target, job, said):
+    name = target.partition("-")[0]
+    settings = write(tmp_path / "s.yaml", changed(example(name), "job", job))
+    assert main(["cluster", "render", "--settings", str(settings), "--target", target]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("sft-rl: job: ")
+    assert said in shown.err
+
+
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load_settings(EXAMPLES / "aws.yaml").name = "other"
@@ -185,7 +219,7 @@ def test_settings_are_frozen():
 def test_every_field_is_documented():
     sections = [m for m in vars(cluster.config).values() if isinstance(m, type)]
     sections = [
-        m for m in sections if issubclass(m, BaseModel) and m.__module__ == "cluster.config"
+        m for m in sections if issubclass(m, BaseModel) and m.__module__.startswith("cluster.")
     ]
     assert ClusterSettings in sections
     bare = [
