@@ -146,19 +146,15 @@ def job_command(words: Sequence[str], parse: Parse, *, out: str) -> JobCommand:
     mlflow = getattr(args, "mlflow", None)
     if mlflow and not re.match(r"[\w+-]+:|databricks", mlflow):  # a folder
         _check_absolute("--mlflow", mlflow)
-    if isinstance(getattr(args, "resume", None), Path):  # a search knows all from its folder
+    resumed = getattr(args, "resume", None)
+    if isinstance(resumed, Path) or is_url(resumed or ""):  # a search knows all from its folder
         return JobCommand(tuple(words), str(args.resume), Needs())
     if "out" not in args:
         return JobCommand(tuple(words), None, _needs(words[0], args))
     if args.out is not None:
         return JobCommand(tuple(words), str(args.out), _needs(words[0], args))
-    args.out = Path(out)
-    needs = _needs(words[0], args)
-    if is_url(out) and needs.check_trials is not None:
-        raise UserError(
-            f"--storage: got {out.rpartition('/')[0]}; a search needs a folder that all nodes share"
-        )
-    return JobCommand((*words, "--out", out), out, needs)
+    args.out = out if is_url(out) else Path(out)
+    return JobCommand((*words, "--out", out), out, _needs(words[0], args))
 
 
 def check_job(settings: ClusterSettings, target: str, parse: Parse) -> None:

@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     from cluster.cli import add_cluster_commands
     from tuning.cli import add_tune_command
 
-    add_tune_command(commands)
+    add_tune_command(commands, _place)
     add_cluster_commands(commands, parse=parse)
     return parser
 

@@ -21,8 +21,9 @@ from sft_rl.distributed.session import (
     use_own_token,
 )
 from sft_rl.errors import RunFailed, home_expanded
-from sft_rl.storage.files import check_unused
+from sft_rl.storage.urls import is_url
 from tuning.checks import check_room, check_search
+from tuning.folder import SearchFolder
 from tuning.limits import Limits
 from tuning.search import Scheduler, Search, Searcher
 from tuning.space import Space, load_space, parse_space
@@ -40,14 +41,14 @@ class Found:
         final: One row for each trial of the winners and the preset's own, with every distance to
             held-out data; empty without final trials.
         report: The tables, as Markdown.
-        folder: Where all of it, and the pictures, are.
+        folder: Path or URL where all of it, and the pictures, are.
     """
 
     best: dict[int, Config]
     results: pd.DataFrame
     final: pd.DataFrame
     report: str
-    folder: Path
+    folder: Path | str
 
 
 def search(
@@ -77,7 +78,7 @@ def search(
             as ``{"policy.learning_rate": {"loguniform": [1e-5, 1e-3]}}``.
         overrides: Settings of every trial.
         num_trials: How many configurations are tried.
-        out: Folder of the search.
+        out: Folder of the search, a path or URL.
         seed: Fixes the configurations, and is the first of the trials' seeds.
         seeds: Trials of each configuration, one a seed.
         final_seeds: Trials of each winner with seeds it has not seen; by default 3.
@@ -96,13 +97,13 @@ def search(
         UserError: For anything that cannot work, before anything starts; or if every trial failed,
             or the search was interrupted.
     """
-    folder = home_expanded(out, "out")
-    if resume and (folder / "search.yaml").exists():
-        wanted = Search.load(folder)
+    folder = SearchFolder(out if is_url(out) else home_expanded(out, "out"))
+    if resume and folder.holds_search:
+        wanted = folder.load()
         if num_trials > wanted.num_trials and wanted.scheduler != "pbt":
             wanted = wanted.with_trials(num_trials)
     else:
-        check_unused(folder)
+        folder.check_unused()
         wanted = new_search(
             preset,
             named_overrides(overrides, {}),
@@ -130,15 +131,16 @@ def _tree(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"space": {key: dict(kind) for key, kind in space.items()}}
 
 
-def _found(wanted: Search, folder: Path, address: str | None, limits: Limits) -> Found:
+def _found(wanted: Search, folder: SearchFolder, address: str | None, limits: Limits) -> Found:
     from tuning.report import write_report  # imports Ray, which has read its settings by then
     from tuning.runner import num_unfinished, run_search
 
-    (folder / "trials").mkdir(parents=True, exist_ok=True)
+    folder.begin()
     wanted, records, finals = run_search(
         wanted, folder, address=address, trackers=list, limits=limits
     )
-    report = write_report(wanted, folder, records, finals)
+    report = write_report(wanted, folder.path, records, finals)
+    folder.publish()
     if unfinished := num_unfinished(wanted, records, finals):
         raise RunFailed(f"search: interrupted, {unfinished} trials are left; resume=True goes on")
     tried = records.all()
@@ -146,15 +148,15 @@ def _found(wanted: Search, folder: Path, address: str | None, limits: Limits) ->
         raise RunFailed(f"search: all {len(tried)} trials failed, the first: {tried[0].error}")
     best = {
         int(file.stem.removeprefix("best-T")): load_config_file(str(file))
-        for file in folder.glob("best-T*.yaml")
+        for file in folder.path.glob("best-T*.yaml")
     }
-    final = folder / "final.csv"
+    final = folder.path / "final.csv"
     return Found(
         best=dict(sorted(best.items())),
-        results=pd.read_csv(folder / "results.csv"),
+        results=pd.read_csv(folder.path / "results.csv"),
         final=pd.read_csv(final) if final.exists() else pd.DataFrame(),
         report=report,
-        folder=folder,
+        folder=folder.path if folder.remote is None else folder.place,
     )
 
 

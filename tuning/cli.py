@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_rl.errors import UserError
-from sft_rl.storage.files import check_unused
 
 if TYPE_CHECKING:
     from sft_rl.distributed.placement import Needs
+    from tuning.folder import SearchFolder
     from tuning.limits import Limits
     from tuning.records import Records
     from tuning.search import Search
@@ -31,8 +32,13 @@ A key that is set on the command line is not searched.
 """
 
 
-def add_tune_command(subparsers: Subparsers) -> None:
-    """Add `tune`; the parsed arguments carry `run(args, started)`."""
+def add_tune_command(subparsers: Subparsers, place: Callable[[str], Path | str]) -> None:
+    """Add `tune`; the parsed arguments carry `run(args, started)`.
+
+    Args:
+        subparsers: Takes the command.
+        place: Reads a path or URL.
+    """
     tune = subparsers.add_parser(
         "tune",
         help="search settings: how few steps can be afforded, and how",
@@ -44,7 +50,7 @@ def add_tune_command(subparsers: Subparsers) -> None:
     tune.add_argument("settings", nargs="*", metavar="key=value", help="settings of every trial")
     tune.add_argument("--search", metavar="NAME|FILE", help="ready search space, or a YAML file")
     tune.add_argument("--num-trials", type=int, metavar="N", help="how many configurations to try")
-    tune.add_argument("--out", type=Path, metavar="DIR", help="folder of the new search")
+    tune.add_argument("--out", type=place, metavar="DIR", help="folder of the new search, or a URL")
     tune.add_argument("--seed", type=int, help="seed of the search, and the first of its trials")
     tune.add_argument(
         "--seeds",
@@ -88,7 +94,7 @@ def add_tune_command(subparsers: Subparsers) -> None:
     tune.add_argument("--address", metavar="URL", help="Ray cluster to run on (default: start one)")
     tune.add_argument(
         "--resume",
-        type=Path,
+        type=place,
         metavar="DIR",
         help="go on with a search; with --num-trials, add configurations to it",
     )
@@ -106,9 +112,14 @@ def needs(args: argparse.Namespace) -> Needs:
     from sft_rl.config.files import load_config
     from sft_rl.config.paths import local_files
     from sft_rl.distributed.placement import Needs
+    from sft_rl.storage.urls import is_url
     from tuning.checks import check_room, check_search
+    from tuning.folder import SearchFolder
     from tuning.space import space_names
 
+    _check_complete(args)
+    if not is_url(args.out):  # which perhaps only the cluster reaches
+        SearchFolder(args.out).check_unused()
     search, limits = _new(args), _limits(args)
     check_search(search, "auto")
     limits.check(search)
@@ -128,12 +139,17 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     from sft_rl.distributed.session import cluster_address
     from sft_rl.jobs.trackers import Trackers
     from tuning.checks import check_search
+    from tuning.folder import SearchFolder
 
     address = cluster_address(RayConfig(address=args.address))
-    if args.resume is not None:
-        search, folder = _resumed(args), args.resume
+    if args.resume is None:
+        _check_complete(args)
+        folder = SearchFolder(args.out)
+        folder.check_unused()
+        search = _new(args)
     else:
-        search, folder = _new(args), args.out
+        folder = SearchFolder(args.resume)
+        search = _resumed(args, folder)
     limits = _limits(args)
     check_search(search, address)
     limits.check(search)
@@ -146,15 +162,15 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     from tuning.runner import run_search
     from tuning.trackers import callbacks
 
-    log_to = partial(callbacks, folder.resolve().name, services)
-    _make_writable(folder)
+    log_to = partial(callbacks, folder.name, services)
+    folder.begin()
     search, records, finals = run_search(
         search, folder, address=address, trackers=log_to, limits=limits
     )
     return conclude(search, folder, records, finals)
 
 
-def conclude(search: Search, folder: Path, records: Records, finals: Records) -> int:
+def conclude(search: Search, folder: SearchFolder, records: Records, finals: Records) -> int:
     """Report, and return the command's exit code.
 
     Args:
@@ -166,12 +182,13 @@ def conclude(search: Search, folder: Path, records: Records, finals: Records) ->
     from tuning.report import write_report
     from tuning.runner import num_unfinished
 
-    text = write_report(search, folder, records, finals)
-    sys.stdout.write(f"{text}\nreport: {folder / 'report.md'}\n")
+    text = write_report(search, folder.path, records, finals)
+    folder.publish()
+    sys.stdout.write(f"{text}\nreport: {folder.place}/report.md\n")
     if unfinished := num_unfinished(search, records, finals):
         sys.stderr.write(
             f"sft-rl: interrupted, {unfinished} trials are not finished; "
-            f"go on with: sft-rl tune --resume {shlex.quote(str(folder))}\n"
+            f"go on with: sft-rl tune --resume {shlex.quote(folder.place)}\n"
         )
         return 130
     for trials in (records.all(), finals.all()):
@@ -183,7 +200,7 @@ def conclude(search: Search, folder: Path, records: Records, finals: Records) ->
     return 0
 
 
-def _new(args: argparse.Namespace) -> Search:
+def _check_complete(args: argparse.Namespace) -> None:
     for name, value in (
         ("PRESET", args.preset),
         ("--search", args.search),
@@ -194,12 +211,9 @@ def _new(args: argparse.Namespace) -> Search:
             raise UserError(
                 f"{name}: is missing; a new search needs PRESET, --search, --num-trials and --out"
             )
-    if (args.out / "search.yaml").exists():
-        raise UserError(
-            f"--out: {args.out} already holds a search; go on with it: "
-            f"sft-rl tune --resume {shlex.quote(str(args.out))}"
-        )
-    check_unused(args.out)
+
+
+def _new(args: argparse.Namespace) -> Search:
     from tuning.api import new_search
     from tuning.space import load_space
 
@@ -224,7 +238,7 @@ def _limits(args: argparse.Namespace) -> Limits:
     return Limits(budget, args.patience, args.max_concurrent)
 
 
-def _resumed(args: argparse.Namespace) -> Search:
+def _resumed(args: argparse.Namespace, folder: SearchFolder) -> Search:
     names = ("search", "out", "seed", "seeds", "final_seeds", "searcher", "scheduler", "metric")
     given = [name for name in ("preset", *names) if getattr(args, name) is not None]
     if given:
@@ -233,9 +247,7 @@ def _resumed(args: argparse.Namespace) -> Search:
             "--resume: takes everything from the folder's search.yaml; give no preset, "
             f"settings, {options} with it"
         )
-    from tuning.search import Search
-
-    search = Search.load(args.resume)
+    search = folder.load()
     if args.num_trials is None:
         return search
     more = search.with_trials(args.num_trials)
@@ -245,10 +257,3 @@ def _resumed(args: argparse.Namespace) -> Search:
             f"--num-trials: the search has {search.num_trials} configurations already; {why}"
         )
     return more
-
-
-def _make_writable(folder: Path) -> None:
-    try:
-        (folder / "trials").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out: cannot write to {folder}: {error.strerror}") from error

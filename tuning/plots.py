@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from tuning.distribution import LOG
 from tuning.final import Result
@@ -98,7 +98,7 @@ def _bars(
     if points:
         steps = [steps for steps, _ in points]
         means = [estimate.mean for _, estimate in points]
-        errors = [0.0 if math.isnan(e.error) else e.error for _, e in points]
+        errors = [estimate.error for _, estimate in points]
         axis.errorbar(steps, means, errors, fmt=style, color=colour, label=label, ms=5, capsize=2)
 
 
@@ -205,7 +205,7 @@ def _draw_effect(
         axis.plot([str(x) for x, _ in points], [y for _, y in points], ".", color=colour, alpha=0.4)
         return
     if effect.log:
-        axis.set_xscale("log")
+        _log_x(axis)
     axis.plot(effect.values, effect.means, color=colour, lw=1.6, label=label)
     axis.fill_between(effect.values, effect.low, effect.high, color=colour, alpha=0.18, lw=0)
     axis.plot([x for x, _ in points], [y for _, y in points], ".", color=colour, alpha=0.5, ms=4)
@@ -235,7 +235,7 @@ def plot_cost(
             chosen = [p for p, one in zip(points, of_it, strict=True) if one.number in best]
             _bars(axis, chosen, "*", colour, "")
     for axis, what in zip(axes, ("training a configuration once", "1,000 samples"), strict=True):
-        axis.set_xscale("log")
+        _log_x(axis)
         axis.set_xlabel(f"seconds, {what}")
         _scale(axis, [one.validation.mean for one in shown])
     axes[0].legend(fontsize=8)
@@ -294,6 +294,14 @@ def _scale(axis: Axes, values: list[float]) -> None:
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
         axis.yaxis.set_major_formatter(ScalarFormatter())
         axis.yaxis.set_minor_locator(NullLocator())
+
+
+def _log_x(axis: Axes) -> None:
+    """Take a log axis for what is drawn along, with few and plain numbers."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _save(figure: Figure, file: Path) -> None:

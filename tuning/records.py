@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sft_rl.config import Config
+from sft_rl.config.files import load_config_file
 from sft_rl.errors import UserError
+from sft_rl.storage.urls import Remote
 from tuning.distribution import Values
 
 State = Literal["waiting", "running", "done", "stopped", "failed"]
@@ -54,11 +57,16 @@ class Records:
     """Trials by number; every change is on disk before it is answered.
 
     Args:
-        folder: Folder of their runs.
+        folder: Folder of their runs, or a copy of what is read of it.
+        remote: That folder, if it is at a URL.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, remote: Remote | None = None) -> None:
         self.folder = folder
+        self._remote = remote
+        for name in remote.names() if remote is not None else ():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            self._fetch(f"{name}/{FILE}")
         self._records: dict[int, Record] = {}
         for file in sorted(folder.glob(f"*/{FILE}")):
             record = _read(file)
@@ -81,9 +89,18 @@ class Records:
         """Return the folder of a trial's run."""
         return self.folder / f"{index:03d}"
 
+    @property
+    def place(self) -> str:
+        """The path or URL by which trials find the folder."""
+        return str(self.folder.resolve()) if self._remote is None else self._remote.url
+
+    def config(self, index: int) -> Config:
+        """Return a finished trial's settings."""
+        return load_config_file(str(self._fetch(f"{index:03d}/config.yaml")))
+
     def summary(self, index: int) -> dict[str, Any] | None:
         """Return a finished trial's summary.json."""
-        file = self.run_folder(index) / "summary.json"
+        file = self._fetch(f"{index:03d}/summary.json")
         return json.loads(file.read_text()) if file.is_file() else None
 
     def put(self, record: Record) -> None:
@@ -94,6 +111,15 @@ class Records:
         aside = folder / f".{FILE}.tmp"
         aside.write_text(json.dumps(asdict(record), indent=1) + "\n")
         os.replace(aside, folder / FILE)
+        if self._remote is not None:
+            self._remote.upload(self.folder, f"{folder.name}/{FILE}")
+
+    def _fetch(self, name: str) -> Path:
+        """Return a file of a run, brought here once if it is at a URL."""
+        file = self.folder / name
+        if self._remote is not None and not file.exists():
+            self._remote.download(self.folder, names=(name,))
+        return file
 
 
 def _read(file: Path) -> Record:

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -16,8 +15,10 @@ from sft_rl.distributed.nodes import check_shared, is_fixed, room
 from sft_rl.distributed.placement import learner_bundle
 from sft_rl.distributed.session import RaySession
 from sft_rl.jobs.console import ConsoleObserver
+from sft_rl.storage.urls import LOCAL
 from tuning.checks import check_room
 from tuning.final import final_trials
+from tuning.folder import SearchFolder
 from tuning.ledger import Ledger
 from tuning.limits import NO_LIMITS, Limits
 from tuning.progress import SearchView
@@ -32,7 +33,7 @@ MAX_FAILURES = 2
 
 def run_search(
     search: Search,
-    folder: Path,
+    folder: SearchFolder,
     *,
     address: str | None,
     trackers: Callable[[], list[tune.Callback]],
@@ -54,7 +55,7 @@ def run_search(
         The search, with as many configurations as have begun if a limit was reached; the records
         of its trials, and of those that trained the winners again.
     """
-    records, finals = records_of(folder)
+    records, finals = folder.records()
     waiting = [i for i in range(search.num_runs) if not _is_finished(records, i)]
     if not waiting and not _left(search, records, finals):
         return search, records, finals
@@ -70,7 +71,7 @@ def run_search(
         check_shared(str(records.folder.resolve()), trial, field="--out")
         if is_fixed():
             check_room(search, room())
-        search.save(folder)  # from here on the folder holds a search
+        folder.save(search)  # from here on the folder holds a search
         fit = partial(_fit, search, folder, pretrained, max_concurrent=limits.max_concurrent)
         if waiting:
             trials = _trials(search, records, waiting, limits)
@@ -81,18 +82,13 @@ def run_search(
                 print(f"{trials.reached}; no more trials are begun", flush=True)  # noqa: T201
                 begun = {record.index // search.seeds for record in records.all()}
                 search = search.with_trials(len(begun))
-                search.save(folder)
+                folder.save(search)
         if left := _left(search, records, finals):
             total = len(final_trials(search, records, finals))
             seeds = search.final_seeds
             with SearchView(search, finals, total, seeds=seeds, what="final trial") as view:
                 fit(finals, left, [Ledger(finals, view), *trackers()])
     return search, records, finals
-
-
-def records_of(folder: Path) -> tuple[Records, Records]:
-    """Read what a search's folder knows: of its trials, and of those of the winners."""
-    return Records(folder / "trials"), Records(folder / "final")
 
 
 def num_unfinished(search: Search, records: Records, finals: Records) -> int:
@@ -129,7 +125,7 @@ def _trials(
 
 def _fit(
     search: Search,
-    folder: Path,
+    folder: SearchFolder,
     pretrained: Pretrained,
     records: Records,
     trials: InTurn | list[dict[str, Any]],
@@ -143,9 +139,9 @@ def _fit(
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0 this is what silences Ray's
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the driver's, as in `train`
     trainable = tune.with_parameters(
-        run_trial, search=search, pretrained=pretrained, out=str(records.folder.resolve())
+        run_trial, search=search, pretrained=pretrained, out=records.place
     )
-    sessions = folder.resolve() / "ray"
+    file_system, storage, sessions = folder.sessions()
     tune.Tuner(
         tune.with_resources(
             trainable, lambda given: resources(search.config(given["trial"]["values"]))
@@ -160,8 +156,9 @@ def _fit(
             trial_dirname_creator=lambda trial: f"{trial.config['trial']['index']:03d}",
         ),
         run_config=tune.RunConfig(
-            name=f"session-{len(list(sessions.glob('session-*'))) + 1}",
-            storage_path=str(sessions),
+            name=f"session-{sessions + 1}",
+            storage_path=storage,
+            storage_filesystem=None if file_system is LOCAL else file_system,
             verbose=0,
             callbacks=callbacks,
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),

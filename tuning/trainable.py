@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import LocalFileSystem
 from ray import tune
 
 from sft_rl.config import Config
@@ -30,7 +30,9 @@ from sft_rl.config.files import load_config, named_overrides, with_overrides
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.fine_tuning import fine_tune
 from sft_rl.metrics.evaluation import Evaluator
+from sft_rl.runs.remote import Place
 from sft_rl.runs.resolve import resolve
+from sft_rl.storage.urls import Remote
 from tuning import trial
 from tuning.objective import load_objective
 
@@ -77,10 +79,9 @@ def _varied(config: Config | str, given: Mapping[str, Any]) -> Config:
 def _run_trial(config: Config) -> None:
     """Run the main job in the trial's own folder."""
     started = time.perf_counter()
-    folder = Path(tune.get_context().get_trial_dir()) / "run"
-    observer = trial.TuneObserver(folder, objective=load_objective(config), keep=True)
+    observer = trial.TuneObserver(objective=load_objective(config), keep=True)
     resolved, data = resolve(config)
-    store, start = trial.begin(folder, resolved, observer)
+    store, start = trial.begin(_run_place(), resolved, observer)
     evaluator = Evaluator(data, resolved.metrics)
     network, full_step = trial.full_step_model(store, None, evaluator, observer)
     clock = Clock(started, observer)
@@ -93,3 +94,12 @@ def _run_trial(config: Config) -> None:
         checkpoint=start,
     )
     observer.conclude(summary["final"])
+
+
+def _run_place() -> Place:
+    """Where the trial's run is: in the trial's folder of the storage, a disk's or at a URL."""
+    storage = tune.get_context().get_storage()
+    file_system, path = storage.storage_filesystem, f"{storage.trial_fs_path}/run"
+    if isinstance(file_system, LocalFileSystem):
+        return path
+    return Remote(f"{file_system.type_name}://{path}", file_system)

@@ -30,6 +30,7 @@ from sft_rl.runs.parts import (
     network_of,
     resolve_device,
 )
+from sft_rl.runs.remote import Place, create_run, holds_run, open_run
 from sft_rl.runs.resolve import resolve
 from sft_rl.storage.checkpoint import Checkpoint, load
 from sft_rl.types import Metrics
@@ -77,13 +78,16 @@ class TuneObserver:
     """Tells Tune of a run's progress at every evaluation.
 
     Args:
-        folder: The run's folder.
         objective: What is told as ``distance``.
         keep: Report checkpoints, too, which other trials may take over.
+
+    Attributes:
+        store: The run's folder, once it is open.
     """
 
-    def __init__(self, folder: Path, *, objective: Objective, keep: bool) -> None:
-        self.folder = folder
+    store: RunFolder
+
+    def __init__(self, *, objective: Objective, keep: bool) -> None:
         self.objective = objective
         self.keep = keep
         self.last: dict[str, float] = {}
@@ -93,8 +97,7 @@ class TuneObserver:
 
     def warn(self, text: str) -> None:
         """Leave the warning in the trial's folder."""
-        with (self.folder / WARNINGS).open("a") as file:
-            file.write(f"{text}\n")
+        self.store.note(WARNINGS, text)
 
     def progress(self, done: int, total: int, metrics: Metrics) -> None:
         """Report evaluations; Tune may end the trial in this call."""
@@ -102,7 +105,7 @@ class TuneObserver:
             return
         done_so_far = {"iteration": done, "percent": 100.0 * done / total}
         row = self.last = {**metrics, **done_so_far, DISTANCE: self.objective.of(metrics)}
-        saved = self.folder / "checkpoints" / f"{done:06d}"
+        saved = self.store.path / "checkpoints" / f"{done:06d}"
         tune.report(row, checkpoint=tune.Checkpoint(str(saved)) if self.keep else None)
 
     def conclude(self, final: Metrics) -> None:
@@ -116,7 +119,7 @@ class TuneObserver:
         search has heard; and a scheduler of a new session has heard nothing yet. Of the
         checkpoints that other trials may take over only the newest is there.
         """
-        with (self.folder / "metrics.csv").open(newline="") as stream:
+        with (self.store.path / "metrics.csv").open(newline="") as stream:
             table = list(csv.DictReader(stream))
         rows = [row for row in table if all(row.get(name) for name in self.objective.needs)]
         for row in rows[-1:] if self.keep else rows:
@@ -131,19 +134,18 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
         given: The trial's ``index``, searched ``values`` and ``seed``.
         search: The search it belongs to.
         pretrained: The shared full-step model.
-        out: Folder of the trials' runs.
+        out: Folder of the trials' runs, a path or URL.
     """
     started = time.perf_counter()
     receive_secrets()
     trial = given["trial"]
-    folder = Path(out) / f"{trial['index']:03d}"
     keep = search.scheduler == "pbt"
-    observer = TuneObserver(folder, objective=search.objective, keep=keep)
+    observer = TuneObserver(objective=search.objective, keep=keep)
     try:
         config, data = resolve(
             search.config(trial["values"], trial["seed"]), pretrained=pretrained["sections"]
         )
-        store, start = begin(folder, config, observer)
+        store, start = begin(f"{out}/{trial['index']:03d}", config, observer)
         evaluator = Evaluator(data, config.metrics)
         network, full_step = full_step_model(store, pretrained, evaluator, observer)
         fine_tune(
@@ -160,7 +162,7 @@ def run_trial(given: Mapping[str, Any], search: Search, pretrained: Pretrained, 
 
 
 def begin(
-    folder: Path, config: ResolvedConfig, observer: TuneObserver
+    place: Place, config: ResolvedConfig, observer: TuneObserver
 ) -> tuple[RunFolder, Checkpoint | None]:
     """Open a trial's run, or begin one; say where it goes on.
 
@@ -168,11 +170,12 @@ def begin(
     itself stood, if it was interrupted.
     """
     taken_over = tune.get_checkpoint()
-    is_there = RunFolder.holds_run(folder)
+    is_there = holds_run(place)
     if is_there:
-        store = RunFolder.open(folder)
+        store = open_run(place)
     else:
-        store = RunFolder.create(folder, config, beside=(records.FILE, WARNINGS))
+        store = create_run(place, config, beside=(records.FILE, WARNINGS))
+    observer.store = store
     if taken_over is not None:
         start = load(Path(taken_over.path))
         store.take_over(config, start)

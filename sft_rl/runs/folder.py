@@ -191,6 +191,11 @@ class RunFolder:
         num_steps = self.config.sampler.num_steps
         return [*names, *(f"{name}_{k}" for name in each_step for k in range(num_steps))]
 
+    def note(self, name: str, line: str) -> None:
+        """Add a line to a text file of the folder."""
+        with (self.path / name).open("a") as file:
+            file.write(f"{line}\n")
+
     def keep_base(self, network: nn.Module) -> None:
         """Keep the network that an adapter is on, once: checkpoints hold the adapter alone."""
         keep_base(self.path, network)

@@ -27,29 +27,40 @@ WATCHED = ("samples", "tensorboard")
 """Folders that people look at while a run goes on; they only go up."""
 
 
-def holds_run(place: str | Path) -> bool:
+Place = str | Path | Remote
+"""Where a run is: a path, a URL, or what reaches it."""
+
+
+def _remote(place: Place) -> Remote | None:
+    """What reaches a URL; none for a path."""
+    if isinstance(place, Remote):
+        return place
+    return Remote(str(place)) if is_url(place) else None
+
+
+def holds_run(place: Place) -> bool:
     """Whether there is a run at a path or URL."""
-    if is_url(place):
-        return Remote(str(place)).exists("config.yaml")
-    return RunFolder.holds_run(Path(place))
+    remote = _remote(place)
+    return RunFolder.holds_run(Path(str(place))) if remote is None else remote.exists("config.yaml")
 
 
-def create_run(place: str | Path, config: ResolvedConfig) -> RunFolder:
+def create_run(place: Place, config: ResolvedConfig, *, beside: tuple[str, ...] = ()) -> RunFolder:
     """Make the folder of a new run at a path or URL; see :meth:`RunFolder.create`."""
-    if not is_url(place):
-        return RunFolder.create(Path(place), config)
-    run = StoredRun(Remote(str(place)), config)
-    run.begin()
+    remote = _remote(place)
+    if remote is None:
+        return RunFolder.create(Path(str(place)), config, beside=beside)
+    run = StoredRun(remote, config)
+    run.begin(beside=beside)
     return run
 
 
-def open_run(place: str | Path) -> RunFolder:
+def open_run(place: Place) -> RunFolder:
     """Open an existing run at a path or URL; see :meth:`RunFolder.open`."""
-    if not is_url(place):
-        return RunFolder.open(Path(place))
-    remote = Remote(str(place))
+    remote = _remote(place)
+    if remote is None:
+        return RunFolder.open(Path(str(place)))
     if not remote.exists("config.yaml"):
-        raise UserError(f"run: {place} holds no run (no config.yaml in it)")
+        raise UserError(f"run: {remote.url} holds no run (no config.yaml in it)")
     with tempfile.TemporaryDirectory() as folder:
         remote.download(Path(folder), names=("config.yaml",))
         config = load_resolved(f"{folder}/config.yaml")
@@ -103,7 +114,7 @@ class StoredRun(RunFolder):
         return self.remote.url
 
     def _refuse_others_files(self, beside: tuple[str, ...]) -> None:
-        if not self.remote.is_empty():
+        if self.remote.holds_but(beside):
             raise UserError(
                 f"--out: {self.place} is not empty; choose a new folder, nothing there is "
                 "overwritten"
@@ -132,6 +143,19 @@ class StoredRun(RunFolder):
         for name in ("summary.json", "metrics.csv"):  # cut, or not there any more
             self._follow(name)
         return newest
+
+    def take_over(self, config: ResolvedConfig, start: checkpoint.Checkpoint) -> None:
+        """See :meth:`RunFolder.take_over`."""
+        super().take_over(config, start)
+        self.remote.remove("checkpoints")
+        self._follow("metrics.csv")
+
+    def note(self, name: str, line: str) -> None:
+        """See :meth:`RunFolder.note`."""
+        if not (self.path / name).exists():
+            self.remote.download(self.path, names=(name,))
+        super().note(name, line)
+        self.remote.upload(self.path, name)
 
     def save(self, learner: Learner, *, iteration: int) -> None:
         """See :meth:`RunFolder.save`."""

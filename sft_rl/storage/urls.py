@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 
 import fsspec
@@ -59,15 +60,19 @@ class Remote:
 
     Args:
         url: Its address.
+        file_system: What it is on, where that is known: the path is what follows ``://``.
 
     Raises:
         UserError: If nothing installed can reach such an address.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, file_system: arrow_fs.FileSystem | None = None) -> None:
         if "@" in url or holds_secret(url):
             raise UserError("--out: a URL is written to logs; give credentials by the environment")
         self.url = url.rstrip("/")
+        if file_system is not None:
+            self._fs, self._root = file_system, self.url.partition("://")[2]
+            return
         try:
             self._fs, self._root = reach(self.url)
         except (OSError, ValueError, ImportError) as error:
@@ -77,18 +82,34 @@ class Remote:
         """Whether there is a file or folder of a name."""
         return bool(self._type(name) != arrow_fs.FileType.NotFound)
 
-    def is_empty(self) -> bool:
-        """Whether nothing is here."""
-        selector = arrow_fs.FileSelector(self._root, allow_not_found=True)
-        with self._reaching():
-            return not self._fs.get_file_info(selector)
+    def holds_but(self, beside: Iterable[str]) -> bool:
+        """Whether anything is here but files of these names."""
+        return any(info.base_name not in beside for info in self._entries(self._root))
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str = "") -> list[str]:
         """Names of the folders in a folder."""
-        selector = arrow_fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True)
-        with self._reaching():
-            found = self._fs.get_file_info(selector)
+        found = self._entries(f"{self._root}/{folder}".rstrip("/"))
         return [info.base_name for info in found if info.type == arrow_fs.FileType.Directory]
+
+    def files(self) -> list[str]:
+        """Names of the files that are directly here."""
+        found = self._entries(self._root)
+        return [info.base_name for info in found if info.type == arrow_fs.FileType.File]
+
+    def _entries(self, path: str) -> list[arrow_fs.FileInfo]:
+        with self._reaching():
+            return list(self._fs.get_file_info(arrow_fs.FileSelector(path, allow_not_found=True)))
+
+    def inside(self, folder: str) -> Remote:
+        """A folder in this one."""
+        inner = copy(self)
+        inner.url, inner._root = f"{self.url}/{folder}", f"{self._root}/{folder}"
+        return inner
+
+    @property
+    def on(self) -> tuple[arrow_fs.FileSystem, str]:
+        """The file system, and the path there."""
+        return self._fs, self._root
 
     def upload(self, folder: Path, name: str) -> None:
         """Copy a file of a local folder to the same place here, whole.

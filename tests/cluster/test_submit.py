@@ -43,8 +43,9 @@ def test_a_run_folder_may_be_on_storage_with_a_url():
     assert command.entrypoint == "python -m sft_rl train swiss_roll --out s3://bucket/runs/1"
     assert command.out == "s3://bucket/runs/1"
     search = ["tune", "swiss_roll", "--search", "lr_steps", "--num-trials", "1"]
-    with pytest.raises(UserError, match="--storage: got s3://bucket/runs; a search needs a folder"):
-        job_command(search, parse, out="s3://bucket/runs/1")
+    assert job_command(search, parse, out="s3://bucket/runs/1").out == "s3://bucket/runs/1"
+    resumed = ["tune", "--resume", "s3://bucket/runs/1"]
+    assert job_command(resumed, parse, out="unused").out == "s3://bucket/runs/1"
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,16 @@ from made_up import RATE, fail, finish, make
 
 from tuning.cli import conclude
 from tuning.final import final_trials
+from tuning.folder import SearchFolder
 from tuning.records import Record, Records
 from tuning.report import write_report
-from tuning.runner import records_of
 from tuning.search import STEPS, Search
 
 
 def searched(folder: Path, **options: object) -> tuple[Search, Records, Records]:
     """Two configurations at 2 and at 4 steps, all done."""
     search = make(num_trials=4, **options)
-    records, finals = records_of(folder)
+    records, finals = SearchFolder(folder).records()
     for index in range(search.num_runs):
         values = search.planned(index // search.seeds)
         finish(search, records, index, values, validation=0.8 - 0.01 * index)
@@ -43,7 +43,7 @@ def test_a_whole_search_is_told_with_errors_and_verdicts(tmp_path: Path):
             search, finals, trial["index"], trial["values"], seed=trial["seed"], validation=0.8,
             held_out=(0.7 if own else 0.6) + 0.001 * trial["seed"],
         )  # fmt: skip
-    assert conclude(search, tmp_path, records, finals) == 0
+    assert conclude(search, SearchFolder(tmp_path), records, finals) == 0
     text = (tmp_path / "report.md").read_text()
     assert "| 2 | 0.6025 ± 0.0005 | 0.7025 ± 0.0005 | 0.9000 ± 0.0040 | better" in text
     assert "| 4 | 0.7350 ± 0.0050 | 0.7750 ± 0.0050 |" in text
@@ -62,7 +62,7 @@ def test_a_whole_search_is_told_with_errors_and_verdicts(tmp_path: Path):
 
 
 def test_enough_configurations_say_what_each_key_does(tmp_path: Path):
-    search, (records, finals) = make(num_trials=12), records_of(tmp_path)
+    search, (records, finals) = make(num_trials=12), SearchFolder(tmp_path).records()
     for index in range(12):
         values = search.planned(index)
         apart = abs(math.log10(values[RATE] / 1e-3))
@@ -96,7 +96,7 @@ def test_a_search_whose_trials_all_failed_says_so_and_names_no_picture(
     write_report(search, tmp_path, records, finals)
     for index in range(4):
         fail(search, records, index, search.planned(index))
-    assert conclude(search, tmp_path, records, finals) == 1
+    assert conclude(search, SearchFolder(tmp_path), records, finals) == 1
     said = "sft-rl: all 4 trials failed, the first: training stopped: a collapse\n"
     assert capsys.readouterr().err == said
     assert named_files(tmp_path) == {"results.csv"}
@@ -107,9 +107,9 @@ def test_a_search_whose_trials_all_failed_says_so_and_names_no_picture(
 def test_an_interrupted_search_says_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    search, records, finals = make(final_seeds=2), *records_of(tmp_path)
+    search, records, finals = make(final_seeds=2), *SearchFolder(tmp_path).records()
     records.put(Record(0, {STEPS: 2, RATE: 1e-4}, seed=0, state="running", curve=((5, 0.9),)))
-    assert conclude(search, tmp_path, records, finals) == 130
+    assert conclude(search, SearchFolder(tmp_path), records, finals) == 130
     assert "4 trials are not finished; go on with: sft-rl tune --resume" in capsys.readouterr().err
     assert named_files(tmp_path) == {"results.csv", "curves.png"}
     check_names(tmp_path)

@@ -16,6 +16,9 @@ import json, sys
 from pathlib import Path
 
 import ray
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 
@@ -25,9 +28,9 @@ out, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 config = sft_rl.load_config("swiss_roll", settings)
 
 
-def fit(name, space, scheduler=None):
+def fit(name, space, scheduler=None, **place):
     choosing = tune.TuneConfig(metric="distance", mode="min", scheduler=scheduler)
-    place = tune.RunConfig(name=name, storage_path=str(out), verbose=0)
+    place = tune.RunConfig(name=name, verbose=0, **({"storage_path": str(out)} | place))
     tuner = tune.Tuner(
         sft_rl.tune.trainable(config), param_space=space, tune_config=choosing, run_config=place
     )
@@ -35,7 +38,13 @@ def fit(name, space, scheduler=None):
 
 
 half = {"learner.num_cpus": 0.5, "rollout.num_cpus_per_worker": 0.5, "rollout.num_workers": 1}
-found = fit("grid", {**half, "sampler.num_steps": tune.grid_search([2, 3])})
+stored = PyFileSystem(FSSpecHandler(DirFileSystem(str(out), LocalFileSystem(auto_mkdir=True))))
+found = fit(
+    "grid",
+    {**half, "sampler.num_steps": tune.grid_search([2, 3])},
+    storage_path="stored",  # as in an object store: no trial sees it as a folder
+    storage_filesystem=stored,
+)
 try:
     wrong = fit("wrong", {"sampler.steps": 3})
 except Exception as error:
@@ -70,7 +79,7 @@ found_by_steps = {one.config["sampler.num_steps"]: one for one in found}
 Path(out / "found.json").write_text(
     json.dumps(
         {
-            "runs": {steps: f"{one.path}/run" for steps, one in found_by_steps.items()},
+            "runs": {steps: f"{out}/{one.path}/run" for steps, one in found_by_steps.items()},
             "metrics": {steps: one.metrics for steps, one in found_by_steps.items()},
             "wrong": str(wrong),
             "population": [one.metrics["percent"] for one in population],

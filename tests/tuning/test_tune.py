@@ -17,8 +17,9 @@ from real_cluster import RealCluster, wait_for
 from users_ray import NUM_CPUS, UsersRay, without_ray
 
 from sft_rl.cli import main
+from tuning.folder import SearchFolder
 from tuning.records import Records
-from tuning.runner import records_of
+from tuning.report import write_report
 
 LEARNER = "ImplicitFunc"
 """Ray's name of the actor that a trial runs in."""
@@ -89,12 +90,12 @@ def test_a_killed_search_moves_goes_on_and_trains_its_winners_again(
                 os.kill(pid, signal.SIGKILL)
     process.communicate()
     shutil.move(broken, moved)
-    assert 1 <= states(records_of(moved)[0]).count("done") < 2
+    assert 1 <= states(SearchFolder(moved).records()[0]).count("done") < 2
     # A trial outlives its driver for a moment: this one got further than the driver has heard.
-    unheard(records_of(moved)[0], 0, evaluations=3)
+    unheard(SearchFolder(moved).records()[0], 0, evaluations=3)
 
     said = in_users_ray("sft-rl", "tune", "--resume", str(moved))
-    trials, finals = records_of(moved)
+    trials, finals = SearchFolder(moved).records()
     assert states(trials) == states(finals) == ["done"] * 2
     assert [record.seed for record in (*trials.all(), *finals.all())] == [0, 1, 2, 3]
     for records in (trials, finals):
@@ -154,7 +155,7 @@ def test_a_search_on_a_cluster_survives_an_interruption_and_the_death_of_a_trial
     wait_for(lambda: ray_cluster.actors(LEARNER))
     os.kill(ray_cluster.actors(LEARNER)[0]["pid"], signal.SIGKILL)
     output(process)
-    trials, finals = records_of(out)
+    trials, finals = SearchFolder(out).records()
     assert set(states(trials)) == set(states(finals)) == {"done"}
     assert any(record.attempts == 2 for record in trials.all())
     for record in trials.all():
@@ -172,7 +173,7 @@ def test_optuna_with_asha_workers_and_trials_that_go_wrong(
         "sft-rl", "tune", "swiss_roll", *tiny_settings, *workers,
         f"learner.num_cpus={NUM_CPUS - 0.5}", "--search", rates, "--num-trials", "3",
         "--searcher", "optuna", "--scheduler", "asha", "--final-seeds", "0", "--seed", "4",
-        "--out", str(out),
+        "--out", f"file://{out}",
     )  # fmt: skip
     results = pd.read_csv(out / "results.csv")
     assert len(results) == 3
@@ -186,6 +187,17 @@ def test_optuna_with_asha_workers_and_trials_that_go_wrong(
     assert set(others["state"]) <= {"done", "stopped"}
     assert "## Failed" in (out / "report.md").read_text()
     assert "failed" in text
+    assert f"report: file://{out}/report.md" in text
+    done = next(iter(results[results["state"] == "done"]["trial"]), None)
+    if done is not None:
+        assert (out / "trials" / f"{done:03d}" / "summary.json").exists()
+    assert list((out / "ray" / "session-1").glob("*/events.out.tfevents*"))
+    (out / "best-T99.yaml").write_text("of another report")
+    again = SearchFolder(f"file://{out}")  # as another machine sees it
+    write_report(again.load(), again.path, *again.records())
+    again.publish()
+    assert not (out / "best-T99.yaml").exists()
+    pd.testing.assert_frame_equal(pd.read_csv(out / "results.csv"), results)
 
 
 @pytest.mark.slow
@@ -211,11 +223,11 @@ def test_a_population_exchanges_checkpoints(
     assert exchanges
 
     # One that took over changed rates, and whose end nobody heard of, ends with those rates.
-    records, _ = records_of(out)
+    records, _ = SearchFolder(out).records()
     before = records.all()
     unheard(records, json.loads(exchanges[-1])[5]["trial"]["index"], evaluations=1)
     in_users_ray("sft-rl", "tune", "--resume", str(out))
-    assert records_of(out)[0].all() == before
+    assert SearchFolder(out).records()[0].all() == before
     again = pd.read_csv(out / "results.csv")
     assert list(again["policy_sha256"]) == list(results["policy_sha256"])
 
