@@ -289,6 +289,7 @@ def _label(axis: Axes, position: int, values: list[Any], heights: np.ndarray) ->
 def _scale(axis: Axes, values: list[float]) -> None:
     """Take a log axis, with plain numbers, where values span more than a factor of 2."""
     axis.grid(alpha=0.25)
+    values = [value for value in values if math.isfinite(value)]  # ends of unknown errors are not
     if 0.0 < 2.0 * min(values) < max(values):
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
