@@ -90,9 +90,12 @@ class Result:
     before: Estimate
 
     @property
-    def is_worse_than_before(self) -> bool:
-        """Whether fine-tuning did harm."""
-        return self.held_out.mean > self.before.mean
+    def harm(self) -> str:
+        """In words, that fine-tuning did no good; empty if it did."""
+        if self.held_out.mean <= self.before.mean:
+            return ""
+        how = "worse" if self.before.is_below(self.held_out) else "no better"
+        return f"; **{how} than not fine-tuned**"
 
 
 def results(search: Search, records: Records, finals: Records) -> list[Result]:
@@ -123,13 +126,12 @@ def verdict(winner: Result, own: Result) -> str:
     """Say in words whether a search was worth it."""
     if math.isnan(winner.held_out.mean) or math.isnan(own.held_out.mean):
         return "not measured"
-    worse = "; **worse than not fine-tuned**" if winner.is_worse_than_before else ""
     if winner.contender.is_own:
-        return f"the preset's own is the best{worse}"
+        return f"the preset's own is the best{winner.harm}"
     a, b = winner.held_out, own.held_out
     gain = Estimate(abs(b.mean - a.mean), math.hypot(a.error, b.error))
     if a.is_below(b):
-        return f"better than the preset by {gain}{worse}"
+        return f"better than the preset by {gain}{winner.harm}"
     if b.is_below(a):
-        return f"worse than the preset by {gain}{worse}"
-    return f"no better than the preset{worse}"
+        return f"worse than the preset by {gain}{winner.harm}"
+    return f"no better than the preset{winner.harm}"

@@ -129,7 +129,7 @@ def test_results_are_of_held_out_data_once_all_seeds_are_done(tmp_path: Path):
 
 def result(mean: float, error: float, *, is_own: bool = False) -> Result:
     one = Contender(2, {}, is_winner=True, is_own=is_own)
-    return Result(one, (), Estimate(mean, error), Estimate(0.9))
+    return Result(one, (), Estimate(mean, error), Estimate(0.9, 0.01))
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,7 @@ def result(mean: float, error: float, *, is_own: bool = False) -> Result:
         ((0.60, 0.005), (0.62, 0.006), "no better than the preset"),
         ((0.64, 0.003), (0.62, 0.004), "worse than the preset by 0.0200 ± 0.0050"),
         ((0.95, 0.01), (0.97, 0.01), "no better than the preset; **worse than not fine-tuned**"),
+        ((0.91, 0.01), (0.97, 0.1), "no better than the preset; **no better than not fine-tuned**"),
     ],
 )
 def test_better_is_said_only_where_the_intervals_do_not_overlap(
