@@ -248,6 +248,9 @@ class ModelConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the U-Net computes in; weights and latents stay float32. Under bfloat16 likelihood
     ratios are off 1 by rounding, which pathwise gradients do not mind."""
+    gradient_checkpointing: bool = False
+    """Let the blocks of a U-Net or transformer of diffusers be computed again on the way back, in
+    place of kept: the same gradients with less memory in more time."""
     compile: bool = False
     """Compile it, and a critic with a network, by `torch.compile`: the first calls take long, the
     others less. Results differ in the last bits; gradient penalties stay uncompiled."""

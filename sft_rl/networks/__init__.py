@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from sft_rl.networks.own import (
     made_scorer,
     one_condition,
 )
+
+if TYPE_CHECKING:
+    from sft_rl.networks.unet import UNet  # diffusers is slow to import
 
 
 def noise_network(
@@ -102,13 +106,14 @@ def _text_unet(
 
     if table is None or len(table) != 3:
         raise UserError("model.kind: 'text_unet' is a network that pretrained.path reads; set it")
-    return TextUNet(
+    network = TextUNet(
         shape,
         model.unet,
         table=table,
         channels_last=model.channels_last,
         bfloat16=model.precision == "bfloat16",
     )
+    return _checkpointed(network, model)
 
 
 def _image_network(model: ModelConfig, shape: tuple[int, ...]) -> nn.Module:
@@ -122,8 +127,15 @@ def _image_network(model: ModelConfig, shape: tuple[int, ...]) -> nn.Module:
     from sft_rl.networks.unet import DiT, UNet  # here, since diffusers is slow to import
 
     if model.kind == "dit":
-        return DiT(shape, model.unet, bfloat16=bfloat16)
-    return UNet(shape, model.unet, channels_last=model.channels_last, bfloat16=bfloat16)
+        return _checkpointed(DiT(shape, model.unet, bfloat16=bfloat16), model)
+    unet = UNet(shape, model.unet, channels_last=model.channels_last, bfloat16=bfloat16)
+    return _checkpointed(unet, model)
+
+
+def _checkpointed(network: UNet, model: ModelConfig) -> nn.Module:
+    if model.gradient_checkpointing:
+        network.unet.enable_gradient_checkpointing()
+    return network
 
 
 def critic_network(

@@ -31,7 +31,15 @@ REPORT_EVERY = 100
 FORMAT = 3
 """Part of the cache's key; counts changes of the code that give other weights or names."""
 OF_THE_MLP = {"num_fourier", "embedding_dim"}
-UNUSED_ELSEWHERE = {"compile", "channels_last", "clip_x0", "factory", "weights", "classes"}
+UNUSED_ELSEWHERE = {
+    "compile",
+    "channels_last",
+    "gradient_checkpointing",
+    "clip_x0",
+    "factory",
+    "weights",
+    "classes",
+}
 UNUSED_OF_MODEL = {
     "mlp": {"unet", "precision", *UNUSED_ELSEWHERE},
     "paper_mlp": {"unet", "precision", *OF_THE_MLP, *UNUSED_ELSEWHERE},

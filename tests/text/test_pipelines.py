@@ -26,13 +26,15 @@ from sft_rl.diffusion.prediction import Prediction
 from sft_rl.diffusion.schedule import own_steps
 from sft_rl.errors import UserError
 from sft_rl.export.few_step import FewStepScheduler
+from sft_rl.jobs.dry_run import activation_bytes
 from sft_rl.networks.guided import Guided
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.runs.parts import full_step_network
+from sft_rl.runs.parts import full_step_network, network_of, policy_of
 from sft_rl.runs.remote import open_run
 from sft_rl.runs.resolve import resolve
 from sft_rl.storage.checkpoint import load
 
+ONE = torch.tensor([1, 1])
 PROMPTS = ("a thin seven leaning right", "a thick two", "seven")
 
 
@@ -102,6 +104,7 @@ def test_what_the_pipeline_draws_ours_draws(pipeline_folder, settings, scale):
         ).images
 
     assert ours.std() > 0.1
+    assert not torch.allclose(ours, policy.sample(2, torch.Generator().manual_seed(3), ONE))
     torch.testing.assert_close(ours, drawn("latent"), rtol=0, atol=1e-4)
     pixels = data.units.in_units(ours) / 255
     torch.testing.assert_close(pixels.clamp(0, 1), drawn("pt"), rtol=0, atol=1e-4)
@@ -311,3 +314,26 @@ def test_too_long_prompts_are_said_once(settings, tmp_path):
         warn=said.append,
     )
     assert said == ["prompts: 1 of 2 are too long for the text encoder, which cuts them"]
+
+
+def test_computed_again_gradients_are_the_same_with_less_kept(settings):
+    """Also of an adapter, whose first layers have no gradient."""
+    kept, grads = [], []
+    for given in ("false", "true"):
+        own = [*settings, f"model.gradient_checkpointing={given}"]
+        config, data = resolve(load_config("images", own))
+        network, _ = full_step_network(config, data)
+        policy = policy_of(config, network)
+        with torch.no_grad():
+            for name, parameter in policy.named_parameters():
+                if ".lora_B." in name:
+                    parameter.fill_(0.01)
+        latents = torch.ones(2, 4, 8, 8)
+        policy.mean(latents, torch.tensor(1), ONE).square().sum().backward()
+        grads.append([p.grad for p in policy.parameters() if p.grad is not None])
+        with torch.device("meta"):
+            kept.append(activation_bytes(policy_of(config, network_of(config)), 2))
+    assert len(grads[0]) > 20
+    for plain, again in zip(*grads, strict=True):
+        torch.testing.assert_close(plain, again)
+    assert kept[1] < 0.5 * kept[0]
