@@ -1,6 +1,7 @@
 """What every test gets: one CPU thread, a cache of its own, and tiny configurations."""
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,9 +93,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_machine_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's cache out of the tests, here and in the processes they start."""
+    """Keep the user's cache out of the tests, here and in the processes they start.
+
+    Those who run side by side share one: what each would train again takes seconds.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SFT_RL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SFT_RL_CACHE", str(shared / "cache"))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_worker_niceness", "0")  # tests beside it must not starve a cluster
         patch.delenv("RAY_ADDRESS", raising=False)
