@@ -8,7 +8,7 @@ nothing moves any more, and each estimator computes the gradient of the network'
 of its own: all have the same expectation. The true gradient is the mean of those of the estimator
 with the least noise (for its own batches, of the others of them). A batch's signal is |mean|^2, its
 noise the trace of its covariance; the last column divides their ratio by the seconds that a batch
-took, drawing included. Writes ``benchmarks/results/gradients-PRESET.json``.
+took, drawing included. Writes ``benchmarks/results/gradients-PRESET-T10.json``.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def main() -> None:
         )
     RESULTS.mkdir(exist_ok=True)
     content = {"machine": machine(), "arguments": vars(args), "estimators": numbers}
-    path = RESULTS / f"gradients-{args.preset}.json"
+    path = RESULTS / f"gradients-{args.preset}-T{state.config.sampler.num_steps}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
