@@ -20,7 +20,7 @@ from scipy.linalg import cho_solve, solve_triangular
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from tuning.distribution import LISTED, LOG, Distribution, Values
+from tuning.distribution import LISTED, LOG, WHOLE, Distribution, Values
 from tuning.ranking import WIDTH, Configuration, best_by_steps
 from tuning.search import STEPS, Search
 
@@ -198,10 +198,13 @@ class _Feature:
         at = math.log(value) if self.log else value
         return [(at - self.low) / (self.high - self.low)]
 
-    def points(self) -> list[float]:
-        """Values from the lower to the upper bound, evenly on the axis."""
-        places = np.linspace(self.low, self.high, NUM_POINTS)
-        return [float(f"{math.exp(p) if self.log else p:.4g}") for p in places]
+    def points(self, distribution: Distribution) -> list[float]:
+        """Values from the lower to the upper bound, evenly on the axis as far as there are such."""
+        places = np.linspace(self.low, self.high, NUM_POINTS).tolist()
+        values = [float(f"{math.exp(place) if self.log else place:.4g}") for place in places]
+        if distribution.kind in WHOLE:
+            values = [round(value) for value in values]
+        return list(dict.fromkeys(map(distribution.rounded, values)))
 
 
 def _encode(features: Iterable[_Feature], rows: Iterable[Values]) -> np.ndarray:
@@ -269,7 +272,7 @@ def _effect(
     """Average over the tried configurations that have the key, at one number of steps."""
     own = next(feature for feature in features if feature.key == key)
     is_real = distribution.kind not in LISTED and distribution.num_values > NUM_POINTS
-    values = own.points() if is_real else distribution.options
+    values = own.points(distribution) if is_real else distribution.options
     having = [row for row in rows if key in row]
     others = having[:: math.ceil(len(having) / NUM_OTHERS)]
     groups = [

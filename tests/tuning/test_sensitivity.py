@@ -93,6 +93,20 @@ def test_words_and_keys_of_one_choice_have_effects_too():
     assert f"take {KIND} gradient_penalty; no effect of" in text
 
 
+def test_effects_are_at_values_that_can_be_taken():
+    space = {
+        "training.n_critic": {"lograndint": [1, 50]},
+        "value.width": {"randint": [16, 512], "step": 16},
+    }
+    search, found = tried(space, lambda values: 0.1 / values["training.n_critic"], 8)
+    result = sensitivity(search, found)
+    assert result is not None
+    for effect in result.effects:
+        d = search.space.distributions[effect.key]
+        assert all(type(value) is int and d.contains(value) for value in effect.values)
+        assert 10 <= len(effect.values) == len(set(effect.values)) <= 15
+
+
 def test_too_few_configurations_say_nothing():
     search, found = tried(SPACE, valley, 11)
     assert sensitivity(search, found) is None
