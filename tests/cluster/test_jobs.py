@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from importlib.resources import files
 from pathlib import Path
 from urllib.error import HTTPError
@@ -296,6 +297,32 @@ def test_a_folder_that_the_cluster_cannot_write(sft_rl, tiny_settings):
     done = sft_rl("submit", *train(*tiny_settings, "--out", "/proc/nowhere"))
     assert done.returncode == 2
     assert "--out: cannot write to /proc/nowhere" in done.stdout
+
+
+def wheel(folder: Path, name: str, code: str) -> Path:
+    """Build a wheel of one module."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", code)
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+@pytest.mark.slow
+def test_a_jobs_packages_are_there_in_its_process_and_its_workers(
+    ray_cluster, sft_rl, tmp_path, tiny_settings
+):
+    package = wheel(tmp_path, "judgement", "def reward(x):\n    return x[:, 0]\n")
+    (tmp_path / "env.yaml").write_text(yaml.safe_dump({"pip": [str(package)]}))
+    scored = "reward.terms=[critic, {use: judgement:reward, num_scorers: 1}]"
+    storage = ("--storage", str(ray_cluster.folder / "runs"))
+    own = (*tiny_settings, "rollout.num_workers=1", scored)
+    done = sft_rl("submit", "--env", "env.yaml", *storage, *train(*own))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "fine-tuning 3/3" in done.stdout
 
 
 @pytest.mark.slow
