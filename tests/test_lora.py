@@ -115,15 +115,18 @@ def test_the_adapter_alone_is_pefts(attending: list[str], tmp_path: Path):
 
 
 def test_points_resumed(tmp_path: Path, tiny_settings: tuple[str, ...]):
-    """Without attention all layers get one; half a run and the rest is a whole one."""
+    """Without attention all layers get one; half a run at a URL and the rest is a whole one."""
     settings = [*tiny_settings, "policy.lora.rank=1", "algorithm=nft", "training.lr_decay=none"]
     config = load_config("swiss_roll", settings)
     whole = sft_rl.fine_tune(config, out=tmp_path / "whole", observer=None)
     assert whole.metrics["base_sha256"] != whole.metrics["policy_sha256"]
+    url = (tmp_path / "half").as_uri()
     half = load_config("swiss_roll", [*settings, "training.num_iterations=2"])
-    sft_rl.fine_tune(half, out=tmp_path / "half", observer=None)
-    rest = sft_rl.fine_tune(config, out=tmp_path / "half", observer=None, resume=True)
+    sft_rl.fine_tune(half, out=url, observer=None)
+    rest = sft_rl.fine_tune(config, out=url, observer=None, resume=True)
     assert rest.metrics["policy_sha256"] == whole.metrics["policy_sha256"]
+    again = sft_rl.load_sampler(url)  # with the base that lies there
+    assert np.array_equal(again.sample(5, seed=1), rest.sampler.sample(5, seed=1))
     program = rest.sampler.to_program().module()
     noise = torch.randn(3, 5, 2)
     drawn = program(noise=noise)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +165,29 @@ def _text_parts(folder: Path, *, with_encoder: bool = True) -> tuple[Any, Any]:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         if not with_encoder:
             return tokenizer, None
-        encoder = CLIPTextModel.from_pretrained(
-            folder / "text_encoder", use_safetensors=True, local_files_only=True
-        )
+        with _without_bars():
+            encoder = CLIPTextModel.from_pretrained(
+                folder / "text_encoder", use_safetensors=True, local_files_only=True
+            )
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise UserError(
             f"pretrained.path: cannot read the text encoder of {folder}: {first_line(error)}"
         ) from error
     return tokenizer, encoder
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers' progress from between our lines."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _weights(folder: Path, name: str) -> list[Path]:

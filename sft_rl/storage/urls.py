@@ -125,6 +125,8 @@ class Remote:
     def download(self, folder: Path, *, names: Iterable[str]) -> None:
         """Copy files and folders that are here into a local folder; others are passed over."""
         for name in filter(self.exists, names):
+            if self._type(name) == arrow_fs.FileType.Directory:
+                (folder / name).mkdir(exist_ok=True)  # which Arrow leaves to others
             with self._reaching():
                 arrow_fs.copy_files(f"{self._root}/{name}", str(folder / name), self._fs, LOCAL)
 

@@ -210,6 +210,9 @@ def test_from_pictures_with_captions(settings, pipeline_folder, tmp_path):
     vae = AutoencoderKL.from_pretrained(pipeline_folder / "vae")
     pictures = data.train[:3] / 127.5 - 1
     torch.testing.assert_close(data.latents[:3], vae.encode(pictures).latent_dist.mode() * 0.5)
+    x = data.latents[:2].clone().requires_grad_()  # what a reward with a gradient gets
+    data.units.in_units(x)[:, 0].mean().backward()
+    assert x.grad.abs().sum() > 0
     labels = torch.tensor([0, 1, 0, 1])
     drawn = data.batch(4, torch.Generator().manual_seed(0), labels)
     for latent, label in zip(drawn, labels, strict=True):
