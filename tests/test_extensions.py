@@ -15,6 +15,7 @@ from sft_rl.rewards import Reward, build_objective
 from sft_rl.rewards.parts import InParts
 from sft_rl.runs.parts import algorithm_of
 from sft_rl.runs.resolve import resolve
+from tuning.checks import check_search
 from tuning.search import Search
 from tuning.space import parse_space
 
@@ -128,7 +129,7 @@ def test_a_search_draws_them_and_begins_with_what_they_declare(tiny_settings: tu
     tree = {"space": {"options.group_size": {"randint": [2, 9]}}}
     settings = (*tiny_settings, *OWN)
     search = Search("swiss_roll", settings, parse_space("own", tree), num_trials=3, seed=0)
-    search.check(None)
+    check_search(search, None)
     assert search.planned(0) == {"options.group_size": 4}
     drawn = search.planned(1)["options.group_size"]
     assert search.config(search.planned(1)).options["group_size"] == drawn

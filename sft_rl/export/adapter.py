@@ -19,17 +19,31 @@ network = PeftModel.from_pretrained(base, "FOLDER")  # base: the network before 
 network = network.merge_and_unload()"""
 
 
+def adapted(store: RunFolder, policy: DenoisingPolicy) -> Adapted:
+    """Return a policy's network with its adapter.
+
+    Raises:
+        UserError: If there is no adapter, or it is on other weights than those of the model.
+    """
+    if not isinstance(policy.network, Adapted):
+        raise UserError("--adapter: the run has none; it was trained without policy.lora.rank")
+    if store.config.sampler.guidance_scale != 1.0:
+        raise UserError(
+            "--adapter: under sampler.guidance_scale it is on weights that were fitted to the "
+            "guidance, not on the model's; leave --adapter out"
+        )
+    return policy.network
+
+
 def write_adapter(store: RunFolder, policy: DenoisingPolicy, out: Path) -> None:
     """Write a policy's adapter as a new folder that ``PeftModel.from_pretrained`` reads.
 
     Names are those of the network that it came from: of diffusers' where that is one.
 
     Raises:
-        UserError: If it has none, or the folder cannot be written.
+        UserError: If it has none that others can use, or the folder cannot be written.
     """
-    network = policy.network
-    if not isinstance(network, Adapted):
-        raise UserError("--adapter: the run has none; it was trained without policy.lora.rank")
+    network = adapted(store, policy)
     state = {f"base_model.model.{name}": tensor for name, tensor in network.adapter().items()}
     try:
         out.mkdir(parents=True)

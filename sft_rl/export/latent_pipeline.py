@@ -13,9 +13,10 @@ from diffusers import StableDiffusionPipeline
 
 from sft_rl.errors import UserError
 from sft_rl.export import few_step
+from sft_rl.export.adapter import adapted
 from sft_rl.export.card import model_card
 from sft_rl.export.few_step import FewStepScheduler
-from sft_rl.networks.lora import Adapted, inner_of, merged
+from sft_rl.networks.lora import inner_of, merged
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.folders import PARTS, network_folder, read_json
 from sft_rl.pretrained.pipelines import check_pipeline
@@ -90,19 +91,13 @@ def write_text_adapter(
     Raises:
         UserError: If there is no adapter, or it is on other weights than the pipeline's.
     """
-    if not isinstance(policy.network, Adapted):
-        raise UserError("--adapter: the run has none; it was trained without policy.lora.rank")
-    if store.config.sampler.guidance_scale != 1.0:
-        raise UserError(
-            "--adapter: under sampler.guidance_scale it is on weights that were fitted to the "
-            "guidance, not on the pipeline's; leave --adapter out"
-        )
+    network = adapted(store, policy)
     with _writing(out):
         out.mkdir(parents=True)
         StableDiffusionPipeline.save_lora_weights(
             out,
-            unet_lora_layers=policy.network.adapter(),
-            unet_lora_adapter_metadata=policy.network.config.to_dict(),
+            unet_lora_layers=network.adapter(),
+            unet_lora_adapter_metadata=network.config.to_dict(),
         )
         _write_scheduler(scheduler, out, with_code=with_code)
         place = CODE.stem if with_code else few_step.__name__
