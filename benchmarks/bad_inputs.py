@@ -130,13 +130,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--every", type=int, default=1, help="take each so many")
+    parser.add_argument("--first", type=int, default=0, help="begin with that one")
     args = parser.parse_args()
     SERVER.set_forkserver_preload(PRELOADED)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="bad-") as folder:
         os.environ["SFT_RL_CACHE"] = f"{folder}/cache"
         run = make_run(Path(folder))
-        chosen = [case for case in cases() if args.only in case.name][:: args.every]
+        chosen = [case for case in cases() if args.only in case.name][args.first :: args.every]
         for case in chosen:
             wrong = run_case(case, run)
             counts[wrong.partition(":")[0] or "right"] += 1
