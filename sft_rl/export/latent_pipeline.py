@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusers import StableDiffusionPipeline
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 
 from sft_rl.errors import UserError
 from sft_rl.export import few_step
@@ -94,7 +94,7 @@ def write_text_adapter(
     network = adapted(store, policy)
     with _writing(out):
         out.mkdir(parents=True)
-        StableDiffusionPipeline.save_lora_weights(
+        StableDiffusionLoraLoaderMixin.save_lora_weights(
             out,
             unet_lora_layers=network.adapter(),
             unet_lora_adapter_metadata=network.config.to_dict(),
