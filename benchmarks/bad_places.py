@@ -83,7 +83,9 @@ def run_cases() -> Iterator[Case]:
     for label in ("0", "-1", "x"):
         words = ("sample", "run", "--num", "2", "--out", "out.npy", "--label", label)
         yield Case(f"sample --label {label}", words, needs_run=True)
-    yield Case("export of points", ("export", "run", "--out", "out"), needs_run=True)
+    yield Case(
+        "export --adapter of none", ("export", "run", "--out", "out", "--adapter"), needs_run=True
+    )
     for seed in ("x", "1.5", "true"):
         words = ("sample", "run", "--num", "2", "--out", "out.npy", "--seed", seed)
         yield Case(f"sample --seed {seed}", words, needs_run=True)
