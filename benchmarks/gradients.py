@@ -5,10 +5,10 @@
 
 The preset's stochastic sampler is fine-tuned for some iterations, so that the critic knows it. Then
 nothing moves any more, and each estimator computes the gradient of the network's weights on batches
-of its own: all have the same expectation. The true gradient is the mean of those of the estimator
-with the least noise (for its own batches, of the others of them). A batch's signal is |mean|^2, its
-noise the trace of its covariance; the last column divides their ratio by the seconds that a batch
-took, drawing included. Writes ``benchmarks/results/gradients-PRESET-T10.json``.
+of its own: all have the same expectation, up to a factor. The true gradient is the mean of those of
+the estimator with the least noise (for its own batches, of the others of them). A batch's signal is
+|mean|^2, its noise the trace of its covariance; the last column divides their ratio by the seconds
+that a batch took, drawing included. Writes ``benchmarks/results/gradients-PRESET-T10.json``.
 """
 
 from __future__ import annotations
