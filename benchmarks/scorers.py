@@ -2,9 +2,9 @@
 
     python -m benchmarks.scorers
 
-The same training, in turn, in one process and one Ray, several rounds: with the critic alone; beside
-it a reward that answers at once; and one that sleeps 0.5 s for every shard, with as many scorers as
-an iteration has shards, and with one. A rollout worker draws ahead
+The same training, in turn, in one process and one Ray, several rounds: with the critic alone;
+beside it a reward that answers at once; and one that sleeps 0.5 s for every shard, with as many
+scorers as an iteration has shards, and with one. A rollout worker draws ahead
 (``training.max_offpolicy_steps=1``), so shards are scored while the learner updates. Starting
 scorers takes seconds, so the first iterations are left out. Prints the table of docs/rewards.md and
 writes ``benchmarks/results/scorers.json``.
@@ -105,7 +105,7 @@ def main() -> None:
         for name, rounds in rows.items()
     }
     best = results["critic alone"]["rate"]
-    print("| reward | trajectories a second | s an iteration | of them waiting | of the critic alone |")
+    print("| reward | trajectories a second | s an iteration | waiting | of the critic alone |")
     print("|---|---|---|---|---|")
     for name, result in results.items():
         low, *_, high = result["seconds"]

@@ -52,6 +52,8 @@ class DenoisingPolicy(nn.Module):
             all methods want ``labels``, int64, broadcastable to (...). A network that keeps
             ``conditions``, vectors of shape (K, D), is conditional on such ones, and labels are
             vectors, float32, broadcastable to (..., D).
+        noisier: The same steps with other noise, for trajectories to explore by: step T + k is
+            step k of it. None has none.
     """
 
     timesteps: Tensor
@@ -61,6 +63,7 @@ class DenoisingPolicy(nn.Module):
     alpha_bar: Tensor
     target: Tensor
     input_scale: Tensor | None
+    noisier: Tensor | None
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class DenoisingPolicy(nn.Module):
         learn_std: bool = False,
         log_prob_reduction: str = "sum",
         num_classes: int = 0,
+        noisier: StepSchedule | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -90,6 +94,7 @@ class DenoisingPolicy(nn.Module):
             ("alpha_bar", schedule.alpha_bar),
             ("target", target),
             ("input_scale", schedule.input_scale),
+            ("noisier", noisier and np.stack([noisier.coef_x, noisier.coef_output, noisier.std])),
         ):
             tensor = None
             if given_values is not None:
@@ -152,16 +157,26 @@ class DenoisingPolicy(nn.Module):
 
     def output(self, latents: Tensor, step_index: Tensor, labels: Tensor | None = None) -> Tensor:
         """What the network predicts at a state, shapes as in :meth:`mean`."""
+        step_index = self._own_step(step_index)
         if self.input_scale is not None:
             latents = expand(self.input_scale[step_index], self.event_ndim) * latents
         return self.network(  # type: ignore[no-any-return]
             latents, self.timesteps[step_index], *given(labels)
         )
 
+    def _own_step(self, step_index: Tensor) -> Tensor:
+        """The step of which a noisier one is the like."""
+        return step_index if self.noisier is None else step_index % self.num_steps
+
+    def _of_step(self, row: int, own: Tensor, step_index: Tensor) -> Tensor:
+        """One of the numbers that a noisier step has of its own, expanded."""
+        numbers = own if self.noisier is None else torch.cat([own, self.noisier[row]])
+        return expand(numbers[step_index], self.event_ndim)
+
     def mean_from_output(self, latents: Tensor, output: Tensor, step_index: Tensor) -> Tensor:
         """Mean of the next latent for a given prediction, shapes as in :meth:`mean`."""
-        coef_x = expand(self.coef_x[step_index], self.event_ndim)
-        coef_output = expand(self.coef_output[step_index], self.event_ndim)
+        coef_x = self._of_step(0, self.coef_x, step_index)
+        coef_output = self._of_step(1, self.coef_output, step_index)
         mean = reverse_mean(latents, output, coef_x, coef_output)
         if self.clip is None:
             return mean
@@ -188,12 +203,12 @@ class DenoisingPolicy(nn.Module):
 
     def _levels(self, step_index: Tensor) -> tuple[Tensor, Tensor]:
         """Alpha and sigma of the latents, expanded."""
-        bar = expand(self.alpha_bar[step_index], self.event_ndim)
+        bar = expand(self.alpha_bar[self._own_step(step_index)], self.event_ndim)
         return bar.sqrt(), (1.0 - bar).sqrt()
 
     def _target(self, step_index: Tensor) -> tuple[Tensor, Tensor]:
         """The prediction's share of data and of noise, expanded."""
-        a, b = self.target[:, step_index]
+        a, b = self.target[:, self._own_step(step_index)]
         return expand(a, self.event_ndim), expand(b, self.event_ndim)
 
     def noised(self, x_0: Tensor, eps: Tensor, step_index: Tensor) -> Tensor:
@@ -209,7 +224,7 @@ class DenoisingPolicy(nn.Module):
 
     def step_std(self, step_index: Tensor) -> Tensor:
         """Standard deviation at the given steps, expanded to multiply latents."""
-        return expand(self.std[step_index], self.event_ndim)
+        return self._of_step(2, self.std, step_index)
 
     @property
     def event_ndim(self) -> int:

@@ -60,6 +60,7 @@ class Trajectories:
             up to it, and their actions from it on are their own; None without groups.
         expected: The final sample that the policy expected at each state, shape (T, B, *shape),
             in the latents' type; None unless an algorithm looks ahead.
+        taken: The policy's steps that were taken where some were noisier ones, int64, (T, B).
     """
 
     latents: Tensor
@@ -70,6 +71,14 @@ class Trajectories:
     group_size: int = 1
     branch_step: Tensor | None = None
     expected: Tensor | None = None
+    taken: Tensor | None = None
+
+    @property
+    def step_index(self) -> Tensor:
+        """The policy's steps that were taken, int64, shape (T, 1), or (T, B) if they differ."""
+        if self.taken is not None:
+            return self.taken
+        return torch.arange(self.num_steps, device=self.latents.device)[:, None]
 
     @property
     def num_steps(self) -> int:

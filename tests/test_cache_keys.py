@@ -34,6 +34,7 @@ BY_NAME: dict[str, str] = {
     "data.crop": "[0,0,8,8]",
     "data.name": "two_moons",
     "device": "cpu",
+    "grpo.window_eta": "0.7",
     "critic.objective": "hinge",
     "learner.launcher": "ray_train",
     "metrics.distance": "sliced_wasserstein",

@@ -14,8 +14,10 @@ from sft_rl.config import ResolvedConfig, TermConfig
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_runner
+from sft_rl.learning.monitors import drift
+from sft_rl.policy import to_arrays
 from sft_rl.rewards import Objective, Reward, Term
-from sft_rl.runs.parts import algorithm_of, learner_of, network_of, networks_of
+from sft_rl.runs.parts import algorithm_of, learner_of, network_of, networks_of, schedule_of
 from sft_rl.types import Trajectories
 
 TinyConfig = Callable[..., ResolvedConfig]
@@ -72,6 +74,57 @@ def test_noise_may_be_left_in_the_window_alone(tiny_config: TinyConfig):
         tiny_config(*GROUPS, "grpo.window=3", "sampler.eta=[0,1,0.5,0]", "sampler.final_std=0")
     with pytest.raises(UserError, match=r"sampler.eta: a list has one .*num_steps=4, got 2"):
         tiny_config(*GROUPS, "sampler.eta=[0,1]")
+
+
+def test_noise_moves_with_the_window(tiny_config: TinyConfig):
+    """Everywhere else the sampler is its own, here without noise; groups part where it is."""
+    config = tiny_config(
+        *GROUPS[:2],
+        "rollout.branch_step=cycle",
+        "grpo.window_eta=0.7",
+        "sampler.eta=0",
+        "sampler.final_std=0",
+        "sampler.learn_std=false",
+    )
+    networks, _ = parts(config)
+    policy, runner = networks.policy, build_runner(config)
+    assert policy.std.tolist() == [0.0] * 4
+    noisy = schedule_of(tiny_config("sampler.eta=0.7")).std
+    algorithm = algorithm_of(config)
+    for turn, branch in enumerate([0, 1, 2, 0]):  # the last step has no noise by any eta
+        drawn = build_runner(config) if turn == 2 else runner  # as after --resume
+        drawn.load(0, to_arrays(policy))
+        t = drawn.collect(turn, 0)
+        assert torch.equal((t.log_probs != 0).any(1), torch.arange(4) == branch)
+        parted = (t.latents[:, 0] != t.latents[:, 1]).any(1)
+        assert torch.equal(parted, torch.arange(5) > branch)
+        for k in set(range(4)) - {branch}:
+            expected = policy.mean(t.latents[k], torch.tensor(k))
+            torch.testing.assert_close(t.latents[k + 1], expected)
+        at = torch.tensor(branch + 4)
+        assert policy.step_std(at).item() == pytest.approx(noisy[branch])
+        prepared = algorithm.prepare(t, networks)
+        assert len(prepared) == len(t)
+        found = algorithm.loss(prepared, networks)
+        torch.testing.assert_close(found.metrics["ratio"], torch.ones(len(t)))
+        assert gradient(found.value, networks).abs().sum() > 0
+        assert drift(t, networks)["kl_to_pretrained"] == 0
+    assert "noisier" not in policy.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["sampler.learn_std=true"], "set sampler.learn_std=false"),
+        (["rollout.branch_step=3", "sampler.final_std=0"], "needs noise in steps 3 to 3"),
+        (["rollout.branch_step=0", "rollout.cuda_graphs=true"], "without rollout.cuda_graphs"),
+    ],
+)
+def test_a_window_without_noise_of_its_own_is_refused(
+    tiny_config: TinyConfig, settings: list[str], message: str
+):
+    with pytest.raises(UserError, match=message):
+        tiny_config(*GROUPS, "grpo.window_eta=0.7", "sampler.learn_std=false", *settings)
 
 
 def test_the_trust_region_drops_what_still_moves_away(tiny_config: TinyConfig):

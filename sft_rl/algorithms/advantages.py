@@ -74,14 +74,13 @@ def score_transitions(
     the current networks.
     """
     latents = trajectories.latents[:-1]
-    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
     scores = networks.scores(trajectories)
     values = baseline_values(options.baseline, trajectories, scores, networks)
     advantages = generalised_advantages(scores, values, gae_lambda=options.gae_lambda)
     return Transitions(
         latents=latents,
         actions=trajectories.latents[1:],
-        step_index=steps,
+        step_index=trajectories.step_index,
         old_log_probs=trajectories.log_probs,
         advantages=normalised(advantages, normalise),
         labels=trajectories.labels,

@@ -110,6 +110,13 @@ class Algorithm(Stateful, ABC):
         """Which steps need noise, where groups part at `branch_step`: those first ones."""
         return range(self.num_density_steps(num_steps))
 
+    def exploration(self, num_steps: int) -> tuple[int, float] | None:
+        """How many steps from the branch on trajectories take with which ``sampler.eta``.
+
+        None, unless overridden: all steps are the sampler's own.
+        """
+        return None
+
     def num_rows(self, num_trajectories: int, num_steps: int) -> int:
         """How many rows an iteration has for its `n_generator` policy steps to share."""
         return num_trajectories

@@ -72,6 +72,13 @@ class GRPO(Algorithm):
             return range(num_steps)
         return range(branch_step, num_steps)[: self.options.window]
 
+    def exploration(self, num_steps: int) -> tuple[int, float] | None:
+        """The window's, if it has an eta of its own."""
+        options = self.options
+        if options.window_eta is None:
+            return None
+        return options.window or num_steps, options.window_eta
+
     def num_rows(self, num_trajectories: int, num_steps: int) -> int:
         """Rows are the transitions of the window."""
         return num_trajectories * min(self.options.window or num_steps, num_steps)
@@ -95,7 +102,7 @@ class GRPO(Algorithm):
         grid = Transitions(
             latents=trajectories.latents[:-1],
             actions=trajectories.latents[1:],
-            step_index=steps,
+            step_index=trajectories.step_index,
             old_log_probs=trajectories.log_probs,
             advantages=advantages.expand(lead),
             labels=trajectories.labels,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sft_rl.config.base import Beta, Count, NonNegative, Positive, Probability, Section
 
@@ -73,6 +75,10 @@ class GRPOConfig(Section):
     together, or nothing."""
     window: Count | None = 1
     """Steps from the branch on that learn; none takes all that are left."""
+    window_eta: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """`sampler.eta` of those steps while trajectories are drawn, wherever the branch is; all other
+    steps, and the sampler that is measured and kept, have `sampler.eta` itself, which may be 0.
+    None draws by `sampler.eta` alone."""
     clip_range: Positive = 0.2
     """Bound epsilon of the ratio's deviation from 1."""
     trust_region: Positive | None = None

@@ -52,7 +52,7 @@ def build_runner(
     network = network_of(config, own)
     if base is not None:
         load_arrays(network, base)
-    policy = policy_of(config, network).to(device)
+    policy = policy_of(config, network, explores=True).to(device)
     if config.model.compile:
         policy.network.compile()
     env = DenoisingVectorEnv(
@@ -64,15 +64,18 @@ def build_runner(
         array="torch",
         device=device,
     )
+    algorithm = algorithm_of(config)
+    window, _ = algorithm.exploration(policy.num_steps) or (0, 0.0)
     return RolloutRunner(
         env,
         policy,
         seed=config.seed,
         latent_dtype=getattr(torch, config.rollout.latent_dtype),
-        keep_expected=algorithm_of(config).looks_ahead,
+        keep_expected=algorithm.looks_ahead,
         cuda_graphs=config.rollout.cuda_graphs,
         group_size=config.rollout.group_size,
         branch_step=config.rollout.branch_step,
+        window=window,
     )
 
 

@@ -79,15 +79,14 @@ def drift(trajectories: Trajectories, networks: Networks) -> Metrics:
     """
     policy = networks.policy
     latents, labels = trajectories.latents[:, :NUM_WATCHED], _watched_labels(trajectories)
-    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
+    steps = trajectories.step_index[:, :NUM_WATCHED]
     log_probs = policy.log_prob(latents[:-1], latents[1:], steps, labels)
     change = (log_probs - trajectories.log_probs[:, :NUM_WATCHED]).abs().mean(dim=1)
     metrics = {f"log_prob_drift_{k}": value for k, value in enumerate(change.tolist())}
-    stochastic = policy.base_std > 0
-    if stochastic.any():
-        some, at = latents[:-1][stochastic], steps[stochastic]
-        kl = policy.kl(networks.pretrained, some, at, labels)
-        metrics["kl_to_pretrained"] = kl.mean().item()
+    has_noise = (policy.step_std(steps).flatten(2).squeeze(2) > 0).expand(log_probs.shape)
+    if has_noise.any():
+        kl = policy.kl(networks.pretrained, latents[:-1], steps, labels)
+        metrics["kl_to_pretrained"] = kl[has_noise].mean().item()
     return metrics
 
 
@@ -116,8 +115,6 @@ def baseline_quality(
     The gradient is the plain one of all steps that have a density, by the policy that drew the
     trajectories; with the baseline, and for comparison without (``_raw``).
     """
-    latents = trajectories.latents[:-1]
-    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
     with torch.no_grad():
         scores = networks.scores(trajectories)
         values = baseline_values(algorithm.baseline, trajectories, scores, networks)
@@ -126,9 +123,9 @@ def baseline_quality(
     num_steps = algorithm.num_density_steps(trajectories.num_steps)
     if num_steps:
         transitions = Transitions(
-            latents=latents,
+            latents=trajectories.latents[:-1],
             actions=trajectories.latents[1:],
-            step_index=steps,
+            step_index=trajectories.step_index,
             old_log_probs=trajectories.log_probs,
             advantages=scores - values,
             labels=trajectories.labels,

@@ -65,7 +65,9 @@ class RolloutRunner:
         keep_expected: Keep the final samples that the policy expects, for a look ahead.
         cuda_graphs: Draw all steps of a shard at one go, by a CUDA graph.
         group_size: Rows of the env that share their start noise and label; it divides them.
-        branch_step: Step at which the rows of a group part, or ``"cycle"``: all in turn.
+        branch_step: Step at which the rows of a group part, or ``"cycle"``: all in turn, or those
+            of the policy's noisier ones that have noise.
+        window: How many steps from the branch on are the policy's noisier ones.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class RolloutRunner:
         cuda_graphs: bool = False,
         group_size: int = 1,
         branch_step: int | str = 0,
+        window: int = 0,
     ) -> None:
         self.env = env
         self.policy = policy
@@ -88,6 +91,7 @@ class RolloutRunner:
         self.cuda_graphs = cuda_graphs
         self.group_size = group_size
         self.branch_step = branch_step
+        self.window = window
         self._chain: GraphedChain | None = None
         self.version = -1
 
@@ -115,6 +119,7 @@ class RolloutRunner:
         latents, log_probs, expected = draw(start, source, labels, branch)
         parted = torch.full((len(start),), branch, device=start.device)
         grouped = self.group_size > 1
+        taken = torch.tensor(self._steps(branch), device=start.device)[:, None]
         return Trajectories(
             latents,
             log_probs,
@@ -124,12 +129,21 @@ class RolloutRunner:
             self.group_size,
             parted if grouped else None,
             expected,
+            taken.expand(-1, len(start)) if self.window else None,
         )
 
     def _branch_step(self, turn: int) -> int:
         """Step at which the groups of a shard part."""
-        cycles = self.branch_step == "cycle"
-        return turn % self.policy.num_steps if cycles else int(self.branch_step)
+        if self.branch_step != "cycle":
+            return int(self.branch_step)
+        noisier = self.policy.noisier
+        return turn % (self.policy.num_steps if noisier is None else int((noisier[2] > 0).sum()))
+
+    def _steps(self, branch: int) -> list[int]:
+        """The policy's steps that a shard takes, the noisier ones in the window."""
+        num_steps = self.policy.num_steps
+        window = range(branch, branch + self.window)
+        return [k + num_steps * (k in window) for k in range(num_steps)]
 
     def _for_all(self, heads: Tensor) -> Tensor:
         """What belongs to the first row of every group, for all its rows."""
@@ -147,9 +161,9 @@ class RolloutRunner:
         noise = torch.empty_like(start)
         with torch.inference_mode():
             latents[0] = start
-            for k in range(num_steps):
+            for k, step in enumerate(self._steps(branch)):
                 noise.normal_(generator=source)
-                index, wide = torch.tensor(k, device=start.device), latents[k].to(start.dtype)
+                index, wide = torch.tensor(step, device=start.device), latents[k].to(start.dtype)
                 together = k < branch  # a group's first row stands for all
                 rows = slice(None, None, self.group_size if together else None)
                 drawn = policy.act(

@@ -79,8 +79,25 @@ def schedule_of(config: Config) -> StepSchedule:
     return step_schedule(path_of(config.noise), config.sampler, prediction)
 
 
-def policy_of(config: ResolvedConfig, network: nn.Module) -> DenoisingPolicy:
-    """Put the few-step sampler around a denoising network, and under `policy.lora` an adapter."""
+def exploring_schedule_of(config: Config) -> StepSchedule | None:
+    """Build the noisier steps that the algorithm explores by; None if there are none."""
+    explored = algorithm_of(config).exploration(config.sampler.num_steps)
+    if explored is None:
+        return None
+    sampler = config.sampler.model_copy(update={"eta": explored[1]})
+    return schedule_of(config.model_copy(update={"sampler": sampler}))
+
+
+def policy_of(
+    config: ResolvedConfig, network: nn.Module, *, explores: bool = False
+) -> DenoisingPolicy:
+    """Put the few-step sampler around a denoising network, and under `policy.lora` an adapter.
+
+    Args:
+        config: The run's configuration.
+        network: The denoising network.
+        explores: Whether it gets the steps that the algorithm explores by, too.
+    """
     if config.policy.lora.rank is not None:
         network = Adapted(network, config.policy.lora, seed=config.seed)
     return DenoisingPolicy(
@@ -90,6 +107,7 @@ def policy_of(config: ResolvedConfig, network: nn.Module) -> DenoisingPolicy:
         learn_std=config.sampler.learn_std,
         log_prob_reduction=config.policy.log_prob_reduction,
         num_classes=config.model.num_classes,
+        noisier=exploring_schedule_of(config) if explores else None,
     )
 
 
@@ -158,7 +176,7 @@ def networks_of(
     for judge in (critic, value):
         keep_prompts(judge, getattr(network, "prompts", None))
     device = next(network.parameters()).device
-    policy = policy_of(config, network).to(device)
+    policy = policy_of(config, network, explores=True).to(device)
     if config.model.compile:
         policy.network.compile()  # in place: names in state dicts stay
         if isinstance(critic, NetworkCritic):

@@ -24,6 +24,7 @@ from sft_rl.runs.models import Sections, with_factory, with_pretrained
 from sft_rl.runs.parts import (
     algorithm_of,
     critic_of,
+    exploring_schedule_of,
     network_of,
     policy_of,
     resolve_device,
@@ -186,6 +187,11 @@ def _check_algorithm(config: Config, schedule: StepSchedule) -> None:
             "set it above 1"
         )
     steps = algorithm.density_steps(len(schedule), config.rollout.branch_step)
+    if (exploring := exploring_schedule_of(config)) is not None:
+        _check_exploration(config)
+        schedule = exploring
+        if config.rollout.branch_step == "cycle":  # a last step without noise is passed over
+            steps = range(max(int((schedule.std > 0).sum()), 1))
     std = schedule.std[steps.start : steps.stop]
     if (std <= 0).any():
         raise UserError(
@@ -212,6 +218,16 @@ def _check_algorithm(config: Config, schedule: StepSchedule) -> None:
             f"training.micro_batch_size: algorithm {name!r} does not split its batches; leave it "
             "out, or see Algorithm.splits_batches"
         )
+
+
+def _check_exploration(config: Config) -> None:
+    field = f"{config.algorithm}.window_eta"
+    if config.sampler.learn_std:
+        raise UserError(
+            f"{field}: its noise is for drawing alone and not learned; set sampler.learn_std=false"
+        )
+    if config.rollout.cuda_graphs:
+        raise UserError(f"{field}: goes without rollout.cuda_graphs, which draws one way alone")
 
 
 def _check_objective(config: ResolvedConfig, objective: Objective, data: Dataset) -> None:
