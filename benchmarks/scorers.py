@@ -17,6 +17,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,7 +97,7 @@ def main() -> None:
         for _ in range(args.rounds):
             for name, reward in WAYS.items():
                 rows[name].append(run_once((reward, *args.settings), args.iterations))
-    results = {
+    results: dict[str, dict[str, Any]] = {
         name: {
             "rate": float(pd.concat(rounds)["trajectories_per_second"].median()),
             "seconds": sorted(float(frame["seconds"].median()) for frame in rounds),

@@ -94,7 +94,7 @@ class DenoisingPolicy(nn.Module):
             ("alpha_bar", schedule.alpha_bar),
             ("target", target),
             ("input_scale", schedule.input_scale),
-            ("noisier", noisier and np.stack([noisier.coef_x, noisier.coef_output, noisier.std])),
+            ("noisier", None if noisier is None else noisier.table),
         ):
             tensor = None
             if given_values is not None:

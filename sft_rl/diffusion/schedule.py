@@ -73,6 +73,11 @@ class StepSchedule:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    @property
+    def table(self) -> Array:
+        """What the steps do: coef_x, coef_output and std, shape (3, T)."""
+        return np.stack([self.coef_x, self.coef_output, self.std])
+
 
 def from_levels(
     timesteps: Array,
