@@ -59,11 +59,11 @@ population = fit(
 )
 
 
-def search(**options):
+def search(**options):  # of an algorithm of one's own, with a network, a buffer and options
     return sft_rl.search(
         "swiss_roll",
-        {"policy.learning_rate": {"grid": [1e-4, 1e-3, 1e-2]}},
-        settings,
+        {"options.q_steps": {"grid": [1, 2, 3]}},
+        [*settings, "algorithm=examples.replay_q:ReplayQ", "options.capacity=80"],
         out=out / "ours",
         final_seeds=0,
         max_concurrent=1,
@@ -85,8 +85,8 @@ Path(out / "found.json").write_text(
             "population": [one.metrics["percent"] for one in population],
             "begun": len(begun.results),
             "validation": searched.results["validation"].tolist(),
-            "trials": searched.results["policy.learning_rate"].tolist(),
-            "best": searched.best[4].policy.learning_rate,
+            "trials": searched.results["options.q_steps"].tolist(),
+            "best": searched.best[4].options["q_steps"],
         },
         default=str,
     )
@@ -111,7 +111,7 @@ def test_trials_of_ones_own_tuner_are_the_main_job(
     assert (told["percent"], told["iteration"]) == (100.0, 3)
     assert "sampler.steps: unknown setting; did you mean" in found["wrong"]
     assert found["population"] == [100.0, 100.0]
-    assert (found["begun"], found["trials"]) == (1, [1e-4, 1e-3])
+    assert (found["begun"], found["trials"]) == (1, [1, 2])
     for index, validation in enumerate(found["validation"]):
         recall = sft_rl.load_result(tmp_path / "ours" / "trials" / f"{index:03d}").history["recall"]
         assert validation == pytest.approx(1.0 - recall.dropna().iloc[-1], abs=1e-12)
