@@ -43,7 +43,8 @@ def server(score: Score, port: int = 0) -> ThreadingHTTPServer:
                 return self.answer(413, f"a batch has up to {MAX_BYTES} bytes")
             try:
                 with np.load(io.BytesIO(self.rfile.read(length)), allow_pickle=False) as arrays:
-                    scores = score(*(arrays[n] for n in ("samples", "labels") if n in arrays))
+                    names = ("samples", "labels", "metadata")
+                    scores = score(*(arrays[name] for name in names if name in arrays))
             except (ValueError, KeyError, zipfile.BadZipFile) as error:
                 return self.answer(400, f"no batch of samples: {error}")
             return self.answer(200, json.dumps({"scores": np.asarray(scores).tolist()}))

@@ -13,7 +13,7 @@ import torch
 
 import sft_rl
 from examples.reward_server import server
-from sft_rl.config import Samples, TermConfig
+from sft_rl.config import Prompts, Samples, TermConfig
 from sft_rl.config.files import load_config
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError
@@ -80,6 +80,20 @@ def reward(url: str, num_classes: int = 0, **settings: Any) -> Reward:
 def test_a_server_scores_samples_in_the_datas_units(url: str):
     assert reward(url)(X).tolist() == [2.0, -1.0, 1.5]
     assert reward(url, num_classes=9)(X, torch.tensor([1, 2, 3])).tolist() == [3.0, 1.0, 4.5]
+
+
+def test_a_server_is_told_prompts_and_their_metadata():
+    def score(points: np.ndarray, prompts: np.ndarray, metadata: np.ndarray) -> np.ndarray:
+        wanted = [json.loads(row)["digit"] for row in metadata]
+        return points[:, 0] + wanted + [len(prompt) for prompt in prompts]
+
+    prompts = Prompts(
+        texts=("a two", "a seven"), metadata=({"digit": 2}, {"digit": 7}), num_tokens=1, width=1
+    )
+    units = Units(UNITS.samples.model_copy(update={"prompts": prompts}))
+    for url in serving(server(score)):
+        served = as_reward(TermConfig(use=url, name="served"), None, {}, units=units, num_classes=3)
+        assert served(X, torch.tensor([1, 0, 1])).tolist() == [16.0, 6.0, 15.5]
 
 
 def test_a_token_comes_from_the_environment(url: str, monkeypatch: pytest.MonkeyPatch):

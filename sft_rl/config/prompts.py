@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -17,11 +17,14 @@ class PromptsConfig(Section):
     bring their own."""
     column: str | None = None
     """Column of a table that holds them; None takes `prompt`, `caption` or `text`."""
+    metadata: tuple[str, ...] = ()
+    """Columns of the table that rewards get beside the prompt."""
 
     @model_validator(mode="after")
-    def _column_of_a_file(self) -> PromptsConfig:
-        if self.column is not None and self.path is None:
-            raise ValueError(f"prompts.column: goes with prompts.path, got {self.column!r} alone")
+    def _columns_of_a_file(self) -> PromptsConfig:
+        for name, given in (("column", self.column), ("metadata", self.metadata)):
+            if given and self.path is None:
+                raise ValueError(f"prompts.{name}: goes with prompts.path, got {given!r} alone")
         return self
 
 
@@ -45,6 +48,8 @@ class Prompts(Section):
 
     texts: tuple[str, ...]
     """Prompts by their number."""
+    metadata: tuple[dict[str, Any], ...] = ()
+    """What `prompts.metadata` names, of each."""
     num_tokens: Count
     """Length of a prompt in tokens, filled up."""
     width: Count

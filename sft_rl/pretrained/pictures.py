@@ -16,12 +16,12 @@ from sft_rl.data import Dataset, load_dataset
 from sft_rl.data.image_files import LabelledImages
 from sft_rl.data.images import PIXEL_MAX, ImageDataset, image_dataset
 from sft_rl.data.latents import LatentDataset, encoded
-from sft_rl.data.prompts import checked_prompts, read_prompts
+from sft_rl.data.prompts import Metadata, checked_prompts, plain, read_prompts
 from sft_rl.data.units import Units
 from sft_rl.diffusion.noise import path_of
 from sft_rl.diffusion.prediction import Prediction
 from sft_rl.diffusion.schedule import spread_steps
-from sft_rl.errors import UserError
+from sft_rl.errors import UserError, shortened
 from sft_rl.networks import noise_network
 from sft_rl.networks.guided import Guided
 from sft_rl.policy import DenoisingPolicy
@@ -73,12 +73,12 @@ def data_of(
     if config.data.name == "pipeline":
         if path is None:
             raise UserError("prompts.path: data.name=pipeline draws pictures of prompts; name some")
-        prompts = read_prompts(config.prompts)
+        prompts = tuple(read_prompts(config.prompts))
         return _prompted(config, _drawn(config, prompts, device, progress), device, warn)
-    if path is not None:
+    if path is not None and not config.prompts.metadata:
         raise UserError(
-            "prompts.path: pictures bring their captions; leave it out, or set data.name=pipeline "
-            "for prompts without pictures"
+            "prompts.path: pictures bring their captions; leave it out, set data.name=pipeline "
+            "for prompts without pictures, or say by prompts.metadata what rewards get of them"
         )
     pictures = data or load_dataset(config.data, progress)
     if isinstance(pictures, LatentDataset):
@@ -102,7 +102,7 @@ def _captioned(pictures: ImageDataset) -> ImageDataset:
     captions = [names[i] for i in used.tolist()]
     prompts = checked_prompts(captions, f"data.path: {pictures.config.path}: captions")
     number = {text: i for i, text in enumerate(prompts)}
-    places = torch.tensor([number.get(" ".join(text.split()), -1) for text in captions])
+    places = torch.tensor([number.get(plain(text), -1) for text in captions])
     if (places < 0).any():
         raise UserError(f"data.path: {pictures.config.path} has a caption without words")
     labels = places[torch.searchsorted(used, pictures.labels)]
@@ -119,10 +119,31 @@ def _prompted(
         many = f"{too_long:,} of {len(texts):,}"
         warn(f"prompts: {many} are too long for the text encoder, which cuts them")
     tokens, width = prompt_size(folder)
-    prompts = Prompts(texts=texts, num_tokens=tokens, width=width)
+    prompts = Prompts(texts=texts, metadata=_said_of(texts, config), num_tokens=tokens, width=width)
     own = {"prompts": prompts, "num_classes": len(texts)}
     units = Units(data.units.samples.model_copy(update=own))
     return replace(data, units=units, embeddings=embeddings_of(folder, texts, device))
+
+
+def _said_of(texts: tuple[str, ...], config: Config) -> tuple[Metadata, ...]:
+    """What `prompts.metadata` names of some prompts.
+
+    Raises:
+        UserError: If the file has other prompts than the pictures.
+    """
+    if not config.prompts.metadata:
+        return ()
+    said = read_prompts(config.prompts)
+    for what, others in (
+        ("captions of pictures are not in it", set(texts) - set(said)),
+        ("of its prompts have no picture", set(said) - set(texts)),
+    ):
+        if others:
+            raise UserError(
+                f"prompts.path: {config.prompts.path}: {len(others)} {what}, as "
+                f"{shortened(min(others))}"
+            )
+    return tuple(said[text] for text in texts)
 
 
 def _with_latents(config: Config, pictures: ImageDataset, device: torch.device) -> LatentDataset:

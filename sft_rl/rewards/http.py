@@ -2,7 +2,8 @@
 
 A call is ``POST URL`` with an .npz file as body (``application/x-npz``, numpy's own, never
 pickled): ``samples``, shape (B, *shape), in the data's units, float32 or of images uint8, and
-``labels``, int64, shape (B,), if the model is conditional on classes. The answer is JSON,
+``labels``, shape (B,), if the model is conditional: int64 of classes, or texts of prompts, with
+their ``metadata``, B texts of JSON, if ``prompts.metadata`` names some. The answer is JSON,
 ``{"scores": [...]}``, or an .npy file (``application/x-npy``) of B numbers. A server that cannot
 score answers with another status than 200 and says why in the first line of its body; 503 asks to
 come again.
@@ -62,18 +63,19 @@ class ServedReward:
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._was_reached = False
 
-    def __call__(self, samples: np.ndarray, labels: np.ndarray | None = None) -> Any:
+    def __call__(self, samples: np.ndarray, labels: Any = None, metadata: Any = None) -> Any:
         """Score samples in the data's units (B, *shape), shape (B,).
 
         Raises:
             UserError: If nobody listens at the first call.
             RunFailed: If the server says no, is too slow, or breaks off too often.
         """
-        body = io.BytesIO()
-        if labels is None:
-            np.savez(body, samples=samples)
-        else:
-            np.savez(body, samples=samples, labels=labels)
+        body, arrays = io.BytesIO(), {"samples": samples}
+        if labels is not None:
+            arrays["labels"] = np.asarray(labels)
+        if metadata is not None:
+            arrays["metadata"] = np.array([json.dumps(said) for said in metadata])
+        np.savez(body, **arrays)  # type: ignore[arg-type]  # of numpy's own keyword
         for retry in range(MAX_RETRIES + 1):
             try:
                 scores = self._ask(body.getvalue(), len(samples))

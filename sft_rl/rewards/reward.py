@@ -45,8 +45,8 @@ class Reward:
     With ``has_gradient`` it gets tensors whose gradient is asked for; else detached ones, and each
     sample once. It is called with the samples and, if it takes a second argument and the model is
     conditional, with their labels (B,) or vectors (B, D): a tensor, or an array for the last two;
-    of a text-to-image pipeline with their prompts, a list of B texts. It returns scores (B,), a
-    tensor or an array.
+    of a text-to-image pipeline with their prompts, a list of B texts, and, if it takes a third, the
+    prompts' metadata, a list of B dictionaries. It returns scores (B,), a tensor or an array.
 
     Args:
         function: The user's own; a module is frozen, moved to `device` and set to evaluation.
@@ -84,6 +84,8 @@ class Reward:
         required, most = _num_arguments(function)
         by_vector |= units is not None and units.samples.conditions is not None
         self.takes_labels = most > 1 and (num_classes > 0 or by_vector)
+        self.prompts = None if units is None else units.samples.prompts
+        self.takes_metadata = most > 2 and self.prompts is not None and bool(self.prompts.metadata)
         self._check(required)
 
     def _check(self, required: int) -> None:
@@ -101,6 +103,8 @@ class Reward:
                 f"{field} needs labels, but the model is not conditional; see "
                 "model.unet.num_class_embeds and data.condition_columns"
             )
+        if required > 2 and not self.takes_metadata:
+            raise UserError(f"{field} needs the metadata of prompts; see prompts.metadata")
 
     def __call__(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape) in model units, shape (B,), with gradients if it has them.
@@ -115,16 +119,8 @@ class Reward:
         return self._scores(x, labels)
 
     def _scores(self, x: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
-        own: tuple[Any, ...] = labels if self.takes_labels else ()
-        known = None if self.units is None else self.units.samples
-        if known is not None and known.prompts is not None:
-            texts = known.prompts.texts
-            own = tuple([texts[i] for i in y.tolist()] for y in own)
-        elif self.wants != "model" and self.units is not None and known and known.conditions:
-            own = tuple(map(self.units.condition_to_data, own))
         given = self._wanted(x.to(self.device))
-        if not isinstance(given, Tensor) and (known is None or known.prompts is None):
-            own = tuple(y.cpu().numpy() for y in own)
+        own = self._beside(labels, as_arrays=not isinstance(given, Tensor))
         try:
             scores = self.function(given, *own)
         except UserError:
@@ -133,6 +129,18 @@ class Reward:
             details = "".join(traceback.format_exception(error))
             raise OwnCodeFailed(f"reward: {self.name!r} {_where(error)}", details) from error
         return checked_scores(scores, x, name=self.name)
+
+    def _beside(self, labels: tuple[Tensor, ...], *, as_arrays: bool) -> tuple[Any, ...]:
+        """What it gets beside samples: nothing, labels, vectors, or prompts and their metadata."""
+        if not self.takes_labels:
+            return ()
+        if self.prompts is not None:
+            (numbers,) = (y.tolist() for y in labels)
+            said = (self.prompts.texts, self.prompts.metadata)[: 1 + self.takes_metadata]
+            return tuple([of_each[i] for i in numbers] for of_each in said)
+        if self.wants != "model" and self.units is not None and self.units.samples.conditions:
+            labels = tuple(map(self.units.condition_to_data, labels))
+        return tuple(y.cpu().numpy() for y in labels) if as_arrays else labels
 
     def _wanted(self, x: Tensor) -> Any:
         if self.wants == "model":

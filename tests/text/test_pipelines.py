@@ -17,10 +17,8 @@ from tiny_pipelines import write_pipeline
 
 import sft_rl
 from sft_rl.cli import main
-from sft_rl.config import PromptsConfig
 from sft_rl.config.files import load_config
 from sft_rl.data.latents import LatentDataset
-from sft_rl.data.prompts import read_prompts
 from sft_rl.diffusion.noise import path_of
 from sft_rl.diffusion.prediction import Prediction
 from sft_rl.diffusion.schedule import own_steps
@@ -110,9 +108,11 @@ def test_what_the_pipeline_draws_ours_draws(pipeline_folder, settings, scale):
     torch.testing.assert_close(pixels.clamp(0, 1), drawn("pt"), rtol=0, atol=1e-4)
 
 
-def reddest(pictures: list[Image.Image], prompts: list[str]) -> list[float]:
-    """A reward of pictures and their prompts."""
-    assert all(prompt in PROMPTS for prompt in prompts)
+def reddest(
+    pictures: list[Image.Image], prompts: list[str], metadata: list[dict[str, int]]
+) -> list[float]:
+    """A reward of pictures, their prompts and what a table says of these."""
+    assert [{"number": PROMPTS.index(prompt)} for prompt in prompts] == metadata
     assert {picture.size for picture in pictures} == {(16, 16)}
     return [
         float(np.asarray(picture)[..., 0].mean()) * (1 + ("two" in prompt))
@@ -168,7 +168,12 @@ def test_from_prompts_and_a_reward(settings, tmp_path, capsys):
         "algorithm=grpo",
         "reward.num_scored=6",
     ]
+    table = tmp_path / "prompts.csv"
+    table.write_text("".join(["text,number\n", *(f"{p},{i}\n" for i, p in enumerate(PROMPTS))]))
     groups = ["rollout.group_size=3", "reward.terms.0.batch_size=3"]
+    with pytest.raises(UserError, match="'reddest' needs the metadata of prompts"):
+        resolve(load_config("images", [*settings, *own, groups[0]]))
+    own += [f"prompts.path={table}", "prompts.metadata=[number]"]
     assert main(["train", "images", *settings, *own, groups[0], "--out", str(run)]) == 0
     store = open_run(run)
     assert store.config.samples.prompts.texts == PROMPTS
@@ -236,35 +241,24 @@ def test_from_pictures_with_captions(settings, pipeline_folder, tmp_path):
     of_table = [f"data.path={tmp_path / 'table.parquet'}", "data.captions=says"]
     _, again = resolve(load_config("images", [*own, *of_table]))
     assert again.units.samples.prompts == data.units.samples.prompts
-
-
-@pytest.mark.parametrize(
-    ("content", "ending", "expected"),
-    [
-        ("one\n\n two  words \none\n", ".txt", ("one", "two words")),
-        ('{"id": 1, "caption": "a"}\n{"caption": "b"}\n', ".jsonl", ("a", "b")),
-        ("text,n\na,1\nb,2\n", ".csv", ("a", "b")),
-        ("", ".txt", "holds no prompts"),
-        ("x" * 10_000_000, ".txt", "10,000,000 bytes; take at most 200,000"),
-        ("words,n\na,1\n", ".csv", "no column prompt or caption or text, but words, n"),
-        ('{"prompt": 3}\n', ".jsonl", "row 0 holds no text: 3"),
-        ("[1]\n", ".jsonl", "every line holds one"),
-        ("{\n", ".jsonl", "cannot read"),
-        ("\xff", ".txt", "is not UTF-8"),
-        ("a", ".toml", "expected a file that ends in"),
-    ],
-)
-def test_files_of_prompts(tmp_path, content, ending, expected):
-    file = tmp_path / f"prompts{ending}"
-    file.write_bytes(content.encode("latin-1"))
-    if isinstance(expected, tuple):
-        assert read_prompts(PromptsConfig(path=str(file))) == expected
-        return
-    with pytest.raises(UserError) as error:
-        read_prompts(PromptsConfig(path=str(file)))
-    assert expected in str(error.value)
-    assert len(str(error.value)) < 400
-    assert "\n" not in str(error.value)
+    said = tmp_path / "said.jsonl"
+    rows = [{"prompt": prompt, "number": i} for i, prompt in enumerate(PROMPTS)]
+    said.write_text("\n".join(map(json.dumps, rows[:2])))
+    of_both = [*own, f"prompts.path={said}"]
+    with pytest.raises(UserError, match=r"prompts.path: .* say by prompts.metadata what rewards"):
+        resolve(load_config("images", of_both))
+    _, again = resolve(load_config("images", [*of_both, "prompts.metadata=[number]"]))
+    found = again.units.samples.prompts
+    assert dict(zip(found.texts, found.metadata, strict=True)) == {
+        row["prompt"]: {"number": row["number"]} for row in rows[:2]
+    }
+    for some, words in (
+        (rows, "1 of its prompts have no picture, as 'seven'"),
+        (rows[:1], "1 captions of pictures are not in it, as 'a thick two'"),
+    ):
+        said.write_text("\n".join(map(json.dumps, some)))
+        with pytest.raises(UserError, match=words):
+            resolve(load_config("images", [*of_both, "prompts.metadata=[number]"]))
 
 
 def change(file: Path, **values: object) -> None:
