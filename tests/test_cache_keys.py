@@ -81,6 +81,7 @@ ELSEWHERE = {
     "rollout.labels": "of nodes of a cluster",
     "learner.labels": "of nodes of a cluster",
     "pretrained.sha256": "nothing is trained",
+    "metrics.clip_path": "a folder that is never downloaded",
     "metrics.dinov2_path": "a folder that is never downloaded",
     "metrics.inception_path": "a file that is never downloaded",
     "metrics.reference": "others are for images, and tested there",

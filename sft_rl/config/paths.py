@@ -12,6 +12,7 @@ from sft_rl.errors import NEIGHBOURS, UserError, home_expanded
 
 PATHS = (
     "data.path",
+    "metrics.clip_path",
     "metrics.dinov2_path",
     "metrics.inception_path",
     "metrics.reference_stats",

@@ -158,6 +158,9 @@ class MetricsConfig(Section):
     dinov2_path: str | None = None
     """Local folder of a DINOv2 of transformers (config.json, model.safetensors), for a Fréchet
     distance in its features beside those of the leading metric; never downloaded."""
+    clip_path: str | None = None
+    """Local folder of a CLIP of transformers (config.json, model.safetensors, its tokenizer and
+    image processor), for `clip_score` of pictures with prompts; never downloaded."""
     reference: Literal["held_out", "train"] = "held_out"
     """What features of images are compared with: images held out, or all training images, as the
     published FIDs of CIFAR-10 are. Evaluations on the way and the floor take the other."""

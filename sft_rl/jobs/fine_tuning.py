@@ -19,12 +19,14 @@ from sft_rl.data import Dataset
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_collector, prepare_process
 from sft_rl.jobs.clock import Clock
+from sft_rl.jobs.report import write_by_prompt
 from sft_rl.learning.learner import Learner
 from sft_rl.learning.preemption import PreemptionNotice
 from sft_rl.learning.protocols import NoStore, Notice, Observer
 from sft_rl.learning.team import Team
 from sft_rl.learning.trainer import Trainer
 from sft_rl.learning.validation import Validation
+from sft_rl.metrics.by_class import by_class, over_classes
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.evaluation import Evaluator, denoising_path
 from sft_rl.networks.lora import base_of
@@ -293,13 +295,21 @@ def _conclude(
         final |= found.less(found_before.estimates, "before")
         initial |= validation.reported(learner.networks.pretrained, initial[evaluator.name])
         final |= validation.reported(policy, final[evaluator.name])
-        classes = [evaluator.by_class(one) for one in (learner.networks.pretrained, policy)]
+        classes = {
+            name: by_class(evaluator, one, validation.objective.looked_at)
+            for name, one in (("before", learner.networks.pretrained), ("final", policy))
+        }
+        if (prompts := data.units.samples.prompts) is not None:
+            initial |= over_classes(classes["before"])
+            final |= over_classes(classes["final"])
+            write_by_prompt(store.path / "prompts.csv", prompts.texts, classes)
     if config.training.plots:
         from sft_rl.jobs.plots import Samples, write_plots
 
         with clock.phase("plots"), saving(store.path / "plots"):
             path = denoising_path(policy, data, num=40, seed=config.metrics.seed)
-            samples = Samples(evaluator.reference, before, after, path, full_step.samples)
+            asked = () if prompts is None else evaluator.prompts(policy, len(after))
+            samples = Samples(evaluator.reference, before, after, path, full_step.samples, asked)
             write_plots(store.path, samples, data.units)
     measured = {"initial": initial, "final": final, "full_step": full_step.numbers}
     summary = {
@@ -318,7 +328,7 @@ def _conclude(
         "before": initial,
         "final": final,
         "full_step": full_step.numbers,
-        **({"classes": {"before": classes[0], "final": classes[1]}} if classes[1] else {}),
+        **({"classes": classes} if classes["final"] and prompts is None else {}),
         "protocol": {**evaluator.protocol, "nfe": policy.num_steps},
         "seconds_per_sample": seconds_per_sample,
         "wall_seconds": clock.total(),

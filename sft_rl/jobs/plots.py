@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ NUM_PARTS = 8
 VIEW = (0.001, 0.999)
 """Quantiles of the points between which a picture shows them."""
 NUM_STRIPS = 8
+MOST_OF_A_PROMPT = 60
+"""Characters that a picture shows of one."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Samples:
         after: Samples of the fine-tuned one.
         path: Latents of some samples step by step, shape (T+1, num, *shape).
         full_step: Samples of the full-step sampler, or None.
+        prompts: What the samples were asked to show, of a text-to-image pipeline.
     """
 
     real: Array
@@ -48,6 +52,7 @@ class Samples:
     after: Array
     path: Array
     full_step: Array | None = None
+    prompts: tuple[str, ...] = ()
 
     def groups(self) -> dict[str, Array]:
         """The samples by their titles."""
@@ -73,6 +78,8 @@ def write_plots(run: Path, samples: Samples, units: Units) -> None:
     if (pixel_max := units.samples.pixel_max) is not None:
         plot_images(plots / "samples.png", samples.groups(), pixel_max)
         plot_strips(plots / "path.png", samples.path, pixel_max)
+        if samples.prompts:
+            plot_prompts(plots / "prompts.png", samples, pixel_max)
     else:
         plot_samples(plots / "samples.png", samples.groups())
         plot_path(plots / "path.png", samples.path, samples.after)
@@ -96,6 +103,25 @@ def plot_strips(file: Path, path: Array, pixel_max: int) -> None:
     figure, axis = plt.subplots(figsize=(0.7 * (num_steps + 1), 0.7 * num + 0.4))
     _picture(axis, tile(rows, columns=num_steps + 1))
     axis.set_title(f"from noise through {num_steps} steps", fontsize=10)
+    _save(figure, file)
+
+
+def plot_prompts(file: Path, samples: Samples, pixel_max: int) -> None:
+    """Draw the same prompt and noise by each sampler: a row a prompt, its text on the left."""
+    _, *groups = samples.groups().items()  # the data have other prompts
+    shown = samples.prompts[:NUM_STRIPS]
+    pictures = np.stack([images[: len(shown)] for _, images in groups], axis=1)
+    rows = to_rgb(pictures.reshape(-1, *pictures.shape[2:]), 0, pixel_max)
+    figure, axis = plt.subplots(figsize=(1.1 * len(groups) + 3.0, 1.1 * len(shown) + 0.4))
+    grid = tile(rows, columns=len(groups))
+    _picture(axis, grid)
+    height, width = grid.shape[0] / len(shown), grid.shape[1] / len(groups)
+    for row, prompt in enumerate(shown):
+        text = textwrap.shorten(prompt, MOST_OF_A_PROMPT, placeholder="…")
+        axis.text(-0.1 * width, (row + 0.5) * height, text, ha="right", va="center", fontsize=8)
+    for column, (title, _) in enumerate(groups):
+        place = (column + 0.5) * width
+        axis.text(place, -0.1 * height, title.replace(", ", "\n"), ha="center", fontsize=7)
     _save(figure, file)
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+from pathlib import Path
 from typing import Any
 
+from sft_rl.storage.files import replace_file, saving
 from sft_rl.types import Metrics
 
 Table = dict[str, list[str]]
@@ -48,3 +55,27 @@ def _by_class(classes: dict[str, list[Metrics]]) -> Table:
         f"agreement, class {label}": [number(metrics, "agreement") for metrics in both]
         for label, both in enumerate(zip(*columns, strict=True))
     }
+
+
+def write_by_prompt(file: Path, prompts: Sequence[str], measured: dict[str, list[Metrics]]) -> None:
+    """Write what is measured of each prompt alone as a table: a row a prompt.
+
+    Args:
+        file: A .csv.
+        prompts: K texts.
+        measured: K rows of numbers each, by the name of the sampler, which ends a column's.
+    """
+    columns = [
+        [{f"{name}_{sampler}": value for name, value in row.items()} for row in rows]
+        for sampler, rows in measured.items()
+        if rows
+    ]
+    rows = [reduce(or_, own) for own in zip(*columns, strict=True)]
+    if not rows:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["prompt", *rows[0]])
+    writer.writeheader()
+    writer.writerows({"prompt": p, **row} for p, row in zip(prompts, rows, strict=True))
+    with saving(file):
+        replace_file(file, text.getvalue().encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -13,15 +12,13 @@ from sft_rl.data import Dataset
 from sft_rl.data.pictures import sample_grid
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.estimates import Measured
-from sft_rl.metrics.features import ClassifierFeatures
-from sft_rl.metrics.measures import build_measure
+from sft_rl.metrics.measures import build_clip, build_measure
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.seeding import generator
 from sft_rl.storage.cache import Key, digest
 from sft_rl.types import Metrics, Progress, silent
 
 NUM_FLOOR_DRAWS = 8
-NUM_OF_A_CLASS = 500
 VALIDATION_FACTOR = 2
 REFERENCES = {"held_out": "held-out", "train": "training"}
 
@@ -37,6 +34,7 @@ class Evaluator:
         self.data = data
         self.config = config
         self.measure = build_measure(config, data)
+        self.clip = build_clip(config, data)
         self.name = self.measure.name
 
     @property
@@ -44,7 +42,7 @@ class Evaluator:
         """All that determines its numbers beside the samples."""
         # by the measure's key
         covered = {"distance", "inception_path", "dinov2_path", "reference_stats"}
-        of_a_policy = {"full_step"}
+        of_a_policy = {"full_step", "clip_path"}
         # Some metrics take all that is held out, others only as much as they ask for.
         held_out = [] if self.data.held_out is None else [self.data.held_out]
         units = self.data.units.samples.model_dump(include={"shift", "scale", "pixel_max"})
@@ -90,33 +88,24 @@ class Evaluator:
         num = num if few else max(num, self.measure.num_more)
         return self._draw(policy, num, "evaluation", progress)
 
+    def prompts(self, policy: DenoisingPolicy, num: int) -> tuple[str, ...]:
+        """Which prompts `num` of a policy's :meth:`samples` are of."""
+        known = self.data.units.samples.prompts
+        assert known is not None, "asked of runs with prompts"
+        labels = policy.random_labels(num, self._source(policy, "evaluation"))
+        assert labels is not None
+        return tuple(known.texts[i] for i in labels.tolist())
+
+    def _source(self, policy: DenoisingPolicy, purpose: str) -> torch.Generator:
+        return generator(self.config.seed, purpose, device=policy.device)
+
     def _draw(
         self, policy: DenoisingPolicy, num: int, purpose: str, progress: Progress = silent
     ) -> Array:
-        source = generator(self.config.seed, purpose, device=policy.device)
+        source = self._source(policy, purpose)
         labels = policy.random_labels(num, source)
         samples = policy.sample(num, source, labels, progress=progress)
         return self.data.units.joined(samples, labels)
-
-    def by_class(self, policy: DenoisingPolicy) -> list[Metrics]:
-        """How a policy's samples of each class agree with it, nothing without classes.
-
-        ``agreement`` is the share that the classifier whose features are compared takes for their
-        class, with its binomial error.
-        """
-        features = getattr(self.measure, "features", [])
-        classifier = next((f for f in features if isinstance(f, ClassifierFeatures)), None)
-        if classifier is None or not policy.num_classes:
-            return []
-        num = max(min(self.config.num_samples // policy.num_classes, NUM_OF_A_CLASS), 1)
-        labels = torch.arange(policy.num_classes, device=policy.device).repeat_interleave(num)
-        source = generator(self.config.seed, "classes", device=policy.device)
-        samples = self.data.units.to_data(policy.sample(len(labels), source, labels))
-        agree = (classifier.classes(samples) == labels.cpu().numpy()).reshape(-1, num)
-        return [
-            {"agreement": share, "agreement_se": math.sqrt(share * (1.0 - share) / num)}
-            for share in agree.mean(axis=1).tolist()
-        ]
 
     def validate(self, policy: DenoisingPolicy) -> tuple[Metrics, Array | None]:
         """Measure a policy against validation data, with noise of its own, and make a picture.
@@ -166,6 +155,7 @@ class Evaluator:
         """What a reader needs to know to repeat the numbers."""
         return {
             **self.measure.protocol(self.reference),
+            **({} if self.clip is None else self.clip.facts),
             "reference": f"{REFERENCES[self.config.reference]} {self.data.config.name}",
             "seed": self.config.seed,
         }

@@ -10,6 +10,7 @@ from sft_rl.config import OF_FEATURES, WATCHED_OF_POINTS, MetricsConfig
 from sft_rl.data import Dataset
 from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
+from sft_rl.metrics.clip import Clip
 from sft_rl.metrics.distances import (
     Array,
     SlicedWassersteinTo,
@@ -144,6 +145,20 @@ def build_measure(config: MetricsConfig, data: Dataset) -> Measure:
     if name == "two_sample":
         raise UserError("metrics.distance: 'two_sample' is for points; use sliced_wasserstein")
     return SlicedWasserstein(config)
+
+
+def build_clip(config: MetricsConfig, data: Dataset) -> Clip | None:
+    """Build what compares pictures with their prompts, if the configuration names a CLIP.
+
+    Raises:
+        UserError: If there are no prompts, or it is not there.
+    """
+    if config.clip_path is None:
+        return None
+    samples = data.units.samples
+    if samples.prompts is None or samples.pixel_max is None:
+        raise UserError("metrics.clip_path: goes with the prompts of a text-to-image pipeline")
+    return Clip(config.clip_path, pixel_max=samples.pixel_max)
 
 
 def _features(name: str, config: MetricsConfig, data: ImageDataset) -> list[Features]:

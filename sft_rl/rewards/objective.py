@@ -113,17 +113,26 @@ class Objective:
     def measured(self, policy: DenoisingPolicy, *, num: int, seed: int, purpose: str) -> Measured:
         """Mean and standard deviation of every reward's raw scores of a policy's samples.
 
-        The same seed and purpose give the same noise and labels, whatever the policy. What rewards
-        keep is left as it was: they learn of what the run draws, not of being looked at.
+        The same seed and purpose give the same noise and labels, whatever the policy.
         """
-        before = self.state()
         source = generator(seed, purpose, device=policy.device)
         labels = policy.random_labels(num, source)
         with torch.no_grad():
             x = policy.sample(num, source, labels)
-            scores = {t.config.name: t.score(x, *given(labels)) for t in self.rewards if t.score}
-        self.load_state(before)
+        scores = self.looked_at(x, *given(labels))
         return {k: (s.double().mean().item(), s.double().std().item()) for k, s in scores.items()}
+
+    @torch.no_grad()
+    def looked_at(self, x: Tensor, *labels: Tensor) -> dict[str, Tensor]:
+        """Score samples (B, *shape) by every reward, by name, raw, each of shape (B,).
+
+        What rewards keep is left as it was: they learn of what the run draws, not of being looked
+        at.
+        """
+        before = self.state()
+        scores = {t.config.name: t.score(x, *labels) for t in self.rewards if t.score}
+        self.load_state(before)
+        return scores
 
     def close(self) -> None:
         """Let go of who scores elsewhere."""

@@ -16,7 +16,7 @@ from sft_rl.critics import check_objective
 from sft_rl.data import Dataset, check_labels
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.errors import UserError
-from sft_rl.metrics.measures import build_measure
+from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks.own import check_network, made_module
 from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import Objective, OwnReward, build_objective, handed_over
@@ -114,7 +114,7 @@ def check(
             f"training.batch_size: {batch}, but there are {len(data.train)} training images beside "
             "those held out; take at most as many"
         )
-    build_measure(config.metrics, data)
+    Evaluator(data, config.metrics)
     with torch.device("meta"):  # networks refuse samples of a shape that they do not take
         if network is None:
             policy_of(config, network_of(config))

@@ -13,6 +13,7 @@ from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.data.images import ImageDataset
 from sft_rl.errors import UserError
+from sft_rl.metrics.by_class import by_class
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.metrics.fidelity import read_gaussian
 from sft_rl.metrics.images import FeaturesTo, Images, nearest_distances
@@ -56,13 +57,26 @@ class RealByClass:
         return self.data.batch(num, source, asked)
 
 
+class OneByClass(RealByClass):
+    """Draws image number 3 whenever class 3 is asked for."""
+
+    def sample(self, num: int, source: torch.Generator, labels: torch.Tensor) -> torch.Tensor:
+        return self.data.units.to_model(self.data.train[labels])
+
+
 def test_samples_agree_with_their_class_or_with_another(evaluator: Evaluator):
-    agree = evaluator.by_class(RealByClass(evaluator.data))
+    agree = by_class(evaluator, RealByClass(evaluator.data), lambda *_: {})
     assert len(agree) == 10
     assert min(one["agreement"] for one in agree) > 0.9
-    wrong = evaluator.by_class(RealByClass(evaluator.data, wrong=4))
+    wrong = by_class(evaluator, RealByClass(evaluator.data, wrong=4), lambda *_: {})
     assert wrong[4]["agreement"] < 0.1
     assert wrong[5] == agree[5]
+    assert min(one["diversity"] for one in agree) > 0
+    same = by_class(evaluator, OneByClass(evaluator.data), lambda x, _: {"bright": x[:, 0, 4, 4]})
+    assert {one["diversity"] for one in same} == {0.0}
+    assert {one["term_bright_se"] for one in same} == {0.0}
+    ones = evaluator.data.units.to_model(evaluator.data.train[:10])[:, 0, 4, 4]
+    assert [one["term_bright"] for one in same] == pytest.approx(ones.tolist())
 
 
 def test_real_digits_are_at_zero_and_wrong_ones_far(evaluator: Evaluator):

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
-from tiny_pipelines import write_pipeline
+from tiny_pipelines import write_clip, write_pipeline
 
 import sft_rl
 from sft_rl.cli import main
@@ -173,10 +174,20 @@ def test_from_prompts_and_a_reward(settings, tmp_path, capsys):
     groups = ["rollout.group_size=3", "reward.terms.0.batch_size=3"]
     with pytest.raises(UserError, match="'reddest' needs the metadata of prompts"):
         resolve(load_config("images", [*settings, *own, groups[0]]))
-    own += [f"prompts.path={table}", "prompts.metadata=[number]"]
+    own += [f"prompts.path={table}", "prompts.metadata=[number]", "training.plots=true"]
+    own += [f"metrics.clip_path={tmp_path / 'clip'}"]
+    write_clip(tmp_path / "clip")
     assert main(["train", "images", *settings, *own, groups[0], "--out", str(run)]) == 0
     store = open_run(run)
     assert store.config.samples.prompts.texts == PROMPTS
+    by_prompt = pd.read_csv(run / "prompts.csv")
+    assert by_prompt["prompt"].tolist() == list(PROMPTS)
+    columns = [f"{name}_final" for name in ("term_reddest", "diversity", "clip_score")]
+    assert (by_prompt[columns] > 0).all(axis=None)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["final"]["clip_score"] == pytest.approx(by_prompt[columns[-1]].mean())
+    assert "classes" not in summary
+    assert (run / "plots" / "prompts.png").is_file()
     kept = load(run / "checkpoints" / "000002").tensors
     assert sum(t.numel() for t in kept["average"].values()) < 10_000
     sampler = sft_rl.load_sampler(run)

@@ -6,10 +6,27 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
 
 WORDS = ["a", "thin", "thick", "seven", "two", "leaning", "left", "right"]
 NUM_TOKENS = 8
+TEXT = {
+    "vocab_size": 200,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": NUM_TOKENS,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -52,16 +69,7 @@ def tiny_autoencoder() -> AutoencoderKL:
 def write_pipeline(folder: Path, scratch: Path, *, unet: dict[str, Any] | None = None) -> None:
     """Write a StableDiffusionPipeline of 16x16 pixels, 8x8 latents."""
     torch.manual_seed(0)
-    text = CLIPTextConfig(
-        vocab_size=200,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=NUM_TOKENS,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
+    text = CLIPTextConfig(**TEXT)
     options = {
         "sample_size": 8,
         "in_channels": 4,
@@ -87,3 +95,15 @@ def write_pipeline(folder: Path, scratch: Path, *, unet: dict[str, Any] | None =
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
+
+
+def write_clip(folder: Path) -> None:
+    """Write a CLIP of 30x30 pixels with random weights, as published ones are written."""
+    torch.manual_seed(0)
+    own = {key: TEXT[key] for key in list(TEXT)[1:5]}
+    vision = {**own, "image_size": 30, "patch_size": 10}
+    config = CLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=12)
+    CLIPModel(config).save_pretrained(folder)
+    write_tokenizer(folder / "scratch").save_pretrained(folder)
+    size = {"size": {"shortest_edge": 30}, "crop_size": {"height": 30, "width": 30}}
+    CLIPImageProcessor(**size).save_pretrained(folder)
