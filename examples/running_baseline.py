@@ -22,6 +22,8 @@ from sft_rl.types import Loss, Trajectories, Transitions
 class RunningBaseline(Algorithm):
     """-E[ratio * (f(x_T) - m)] with m a running mean over iterations."""
 
+    weighs_by_ratio = True
+
     class Options(Section):
         """Its setting."""
 

@@ -45,7 +45,7 @@ def in_training(learner: Learner) -> list[str]:
         "value": networks.value,
         "average": learner.average,
         "best": learner.best,
-        "previous": learner.previous or learner.best,
+        "previous": learner.previous,
     }
     return [name for name, own in modules.items() if any(m.training for m in own.modules())]
 

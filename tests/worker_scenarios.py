@@ -220,7 +220,7 @@ def traffic(pool: Disturbed) -> dict[str, int]:
 
 
 def policy_sha256(config: ResolvedConfig, num_workers: int, lag: int = 0) -> str:
-    """Fine-tune with some workers, whose weights may be a version old."""
+    """Fine-tune with some workers, whose weights may be some versions old."""
     rollout = config.rollout.model_copy(
         update={"num_workers": num_workers, "num_cpus_per_worker": 0.4}
     )
@@ -260,7 +260,7 @@ class Mortal:
 
 
 def overlapped(settings: list[str], flag: Path) -> dict[str, object]:
-    """Fine-tune an adapter with weights a version old: all here; with a worker and two scorers.
+    """Fine-tune an adapter with weights two versions old: all here; with a worker and two scorers.
 
     One of these dies.
     """
@@ -275,7 +275,7 @@ def overlapped(settings: list[str], flag: Path) -> dict[str, object]:
         config, _ = resolve(load_config("swiss_roll", [*settings, *own]))
         if more:
             flag.touch()
-        found[name] = policy_sha256(config, num, lag=1)
+        found[name] = policy_sha256(config, num, lag=2)
     return {**found, "died": not flag.exists()}
 
 

@@ -77,6 +77,10 @@ class Algorithm(Stateful, ABC):
     """Whether a batch has a length, and slices that are batches, over whose rows the loss is a
     mean: what `training.micro_batch_size` needs."""
 
+    weighs_by_ratio: ClassVar[bool] = False
+    """Whether pi / pi_old weighs every action it learns from: what `training.max_offpolicy_steps`
+    above 1 needs, where pi_old is of several versions ago."""
+
     needs_gradient: ClassVar[bool] = False
     """Whether it learns by the gradient of scores alone, so that every term must have one."""
 

@@ -62,6 +62,7 @@ class GRPO(Algorithm):
     """GRPO by branches; see :class:`sft_rl.config.GRPOConfig` for its options."""
 
     Options = GRPOConfig
+    weighs_by_ratio = True
     options: GRPOConfig
     baseline = "group"
     splits_batches = True

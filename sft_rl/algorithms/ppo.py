@@ -24,6 +24,7 @@ class PPO(Algorithm):
     """PPO with clipped ratio; see :class:`sft_rl.config.PPOConfig` for its options."""
 
     Options = PPOConfig
+    weighs_by_ratio = True
     options: PPOConfig
     splits_batches = True
 

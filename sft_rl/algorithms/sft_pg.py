@@ -27,6 +27,7 @@ class SFTPG(Algorithm):
     """SFT-PG; with ``sft_pg.baseline=value`` it is SFT-PG (B) of the paper."""
 
     Options = SFTPGConfig
+    weighs_by_ratio = True
     splits_batches = True
 
     def __init__(self, options: SFTPGConfig, training: TrainingConfig) -> None:

@@ -25,9 +25,9 @@ class TrainingConfig(Section):
     """Rows of an update's batch that are back-propagated at once, for memory's sake; the gradient
     is that of the whole batch. Rows are samples for the critic, states for the value, transitions
     for `sft_pg` and `ppo`, chains of T steps for `pathwise` and `hybrid`. None takes all."""
-    max_offpolicy_steps: Annotated[int, Field(ge=0, le=1)] = 0
-    """How many versions old the weights that draw may be: 0 draws with the newest, 1 draws the
-    next iteration's trajectories while the learner still updates on this one's."""
+    max_offpolicy_steps: Annotated[int, Field(ge=0, le=4)] = 0
+    """How many versions old the weights that draw are: 0 draws with the newest, 1 draws the next
+    iteration's trajectories while the learner still updates on this one's, N the next N's."""
     lr_decay: Literal["none", "linear", "cosine"] = "linear"
     """How learning rates fall over the run, to `final_lr_factor` of their peak."""
     eval_every: Count = 25

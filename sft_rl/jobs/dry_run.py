@@ -177,7 +177,7 @@ def requirements(
         "critic": num_parameters(critic),
         "value": num_parameters(value),
     }
-    copies = COPIES + draws_here + (training.max_offpolicy_steps > 0)  # the version before
+    copies = COPIES + draws_here + training.max_offpolicy_steps  # versions before
     at_rest = sum(p.numel() for p in policy.parameters() if not p.requires_grad)  # once for all
     weights = copies * (counts["policy"] - at_rest) + (1 + draws_here) * at_rest
     weights = FLOAT * (weights + counts["critic"] + counts["value"])

@@ -83,9 +83,9 @@ class Learner:
         self.average = copy.deepcopy(networks.policy).requires_grad_(False)
         if networks.policy.network._compiled_call_impl is not None:  # a copy is not
             self.average.network.compile()
-        # The version before, which drew what is still on its way when rollouts overlap learning.
-        overlaps = training.max_offpolicy_steps > 0
-        self.previous = copy.deepcopy(self.average) if overlaps else None
+        # Versions before, oldest first: they drew what is still on its way when rollouts overlap.
+        lead = training.max_offpolicy_steps
+        self.previous = nn.ModuleList(copy.deepcopy(self.average) for _ in range(lead)).eval()
         self.best = copy.deepcopy(self.average)
         self.best_loss = math.inf
         self.optimizers: dict[str, Optimizer] = {"policy": self._policy_optimizer()}
@@ -126,10 +126,10 @@ class Learner:
         """The policy that draws now as plain arrays; they carry the number ``version``."""
         return to_arrays(self.algorithm.behaviour(self.networks))
 
-    def previous_weights(self) -> tuple[int, Weights]:
-        """The version before this one and its weights; a new run's first has none before it."""
-        assert self.previous is not None, "only kept where rollouts overlap learning"
-        return max(self.version - 1, 0), to_arrays(self.previous)
+    def previous_weights(self) -> Iterator[tuple[int, Weights]]:
+        """The versions before this one and their weights; before a new run's first it is that."""
+        for age, policy in zip(range(len(self.previous), 0, -1), self.previous, strict=True):
+            yield max(self.version - age, 0), to_arrays(policy)
 
     def begin_iteration(self, iteration: int) -> None:
         """Set the learning rates of an iteration, counted from 0."""
@@ -219,8 +219,10 @@ class Learner:
         source = generator(self.seed, "policy", iteration, device=self.device)
         prepared = self.algorithm.prepare(trajectories, self.networks)
         policy = self.networks.policy
-        if self.previous is not None:
-            self.previous.load_state_dict(self.algorithm.behaviour(self.networks).state_dict())
+        if self.previous:
+            oldest = self.previous.pop(0)
+            oldest.load_state_dict(self.algorithm.behaviour(self.networks).state_dict())
+            self.previous.append(oldest)
         metrics: Metrics = {}
         with _frozen(self.networks.critic, self.networks.value):
             for batch in self.algorithm.batches(prepared, source):
@@ -229,9 +231,8 @@ class Learner:
                 watched = dict(loss.metrics)
                 ratio = watched.pop("ratio", None)
                 if ratio is not None and not metrics:
-                    metrics["first_ratio_deviation"] = (
-                        (torch.as_tensor(ratio) - 1.0).abs().max().item()
-                    )
+                    deviation = torch.as_tensor(ratio) - 1.0
+                    metrics["first_ratio_deviation"] = deviation.abs().max().item()
                 self.team.sum_gradients(policy.parameters())
                 norm = nn.utils.clip_grad_norm_(
                     policy.parameters(), self.optimisation.policy.max_grad_norm
@@ -312,16 +313,14 @@ class Learner:
         return {"algorithm": self.algorithm, "critic_state": self.networks.critic}
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {
+        return {
             "policy": self.networks.policy,
             "average": self.average,
             "best": self.best,
             "critic": self.networks.critic,
             "value": self.networks.value,
+            **({"previous": self.previous} if self.previous else {}),
         }
-        if self.previous is not None:
-            modules["previous"] = self.previous
-        return modules
 
 
 def numbers(metrics: Mapping[str, Tensor | float]) -> Metrics:

@@ -90,6 +90,37 @@ def drift(trajectories: Trajectories, networks: Networks) -> Metrics:
     return metrics
 
 
+@torch.no_grad()
+def staleness(trajectories: Trajectories, networks: Networks) -> Metrics:
+    r"""How far the newest policy is from that of some versions ago, which drew the trajectories.
+
+    Of the likelihood ratios r = pi / pi_old of single actions at each step, and of whole chains,
+    :math:`r = \prod_k r_k`, the share of the samples that is left in effect,
+
+    .. math:: (\sum r)^2 \,/\, (N \sum r^2),
+
+    and of chains ln(1 + chi^2) = ln E[r^2], nats, which grows without a bound. Steps without noise
+    have no density and count as ratio 1. Looks at the first 256 trajectories.
+    """
+    policy, old = networks.policy, trajectories.log_probs[:, :NUM_WATCHED].double()
+    latents, labels = trajectories.latents[:, :NUM_WATCHED], _watched_labels(trajectories)
+    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
+    log_ratio = policy.log_prob(latents[:-1], latents[1:], steps, labels).double() - old
+    chain = log_ratio.sum(dim=0)
+    shares = _effective_share(log_ratio).tolist()
+    return {
+        **{f"effective_share_{k}": share for k, share in enumerate(shares)},
+        "effective_share_chain": _effective_share(chain).item(),
+        "log_chi2_chain": (chain.mul(2).logsumexp(0) - math.log(len(chain))).item(),
+    }
+
+
+def _effective_share(log_weights: Tensor) -> Tensor:
+    """Effective share of N weighted samples, from logarithms (..., N); shape (...)."""
+    one, two = (log_weights.mul(power).logsumexp(-1) for power in (1, 2))
+    return (2 * one - two).exp() / log_weights.shape[-1]
+
+
 @torch.enable_grad()
 def critic_slope(trajectories: Trajectories, networks: Networks) -> Metrics:
     """How steep the critic is where the samples are: the mean norm of its gradient.

@@ -15,6 +15,7 @@ from sft_rl.learning.monitors import (
     baseline_quality,
     critic_slope,
     drift,
+    staleness,
 )
 from sft_rl.learning.preemption import Preempted, PreemptionNotice
 from sft_rl.learning.protocols import Notice, Observer, RunStore
@@ -79,9 +80,9 @@ class Trainer:
         if self.iteration == 0:  # where the curves begin, and the best so far
             with num_threads(self.threads):
                 self._evaluate()
-        if training.max_offpolicy_steps:
-            # What was on its way when the run was saved, or the first iteration of a new one.
-            self._order(self.iteration, *self.learner.previous_weights())
+        # What was on its way when the run was saved, or the first iterations of a new one.
+        for ahead, (version, weights) in enumerate(self.learner.previous_weights()):
+            self._order(self.iteration + ahead, version, weights)
         while self.iteration < training.num_iterations:
             with num_threads(self.threads):
                 row = self._watched_iteration()
@@ -183,6 +184,8 @@ class Trainer:
             metrics |= baseline_quality(
                 trajectories, learner.networks, learner.algorithm, learner.team
             )
+        if lead:
+            metrics |= staleness(trajectories, learner.networks)
         metrics |= learner.update_policy(trajectories, iteration)
         if not lead and metrics.get("first_ratio_deviation", 0.0) > MAX_RATIO_DEVIATION:
             self.observer.warn(

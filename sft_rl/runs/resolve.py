@@ -213,6 +213,12 @@ def _check_algorithm(config: Config, schedule: StepSchedule) -> None:
             f"training.n_generator: {training.n_generator} policy steps share {num_rows} rows of "
             f"an iteration under algorithm {name!r}; take at most as many"
         )
+    if training.max_offpolicy_steps > 1 and not algorithm.weighs_by_ratio:
+        raise UserError(
+            f"training.max_offpolicy_steps: algorithm {name!r} does not weigh all that it learns "
+            f"from by likelihood ratios, got {training.max_offpolicy_steps}; take 0 or 1, or "
+            "algorithm=sft_pg, ppo or grpo"
+        )
     if training.micro_batch_size is not None and not algorithm.splits_batches:
         raise UserError(
             f"training.micro_batch_size: algorithm {name!r} does not split its batches; leave it "
