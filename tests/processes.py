@@ -23,14 +23,7 @@ from sft_rl.types import Trajectories, Transitions
 PROCESSES = pytest.mark.xdist_group("processes")
 """Of tests that use the server: one row of them needs one server."""
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "scipy.optimize",
-        "scipy.spatial",
-        "sft_rl.jobs.commands",
-        "torch._dynamo",
-    ]
-)
+SERVER.set_forkserver_preload(["scipy.optimize", "scipy.spatial", "sft_rl.jobs.commands"])
 
 
 class Mortal(SFTPG):

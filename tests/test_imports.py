@@ -3,8 +3,12 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from processes import PROCESSES, SERVER
+
+from sft_rl.cli import main
 
 
 @pytest.mark.parametrize(
@@ -21,6 +25,26 @@ def test_what_an_import_leaves_out(module: str, absent: list[str]):
     code = f"import sys, {module}; print([m for m in {absent!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def imported_by(file: Path, command: list[str]) -> None:
+    """Be `sft-rl` with some arguments; what is imported then goes to a file."""
+    code = main(command)
+    file.write_text("\n".join(sys.modules))
+    sys.exit(code)
+
+
+@PROCESSES
+def test_a_run_leaves_out_what_torch_compiles_with(tmp_path: Path, tiny_settings: tuple[str, ...]):
+    """It takes longer to import than many a run; optimisers and "meta" tensors ask for it."""
+    said = tmp_path / "modules"
+    command = ["train", "swiss_roll", *tiny_settings, "pretraining.optimizer=rmsprop"]
+    command += ["model.num_fourier=2", "--out", str(tmp_path / "run")]
+    process = SERVER.Process(target=imported_by, args=(said, command))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert {"torch._dynamo", "sympy", "ray"}.isdisjoint(said.read_text().splitlines())
 
 
 HEAVY = ("ray", "torch", "numpy", "pandas", "pydantic", "yaml", "matplotlib", "rich", "gymnasium")

@@ -13,7 +13,7 @@ from sft_rl.config import Config, ResolvedConfig
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.learning.learner import Learner, Optimisation
-from sft_rl.learning.optim import update_average
+from sft_rl.learning.optim import Adam, RMSprop, update_average
 from sft_rl.learning.team import Team
 from sft_rl.learning.trainer import Trainer
 from sft_rl.learning.validation import Validation
@@ -175,3 +175,30 @@ def test_the_ramp_sets_how_many_updates_the_average_holds(ramp: float, held: flo
     if ramp == 1.0:  # all alike, where it started among them
         assert torch.allclose(weights, torch.full((400,), 1 / 401), rtol=1e-4)
     assert float(weights.sum() ** 2 / (weights**2).sum()) == pytest.approx(held, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"),
+    [(Adam, torch.optim.Adam, {"fused": True}), (RMSprop, torch.optim.RMSprop, {})],
+)
+def test_an_optimiser_is_that_of_torch_and_continues_from_its_state(ours, theirs, options):
+    networks = [torch.nn.Linear(3, 2) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    optimizers = [
+        kind(network.parameters(), lr=0.01, **options)
+        for kind, network in zip((ours, theirs), networks, strict=True)
+    ]
+    for _ in range(4):
+        x = torch.randn(5, 3)
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            optimizer.zero_grad()
+            network(x).square().sum().backward()
+            optimizer.step()
+        states = [optimizer.state_dict() for optimizer in optimizers]
+        for optimizer, state in zip(optimizers, reversed(states), strict=True):
+            optimizer.load_state_dict(copy.deepcopy(state))
+    weights = [parameters_sha256(network) for network in networks]
+    assert weights[0] == weights[1]
+    assert isinstance(optimizers[0], theirs)
+    again = copy.deepcopy(optimizers[0])
+    assert type(again) is ours

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.config import CriticConfig, PolicyConfig, TrainingConfig, ValueConfig
 from sft_rl.data import Dataset
 from sft_rl.errors import UserError
 from sft_rl.learning.optim import (
+    Adam,
     accumulate,
     decay_factor,
     micro_batches,
@@ -274,7 +275,7 @@ class Learner:
         optimizer.step()
         return loss
 
-    def _policy_optimizer(self) -> Adam:
+    def _policy_optimizer(self) -> Optimizer:
         policy, options = self.networks.policy, self.optimisation.policy
         groups: list[dict[str, Any]] = [
             {

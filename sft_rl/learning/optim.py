@@ -1,13 +1,34 @@
-"""Small pieces around the optimisers: decays, averages, gradients in parts."""
+"""Optimisers, and small pieces around them: decays, averages, gradients in parts."""
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sft_rl.types import Loss
+
+Kind = TypeVar("Kind", bound=Optimizer)
+
+
+def eager(kind: type[Kind]) -> type[Kind]:
+    """An optimiser of torch's that does without its compiler, whose import takes over a second.
+
+    Torch wraps what would stop the compiler, and the wrapper imports it even if nothing is
+    compiled. Here the methods are those below the wrappers; steps are the same to the last bit.
+    """
+    names = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    step = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), {**methods, "step": step})
+
+
+Adam = eager(torch.optim.Adam)
+RMSprop = eager(torch.optim.RMSprop)
 
 
 def decay_factor(kind: str, progress: float) -> float:

@@ -103,7 +103,7 @@ class ConvTower(nn.Module):
         self.output = _normed(nn.Linear(widths[-1] * height * wide, num_outputs), spectral_norm)
         self.embedding = None
         if num_steps is not None:
-            frequencies = torch.logspace(0.0, math.log10(50.0), 16) / num_steps
+            frequencies = torch.logspace(0.0, math.log10(50.0), 16, device="cpu") / num_steps
             self.register_buffer("frequencies", frequencies, persistent=False)
             self.embedding = nn.Sequential(
                 nn.Linear(32, width), nn.SiLU(), nn.Linear(width, sum(widths))

@@ -31,7 +31,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, num: int, highest: float) -> None:
         super().__init__()
-        frequencies = torch.logspace(0.0, math.log10(highest), num) if num else torch.empty(0)
+        frequencies = torch.logspace(0.0, math.log10(highest), num, device="cpu")
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from sft_rl.data import Dataset
 from sft_rl.diffusion.loss import matching_loss
 from sft_rl.diffusion.noise import path_of
 from sft_rl.diffusion.prediction import Prediction
-from sft_rl.learning.optim import decay_factor, update_average
+from sft_rl.learning.optim import Adam, RMSprop, decay_factor, update_average
 from sft_rl.networks import noise_network
 from sft_rl.networks.guided import Guided
 from sft_rl.networks.own import OwnNetwork, source_of
@@ -269,11 +269,11 @@ def _pretrained(
     average = copy.deepcopy(network).requires_grad_(False).eval()
     optimizer: torch.optim.Optimizer
     if options.optimizer == "adam":
-        optimizer = torch.optim.Adam(
+        optimizer = Adam(
             network.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), fused=True
         )
     else:
-        optimizer = torch.optim.RMSprop(network.parameters(), lr=options.learning_rate)
+        optimizer = RMSprop(network.parameters(), lr=options.learning_rate)
     num_labels = model.num_classes if data.conditions is None else len(data.conditions)
     kept = Unfinished(place, {"network": network, "average": average}, optimizer, source)
     num_iterations = options.num_iterations if guided is None else options.guidance_iterations
