@@ -40,8 +40,9 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
     By ``observation``: ``dict`` is ``latent``, ``Box(shape)`` in model units, and ``step_index``,
     ``Discrete(T + 1)``, the number of steps taken, and with classes ``label``,
     ``Discrete(num_classes)``, the class that the sample is to be of, or with vectors ``condition``,
-    ``Box(D)``, standardised; ``flat`` is one ``Box`` with the latent and the step as a share of T,
-    without either.
+    ``Box(D)``, standardised; with prompts ``label`` is one's number, and ``condition`` what tells
+    its embedding from others'. ``flat`` is one ``Box`` with the latent and the step as a share of
+    T, without either.
 
     ## Rewards
     0 at every step but the last; there the score of the final sample.
@@ -67,6 +68,8 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
         policy: DenoisingPolicy | None = None,
         num_classes: int = 0,
         conditions: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None,
+        drawn: torch.Tensor | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.process = DenoisingProcess(
@@ -78,6 +81,8 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
             policy=policy,
             num_classes=num_classes,
             conditions=conditions,
+            embeddings=embeddings,
+            drawn=drawn,
         )
         self.observation = observation
         self.render_mode = render_mode
@@ -130,10 +135,8 @@ class DenoisingEnv(gym.Env[Any, np.ndarray]):
             progress = np.float32(self.process.step_index / self.process.num_steps)
             return np.append(latent.ravel(), progress)
         seen = {"latent": latent, "step_index": np.int64(self.process.step_index)}
-        if self.process.conditions is not None and self.process.labels is not None:
-            seen["condition"] = self.process.labels[0].numpy().copy()
-        elif self.process.labels is not None:
-            seen["label"] = np.int64(self.process.labels[0])
+        for name, rows in self.process.asked().items():
+            seen[name] = np.int64(rows[0]) if rows.ndim == 1 else rows[0].numpy().copy()
         return seen
 
 
@@ -156,6 +159,8 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         policy: The pretrained sampler, for the last two actions.
         num_classes: Number of classes of a class-conditional model; 0 for none.
         conditions: Vectors (K, D) to draw those from that samples are conditional on, or None.
+        embeddings: What is observed of each class as ``condition``, (K, D), or None.
+        drawn: Classes to draw labels from, int64, shape (N,); None draws from all.
         array: ``"numpy"``, or ``"torch"`` for tensors that are neither copied nor moved.
         device: Where the latents live; only with ``array="torch"``.
         render_mode: ``"rgb_array"`` to draw one picture a sample, as Gymnasium's wrappers want it;
@@ -181,6 +186,8 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         policy: DenoisingPolicy | None = None,
         num_classes: int = 0,
         conditions: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None,
+        drawn: torch.Tensor | None = None,
         array: str = "numpy",
         device: torch.device | str = "cpu",
         render_mode: str | None = None,
@@ -202,6 +209,8 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             policy=policy,
             num_classes=num_classes,
             conditions=conditions,
+            embeddings=embeddings,
+            drawn=drawn,
             device=device,
         )
         self.single_observation_space = observation_space(self.process, observation)
@@ -271,10 +280,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             progress = latents.new_full((self.num_envs, 1), k / self.process.num_steps)
             return self._out(torch.cat([latents.flatten(1), progress], dim=1))
         seen = {"latent": self._out(latents), "step_index": self._all(k)}
-        if self.process.labels is not None:
-            name = "label" if self.process.conditions is None else "condition"
-            seen[name] = self._out(self.process.labels)
-        return seen
+        return seen | {name: self._out(rows) for name, rows in self.process.asked().items()}
 
     def _all(self, value: Any) -> Any:
         """The same value for every row."""

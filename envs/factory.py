@@ -12,6 +12,7 @@ from envs.denoising import DenoisingEnv, DenoisingVectorEnv
 from envs.rewards import Source, build_reward
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
+from sft_rl.networks.conditions import told_apart
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import OwnReward
@@ -40,6 +41,7 @@ def env_arguments(
     policy: DenoisingPolicy | None = None,
     num_steps: int | None = None,
     settings: Sequence[str] = (),
+    prompts: Sequence[str] | None = None,
     reward: OwnReward = None,
     reward_options: dict[str, Any] | None = None,
     action: str = "next_latent",
@@ -55,6 +57,7 @@ def env_arguments(
         policy: A sampler of your own instead, with `reward` a callable or None.
         num_steps: Number of steps T, for a preset.
         settings: ``key=value`` settings, for a preset.
+        prompts: Texts to draw prompts from, of those of a text-to-image run; None draws from all.
         reward: ``"critic"`` (a run's, frozen), ``"adversarial"`` (trained by the env), a function,
             object or module as of :class:`sft_rl.rewards.Reward`, its ``"module:name"``, a list of
             such as terms of a weighted sum, or None to pay nothing.
@@ -82,12 +85,15 @@ def env_arguments(
         assert source is not None
         policy = source.policy
     policy = policy.to(device).requires_grad_(False).eval()
+    embeddings = getattr(policy.network, "prompts", None)
     return {
         "num_steps": policy.num_steps,
         "shape": policy.shape,
         "policy": policy,
         "num_classes": policy.num_classes,
         "conditions": policy.conditions,
+        "embeddings": None if embeddings is None else told_apart(embeddings),
+        "drawn": None if prompts is None else _numbers(prompts, source).to(device),
         "action": action,
         "action_bound": action_bound,
         "observation": observation,
@@ -99,6 +105,16 @@ def env_arguments(
             device=device,
         ),
     }
+
+
+def _numbers(prompts: Sequence[str], source: Source | None) -> torch.Tensor:
+    """Numbers of some prompts among those of where the sampler comes from."""
+    known = None if source is None else source.config.samples.prompts
+    if known is None:
+        raise UserError("prompts: go with a run or preset of a text-to-image pipeline")
+    if isinstance(prompts, str) or not prompts:
+        raise UserError(f"prompts: expected a list of texts, got {prompts!r}")
+    return torch.tensor([known.number(prompt, field="prompts") for prompt in prompts])
 
 
 def _of_preset(

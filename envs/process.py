@@ -35,6 +35,8 @@ class DenoisingProcess:
         policy: The pretrained sampler; needed unless the action is the next latent.
         num_classes: Number of classes, of which every episode gets a label; 0 for none.
         conditions: Vectors (K, D), of which every episode gets one in a label's place, or None.
+        embeddings: What is observed of each class beside its number, (K, D), or None.
+        drawn: Classes to draw labels from, int64, shape (N,); None draws from all.
         device: Where the latents live.
 
     Raises:
@@ -52,6 +54,8 @@ class DenoisingProcess:
         policy: DenoisingPolicy | None = None,
         num_classes: int = 0,
         conditions: Tensor | None = None,
+        embeddings: Tensor | None = None,
+        drawn: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         if action not in ACTIONS:
@@ -80,6 +84,8 @@ class DenoisingProcess:
         self.policy = policy
         self.num_classes = num_classes
         self.conditions = conditions
+        self.embeddings = embeddings
+        self.drawn = drawn
         self.latents = torch.zeros(num_rows, *shape, device=device)
         self.labels: Tensor | None = None
         self.step_index = 0
@@ -105,8 +111,19 @@ class DenoisingProcess:
         elif self.conditions is not None:
             rows = label_rows(self._keys, self._episode, len(self.conditions))
             self.labels = self.conditions[rows]
+        elif self.drawn is not None:
+            self.labels = self.drawn[label_rows(self._keys, self._episode, len(self.drawn))]
         elif self.num_classes:
             self.labels = label_rows(self._keys, self._episode, self.num_classes)
+
+    def asked(self) -> dict[str, Tensor]:
+        """What observations say of what samples are conditional on, by name, a row an episode."""
+        if self.labels is None:
+            return {}
+        if self.conditions is not None:
+            return {"condition": self.labels}
+        of_each = {} if self.embeddings is None else {"condition": self.embeddings[self.labels]}
+        return {"label": self.labels, **of_each}
 
     def advance(self, actions: Tensor) -> bool:
         """Take one denoising step; return whether the episodes ended.

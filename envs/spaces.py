@@ -37,10 +37,9 @@ def observation_space(process: DenoisingProcess, observation: str) -> spaces.Spa
     }
     if process.num_classes:
         parts["label"] = spaces.Discrete(process.num_classes)
-    if conditions is not None:
-        parts["condition"] = spaces.Box(
-            -LATENT_BOUND, LATENT_BOUND, conditions.shape[1:], np.float32
-        )
+    vectors = conditions if conditions is not None else process.embeddings
+    if vectors is not None:
+        parts["condition"] = spaces.Box(-LATENT_BOUND, LATENT_BOUND, vectors.shape[1:], np.float32)
     return spaces.Dict(parts)
 
 

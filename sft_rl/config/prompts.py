@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from sft_rl.config.base import Count, Positive, Section
+from sft_rl.errors import UserError, shortened
 
 
 class PromptsConfig(Section):
@@ -54,3 +55,16 @@ class Prompts(Section):
     """Length of a prompt in tokens, filled up."""
     width: Count
     """Numbers of a token."""
+
+    def number(self, prompt: str, *, field: str) -> int:
+        """The number of one of the prompts.
+
+        Raises:
+            UserError: If it is none of them; `field` is where it was given.
+        """
+        if prompt not in self.texts:
+            raise UserError(
+                f"{field}: {shortened(prompt)} is none of the run's {len(self.texts):,} prompts, "
+                f"the first is {shortened(self.texts[0])}; an exported pipeline takes any"
+            )
+        return self.texts.index(prompt)

@@ -87,12 +87,7 @@ class Sampler:
         known = self.units.samples.prompts
         if known is None:
             raise UserError(f"label: got {prompt!r}, the model takes no prompts")
-        if prompt not in known.texts:
-            raise UserError(
-                f"label: {prompt!r} is none of the run's {len(known.texts):,} prompts, the first "
-                f"is {known.texts[0]!r}; an exported pipeline takes any"
-            )
-        return known.texts.index(prompt)
+        return known.number(prompt, field="label")
 
     def to_diffusers(self) -> DiffusionPipeline:
         """Return the sampler as a pipeline of diffusers, in this process.

@@ -83,14 +83,8 @@ class ByPrompt(nn.Module):
         self.register_buffer("embeddings", torch.zeros(table))
 
     def keep(self, prompts: Tensor) -> None:
-        """Keep what tells prompts apart: means over tokens, centred and scaled.
-
-        Args:
-            prompts: Shape (K + 1, tokens, width), the empty one behind them.
-        """
-        means = prompts[:-1].mean(dim=1)
-        centred = means - means.mean(dim=0)
-        self.embeddings.copy_(centred / (centred.square().mean().sqrt() + 1e-8))
+        """Keep what tells prompts apart, of embeddings as of :func:`told_apart`."""
+        self.embeddings.copy_(told_apart(prompts))
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         """Map x (..., *shape) to numbers (..., 1).
@@ -104,6 +98,20 @@ class ByPrompt(nn.Module):
         outputs, prompt = self.network(x, *steps), self.project(self.embeddings[labels])
         product = (outputs[..., 1:] * prompt).sum(dim=-1, keepdim=True)
         return outputs[..., :1] + product / PROJECTED**0.5  # type: ignore[no-any-return]
+
+
+def told_apart(prompts: Tensor) -> Tensor:
+    """What tells prompts apart: means over tokens, centred and scaled to a mean square of 1.
+
+    Args:
+        prompts: Embeddings, shape (K + 1, tokens, width), the empty prompt's behind the others.
+
+    Returns:
+        Shape (K, width).
+    """
+    means = prompts[:-1].mean(dim=1)
+    centred = means - means.mean(dim=0)
+    return centred / (centred.square().mean().sqrt() + 1e-8)
 
 
 def keep_prompts(module: nn.Module, prompts: Tensor | None) -> None:

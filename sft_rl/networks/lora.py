@@ -59,6 +59,11 @@ class Adapted(nn.Module):
         """What the network keeps to draw what samples are conditional on."""
         return getattr(self.network, "conditions", None)
 
+    @property
+    def prompts(self) -> Tensor | None:
+        """The embeddings of prompts that the network keeps."""
+        return getattr(self.network, "prompts", None)
+
     def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
         """Call the network."""
         return self.network(x, t, *labels)  # type: ignore[no-any-return]

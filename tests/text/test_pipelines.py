@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
-from tiny_pipelines import write_clip, write_pipeline
+from tiny_pipelines import PROMPTS, write_clip
 
 import sft_rl
 from sft_rl.cli import main
@@ -34,49 +34,6 @@ from sft_rl.runs.resolve import resolve
 from sft_rl.storage.checkpoint import load
 
 ONE = torch.tensor([1, 1])
-PROMPTS = ("a thin seven leaning right", "a thick two", "seven")
-
-
-@pytest.fixture(scope="module")
-def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pipeline")
-    write_pipeline(folder / "sd", folder / "tokenizer")
-    return folder / "sd"
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    file.write_text("\n".join([*PROMPTS, "", PROMPTS[1]]) + "\n")
-    return file
-
-
-@pytest.fixture(scope="module")
-def settings(pipeline_folder: Path, prompts: Path) -> list[str]:
-    return [
-        f"pretrained.path={pipeline_folder}",
-        f"prompts.path={prompts}",
-        "data.name=pipeline",
-        "data.image_size=16",
-        "data.num_points=30",
-        "data.pipeline_steps=2",
-        "sampler.num_steps=3",
-        "sampler.start_time=15",
-        "sampler.schedule=subsampled",
-        "critic.kind=conv",
-        "critic.width=8",
-        "critic.num_warmup_steps=1",
-        "value.kind=conv",
-        "training.num_iterations=2",
-        "training.batch_size=6",
-        "training.n_critic=1",
-        "training.eval_every=2",
-        "training.plots=false",
-        "metrics.num_samples=10",
-        "metrics.full_step=2",
-        "rollout.num_workers=0",
-        "policy.lora.rank=2",
-    ]
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -312,16 +269,6 @@ def test_what_is_no_such_pipeline_is_one_line(settings, pipeline_folder, tmp_pat
     refused(words="has no tokenizer", folder=tmp_path / "a")
     with pytest.raises(UserError, match="needs the folder of a text-to-image pipeline"):
         resolve(load_config("digits", [s for s in settings if s.startswith("prompts.path")]))
-
-
-def test_too_long_prompts_are_said_once(settings, tmp_path):
-    (tmp_path / "long.txt").write_text("a thin seven leaning right " * 3 + "\nseven\n")
-    said: list[str] = []
-    resolve(
-        load_config("images", [*settings, f"prompts.path={tmp_path / 'long.txt'}"]),
-        warn=said.append,
-    )
-    assert said == ["prompts: 1 of 2 are too long for the text encoder, which cuts them"]
 
 
 def test_computed_again_gradients_are_the_same_with_less_kept(settings):

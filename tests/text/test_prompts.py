@@ -1,11 +1,19 @@
 """Files of prompts, and what tables say of them."""
 
+import gymnasium
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from tiny_pipelines import PROMPTS
 
 from sft_rl.config import PromptsConfig
+from sft_rl.config.files import load_config
 from sft_rl.data.prompts import read_prompts
 from sft_rl.errors import UserError
+from sft_rl.networks.conditions import keep_prompts
+from sft_rl.runs.parts import network_of, policy_of, seeded_critic
+from sft_rl.runs.resolve import resolve
 
 
 @pytest.mark.parametrize(
@@ -70,3 +78,49 @@ def test_metadata_of_prompts(tmp_path):
     file.with_suffix(".txt").write_text("a\n")
     with pytest.raises(UserError, match=r"prompts.metadata: .* is no table, got \('digit',\)"):
         read(".txt", "digit")
+
+
+def test_too_long_prompts_are_said_once(settings, tmp_path):
+    (tmp_path / "long.txt").write_text("a thin seven leaning right " * 3 + "\nseven\n")
+    said: list[str] = []
+    resolve(
+        load_config("images", [*settings, f"prompts.path={tmp_path / 'long.txt'}"]),
+        warn=said.append,
+    )
+    assert said == ["prompts: 1 of 2 are too long for the text encoder, which cuts them"]
+
+
+def test_an_env_of_prompts(settings):
+    """Episodes of some prompts: their numbers, and what tells their embeddings apart."""
+    config, data = resolve(load_config("images", settings))
+    seen = seeded_critic(config)
+    keep_prompts(seen, data.embeddings)
+    vectors = seen.get_buffer("network.embeddings").numpy()
+
+    def lengths(_: torch.Tensor, prompts: list[str]) -> list[float]:
+        return [float(len(prompt)) for prompt in prompts]
+
+    options = {"preset": "images", "settings": settings, "prompts": PROMPTS[::2], "reward": lengths}
+    name = "envs:sft_rl/Denoising-v0"
+    envs = gymnasium.make_vec(name, num_envs=8, **options)
+    many, _ = envs.reset(seed=5)
+    assert set(many["label"].tolist()) == {0, 2}
+    assert np.array_equal(many["condition"], vectors[many["label"]])
+    env = gymnasium.make(name, **options)
+    one, _ = env.reset(seed=7)
+    assert env.observation_space.contains(one)
+    assert env.observation_space["condition"].shape == (16,)
+    for key, value in one.items():
+        assert np.array_equal(value, many[key][2])
+    for _ in range(3):
+        _, reward, *_ = env.step(one["latent"])
+    assert reward == len(PROMPTS[one["label"]])
+    for given, words in (
+        (["a cat"], "prompts: 'a cat' is none of the run's 3 prompts, the first is 'a thin seven"),
+        ("seven", "prompts: expected a list of texts, got 'seven'"),
+        ([], r"prompts: expected a list of texts, got \[\]"),
+    ):
+        with pytest.raises(UserError, match=words):
+            gymnasium.make(name, **{**options, "prompts": given})
+    with pytest.raises(UserError, match="prompts: go with a run or preset of a text-to-image"):
+        gymnasium.make(name, policy=policy_of(config, network_of(config)), prompts=["seven"])

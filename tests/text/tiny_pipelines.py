@@ -16,6 +16,7 @@ from transformers import (
 )
 
 WORDS = ["a", "thin", "thick", "seven", "two", "leaning", "left", "right"]
+PROMPTS = ("a thin seven leaning right", "a thick two", "seven")
 NUM_TOKENS = 8
 TEXT = {
     "vocab_size": 200,
