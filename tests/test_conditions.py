@@ -200,10 +200,9 @@ def test_a_network_of_ones_own_gets_the_vectors(settings: list[str]):
         (("data.condition_columns=[dos]",), "has no 'dos'; did you mean 'dose'"),
         (("data.condition_columns=[x,y,T,dose]",), "no other columns for the points"),
         (("data.columns=[x,T]",), r"data.condition_columns: \['T'\] are in data.columns, too"),
-        (("data.name=digits", "data.path=null"), "goes with a table of points, got"),
+        (("data.name=digits", "data.path=null"), "goes with a table of points or pictures"),
         (("model.kind=paper_mlp",), "paper_mlp takes no condition"),
         (("critic.objective=mmd",), "'mmd' does not look at the labels or vectors"),
-        (("learner.num_workers=2", "learner.launcher=ray_train"), "goes with one learner"),
     ],
 )
 def test_what_cannot_work_is_one_line(settings: list[str], given: tuple[str, ...], words: str):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -64,6 +65,9 @@ def runs(
 ) -> dict[str, tuple[Path, Path]]:
     """Each algorithm's run by one learner, and by two; 33 rows cannot be halved."""
     alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
+    source = np.random.default_rng(0)
+    points = pd.DataFrame(source.normal(size=(900, 4)), columns=[*"xyab"])
+    points.to_csv(alone / "points.csv", index=False)
     odd, std = "training.batch_size=33", "sampler.learn_std=true"
     configs = {
         "sft_pg": tiny_config(odd, std),
@@ -81,6 +85,12 @@ def runs(
         "nft": tiny_config(
             odd, "algorithm=nft", "training.n_generator=2", "rollout.latent_dtype=bfloat16"
         ),
+        "vectors": tiny_config(
+            odd,
+            f"data.path={alone / 'points.csv'}",
+            "data.condition_columns=[a,b]",
+            "sft_pg.baseline=value",
+        ),
     }
     for name, config in configs.items():
         learn(config, alone / name, Team())
@@ -88,7 +98,7 @@ def runs(
     return {name: (alone / name, together / name) for name in configs}
 
 
-@pytest.mark.parametrize("name", ["sft_pg", "ppo", "pathwise", "hybrid", "grpo", "nft"])
+@pytest.mark.parametrize("name", ["sft_pg", "ppo", "pathwise", "hybrid", "grpo", "nft", "vectors"])
 def test_two_learners_give_the_numbers_of_one(runs: dict[str, tuple[Path, Path]], name: str):
     alone, together = (pd.read_csv(out / "metrics.csv").drop(columns=TIMES) for out in runs[name])
     assert together["iteration"].tolist() == [1, 2, 3]

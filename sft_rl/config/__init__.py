@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sft_rl.config.algorithms import (
     GRPOConfig,
@@ -199,6 +199,14 @@ class Config(Section):
     """The Ray cluster."""
     metrics: MetricsConfig = MetricsConfig()
     """How samples are measured."""
+
+    @model_validator(mode="after")
+    def _vectors_are_known(self) -> Self:
+        if self.data.condition_columns is not None and self.pretrained.path is not None:
+            raise ValueError(
+                "data.condition_columns: a model of pretrained.path takes no vectors; leave out one"
+            )
+        return self
 
     @cached_property
     def own_keys(self) -> tuple[str, ...]:

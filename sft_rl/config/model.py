@@ -58,8 +58,8 @@ class DataConfig(Section):
     """Columns of a table to read, by name, or by position from 0 where they have none: of points
     the dimensions. None takes all, but for an index."""
     condition_columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Columns of a table of points that are given, not generated: the model is conditional on them,
-    as on the parameters of an experiment. They are no dimensions of the points."""
+    """Columns of numbers, in a table of points or of pictures, that are given, not generated: the
+    model is conditional on them, as on the parameters of an experiment."""
     captions: str | None = None
     """Captions of `images`, which a text-to-image pipeline is prompted with: a column of their
     table, or `txt`, a file beside each picture. None takes their labels."""
@@ -151,9 +151,10 @@ class DataConfig(Section):
         for name, value in tables.items():
             if value is not None and self.name not in ("file", "images", "memory"):
                 raise ValueError(f"data.{name}: data.name={self.name} reads no table, got {value}")
-        if self.condition_columns is not None and self.name not in ("file", "memory"):
+        if self.condition_columns is not None and self.name not in ("file", "images", "memory"):
             raise ValueError(
-                f"data.condition_columns: goes with a table of points, got data.name={self.name}"
+                "data.condition_columns: goes with a table of points or pictures, got "
+                f"data.name={self.name}"
             )
         both = sorted(set(self.columns or ()) & set(self.condition_columns or ()))
         if both:

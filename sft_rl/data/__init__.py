@@ -58,6 +58,11 @@ def dataset_of(values: Any, config: DataConfig, *, source: str = "data: it") -> 
     if np.ndim(array) != 4:
         read = config.model_copy(update={"columns": config.all_columns})
         return points_dataset(table_of(array, read, source), config, source=source)
+    if config.condition_columns is not None:
+        raise UserError(
+            "data.condition_columns: goes with a table, but images were handed over; write them "
+            "into a .parquet file"
+        )
     array = np.asarray(array)
     if array.dtype != np.uint8 or array.shape[1] not in (1, 3):
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from sft_rl.errors import UserError
 from sft_rl.seeding import derive_seed
 
 Array = np.ndarray
+D = TypeVar("D", bound="Dataset")
 CONSTANT = 64 * np.finfo(np.float64).eps
 """Numbers that differ by so small a share of them differ by rounding."""
 LARGEST = 1e100
@@ -68,18 +70,20 @@ class Dataset:
 
         With labels, shape (num, D), sample i is drawn from those of the vector ``labels[i]``.
         """
-        if labels is None:
-            index = torch.randint(
-                len(self.train), (num,), generator=generator, device=generator.device
-            )
-        else:
-            keys, order = self._by_condition
-            wanted = _keys(labels.to(keys.device))
-            first, last = (torch.searchsorted(keys, wanted, right=right) for right in (False, True))
-            assert (last > first).all(), "a vector that no training sample has"
-            share = torch.rand(num, generator=generator, device=generator.device).to(keys.device)
-            index = order[first + (share * (last - first)).long()]
+        index = self._drawn_rows(num, generator, labels)
         return self.train[index.to(self.train.device)].to(generator.device)
+
+    def _drawn_rows(self, num: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:
+        """Numbers of training samples, of the vectors (num, D) if there are labels."""
+        device = generator.device
+        if labels is None:
+            return torch.randint(len(self.train), (num,), generator=generator, device=device)
+        keys, order = self._by_condition
+        wanted = _keys(labels.to(keys.device))
+        first, last = (torch.searchsorted(keys, wanted, right=right) for right in (False, True))
+        assert (last > first).all(), "a vector that no training sample has"
+        share = torch.rand(num, generator=generator, device=device).to(keys.device)
+        return order[first + (share * (last - first)).long()].to(device)
 
     @cached_property
     def _by_condition(self) -> tuple[Tensor, Tensor]:
@@ -157,7 +161,8 @@ def points_dataset(table: NumberTable, config: DataConfig, *, source: str) -> Da
     num_test = max(int(len(points) * config.test_fraction), 2)
     if len(points) - num_test < 2:
         raise UserError(f"{source} has {len(points)} rows, needs at least 4")
-    held_out, train = points[order[:num_test]], points[order[num_test:]]
+    test, rest = order[:num_test], order[num_test:]
+    held_out, train = points[test], points[rest]
     shift, spread = _scales(train, table.names, source, varies=config.standardise)
     description = {
         "rows": f"{len(points):,}, {num_test:,} held out",
@@ -170,7 +175,11 @@ def points_dataset(table: NumberTable, config: DataConfig, *, source: str) -> Da
     data = _standardised(
         train, held_out, config, shift=shift, spread=spread, description=description
     )
-    return data if given is None else _conditional(data, given, order, source)
+    if given is None:
+        return data
+    data = with_conditions(data, given, rest, source)
+    vectors = data.units.condition_to_model(given.values[test])
+    return replace(data, held_out=data.units.beside(held_out, vectors))
 
 
 def _scales(
@@ -188,29 +197,28 @@ def _scales(
     return shift, (values - shift).std(axis=0)
 
 
-def _conditional(data: Dataset, given: NumberTable, order: Array, source: str) -> Dataset:
-    """Give points the vectors that they are conditional on, standardised, too.
+def with_conditions(data: D, given: NumberTable, rows: Array, source: str) -> D:
+    """Give training samples the vectors that they are conditional on, standardised, too.
 
     Args:
-        data: Points, held out and for training.
-        given: A vector for each row of the table.
-        order: Rows of the points, those held out first.
-        source: Where they came from.
+        data: The samples.
+        given: A vector for each row of their table.
+        rows: Those of the training samples.
+        source: Where they came from, the beginning of an error.
+
+    Raises:
+        UserError: If a column is constant or beyond float64's squares.
     """
-    assert data.held_out is not None, "points of a table"
-    vectors = given.values[order]
-    num_test, num_train = len(data.held_out), len(data.train)
-    shift, spread = _scales(vectors[num_test:], given.names, source, varies=True)
+    vectors = given.values[rows]
+    shift, spread = _scales(vectors, given.names, source, varies=True)
     conditions = Conditions(
         names=given.names,
         shift=tuple(shift.tolist()),
         scale=tuple(spread.tolist()),
-        num_rows=min(num_train, MOST_CONDITIONS),
+        num_rows=min(len(rows), MOST_CONDITIONS),
     )
     units = Units(data.units.samples.model_copy(update={"conditions": conditions}))
-    labels = units.condition_to_model(vectors)
-    held_out = units.beside(data.held_out, labels[:num_test])
-    return replace(data, units=units, labels=labels[num_test:], held_out=held_out)
+    return replace(data, units=units, labels=units.condition_to_model(vectors))
 
 
 def _num_copies(points: Array) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sft_rl.config import DataConfig, Samples
-from sft_rl.data.dataset import Dataset
+from sft_rl.data.dataset import Dataset, with_conditions
 from sft_rl.data.glyphs import cached_glyphs
 from sft_rl.data.image_files import LabelledImages, read_cifar10
 from sft_rl.data.own_pictures import decode_pictures, find_pictures
@@ -50,21 +50,23 @@ class ImageDataset(Dataset):
     def batch(self, num: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
         """Draw training images with replacement, mirrored by chance if `data.flip`; -1..1.
 
-        With labels, int64, shape (num,), image i is drawn from those of class ``labels[i]``.
+        With labels image i is drawn from those of class ``labels[i]``, int64, shape (num,), or of
+        that vector, float32, shape (num, D).
         """
-        device = generator.device
-        if labels is None:
-            index = torch.randint(len(self.train), (num,), generator=generator, device=device)
-        else:
-            order, counts = (part.to(device) for part in self._by_class)
-            share = torch.randint(RANDOM_MAX, (num,), generator=generator, device=device)
-            first = counts.cumsum(0) - counts
-            index = order[first[labels] + share % counts[labels]]
-        images = self.as_seen(index)
+        images = self.as_seen(self._drawn_rows(num, generator, labels))
         if not self.config.flip:
             return images
-        mirrored = torch.rand(num, generator=generator, device=device) < 0.5
+        mirrored = torch.rand(num, generator=generator, device=generator.device) < 0.5
         return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+    def _drawn_rows(self, num: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:
+        if labels is None or labels.is_floating_point():
+            return super()._drawn_rows(num, generator, labels)
+        device = generator.device
+        order, counts = (part.to(device) for part in self._by_class)
+        share = torch.randint(RANDOM_MAX, (num,), generator=generator, device=device)
+        first = counts.cumsum(0) - counts
+        return order[first[labels] + share % counts[labels]]
 
     def as_seen(self, index: Tensor) -> Tensor:
         """Some training images as the model sees them, on the index's device."""
@@ -110,7 +112,10 @@ def load_images(config: DataConfig, progress: Progress = silent) -> ImageDataset
     decoded, notes = decode_pictures(pictures, order, config, progress)
     labels = None if pictures.labels is None else pictures.labels[order]
     images = LabelledImages(decoded, labels, pictures.classes, pictures.notes | notes)
-    return _dataset(images, num_train, config, pixel_max=PIXEL_MAX)
+    data = _dataset(images, num_train, config, pixel_max=PIXEL_MAX)
+    if pictures.given is None:
+        return data
+    return with_conditions(data, pictures.given, order[:num_train], f"data.path: {config.path}")
 
 
 def image_dataset(

@@ -56,10 +56,11 @@ def find_pictures(config: DataConfig) -> Pictures:
                 f"data.path: {root} has {pictures.num} pictures and {len(tables)} tables; name one"
             )
         if tables:
-            pictures = pictures_of_tables(below, tables, config.columns, config.captions)
-        elif config.columns is not None or config.captions not in (None, BESIDE):
-            field = "columns" if config.columns is not None else "captions"
-            raise UserError(f"data.{field}: {root} has no table, got {getattr(config, field)}")
+            pictures = pictures_of_tables(below, tables, config)
+        elif of_table := _of_table(config):
+            raise UserError(
+                f"data.{of_table}: {root} has no table, got {getattr(config, of_table)}"
+            )
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes its reader raise
@@ -69,6 +70,15 @@ def find_pictures(config: DataConfig) -> Pictures:
             f"data.path: no images in {root}; they are pictures, .zip, {' or '.join(ENDINGS)}"
         )
     return pictures
+
+
+def _of_table(config: DataConfig) -> str | None:
+    """A setting that names columns of a table, if one is set."""
+    if config.columns is not None:
+        return "columns"
+    if config.condition_columns is not None:
+        return "condition_columns"
+    return None if config.captions in (None, BESIDE) else "captions"
 
 
 def decode_pictures(

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from sft_rl.data.columns import NumberTable
 from sft_rl.data.decoding import endings
 from sft_rl.errors import UserError
 
@@ -30,6 +31,7 @@ class Pictures:
         labels: Their classes, int64, shape (num,), or None.
         classes: Names of the classes.
         notes: What was found out about them, a line each by its name.
+        given: The columns of `data.condition_columns`, a row for each; None without any.
     """
 
     num: int
@@ -37,6 +39,7 @@ class Pictures:
     labels: Array | None = None
     classes: tuple[str, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
+    given: NumberTable | None = None
 
 
 @dataclass(frozen=True)

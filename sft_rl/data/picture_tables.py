@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from sft_rl.data.columns import chosen
+from sft_rl.config import DataConfig
+from sft_rl.data.columns import NumberTable, chosen
 from sft_rl.data.picture_files import Encoded, Pictures
-from sft_rl.errors import UserError
+from sft_rl.errors import UserError, did_you_mean
 
 Array = np.ndarray
 ENDINGS = (".parquet", ".arrow")
@@ -42,25 +43,28 @@ class _Columns:
     classes: tuple[str, ...] | None
 
 
-def pictures_of_tables(
-    root: Path, files: list[Path], wanted: tuple[str, ...] | None, captions: str | None = None
-) -> Pictures:
+def pictures_of_tables(root: Path, files: list[Path], config: DataConfig) -> Pictures:
     """Take the pictures of some tables; of several splits the training rows.
 
     Args:
         root: What the files are below.
         files: Tables of the same columns.
-        wanted: Names of the columns of pictures and of labels; None finds them.
-        captions: Name of a column of texts that stand for labels; None for none.
+        config: Names of the columns of pictures and of labels, which are found if there are none,
+            of texts that stand for labels, and of numbers in their place.
 
     Raises:
         UserError: If the columns, the split or the labels cannot be made out.
     """
     files, notes = _one_split(root, _listed(files))
     source = f"data.path: {files[0] if len(files) == 1 else root}"
-    columns = _columns(_schema(files[0]), wanted, source)
-    if captions is not None:
-        columns = _captioned(columns, _schema(files[0]), captions)
+    schema, given = _schema(files[0]), None
+    columns = _columns(schema, config.columns, source)
+    if config.captions is not None:
+        columns = _captioned(columns, schema, config.captions)
+    if config.condition_columns is not None:
+        columns = _unlabelled(columns, config)
+        given = _given(files, config.condition_columns, schema, source)
+        notes["conditional on"] = ", ".join(given.names)
     notes["column of pictures"] = columns.picture
     num = sum(_num_rows(file) for file in files)
     labels, classes = None, columns.classes or ()
@@ -68,7 +72,7 @@ def pictures_of_tables(
         values = np.concatenate([_labels(file, columns.label) for file in files])
         labels, classes = _numbered(values, columns, source)
         notes["column of classes"] = columns.label
-    return Pictures(num, partial(_read, files, columns.picture), labels, classes, notes)
+    return Pictures(num, partial(_read, files, columns.picture), labels, classes, notes, given)
 
 
 def _listed(files: list[Path]) -> list[Path]:
@@ -145,12 +149,47 @@ def _captioned(columns: _Columns, schema: Any, captions: str) -> _Columns:
     return _Columns(columns.picture, captions, None)
 
 
+def _unlabelled(columns: _Columns, config: DataConfig) -> _Columns:
+    """Leave labels out, which the numbers stand for."""
+    if config.captions is not None or len(config.columns or ()) > 1:
+        raise UserError(
+            "data.condition_columns: stand in the place of labels and captions; leave out "
+            "data.captions, and the second of data.columns"
+        )
+    return _Columns(columns.picture, None, None)
+
+
+def _given(files: list[Path], names: tuple[str, ...], schema: Any, source: str) -> NumberTable:
+    """Read the columns of numbers that pictures are conditional on."""
+    columns = []
+    for name in names:
+        if name not in schema.names:
+            hint = did_you_mean(name, schema.names)
+            raise UserError(f"data.condition_columns: {source} has no {name!r}; {hint}")
+        if not _are_numbers(kind := schema.field(name).type):
+            raise UserError(f"{source}: column {name!r} holds {kind}, no numbers")
+        cells = np.concatenate([_labels(file, name) for file in files])
+        values = cells.astype(np.float64)  # None is nan
+        if not np.isfinite(values).all():
+            row = (~np.isfinite(values)).argmax()
+            raise UserError(f"{source}: row {row} has {cells[row]} in column {name!r}")
+        columns.append(values)
+    return NumberTable(names, np.stack(columns, axis=1))
+
+
 def _holds_bytes(kind: Any) -> bool:
     import pyarrow.types as types
 
     if types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _are_numbers(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    tests = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+    return any(test(kind) for test in tests)
 
 
 def _may_label(kind: Any) -> bool:

@@ -112,9 +112,9 @@ class Units:
         return vectors * scale + shift
 
     def joined(self, samples: Tensor, labels: Tensor | None) -> Array:
-        """Samples in the data's units as the metrics take them; labels are their condition."""
+        """Samples in the data's units as the metrics take them: points with their condition."""
         values = self.to_data(samples)
-        if labels is None or not self.samples.num_conditions:
+        if labels is None or not self.samples.num_conditions or self.is_images:
             return values
         return self.beside(values, labels)
 
@@ -130,7 +130,7 @@ class Units:
     def centre(self) -> Array:
         """The middle of what :meth:`joined` gives, float64: no metric depends on it."""
         num = self.samples.num_conditions
-        if not num:
+        if not num or self.is_images:
             return np.asarray(self.samples.shift)
         return np.concatenate([np.broadcast_to(self.samples.shift, self.shape), np.zeros(num)])
 

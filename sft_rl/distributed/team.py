@@ -31,11 +31,11 @@ class TorchTeam(Team):
         self._divided: set[nn.Parameter] = set()
 
     @contextmanager
-    def divide(self, *modules: nn.Module) -> Iterator[None]:
+    def divide(self, *modules: nn.Module, by_vector: bool = False) -> Iterator[None]:
         """See :meth:`Team.divide`. Modules take x (..., *shape), and may take t and labels."""
         divided = [module for module in modules if any(True for _ in module.parameters())]
         for module in divided:
-            module.forward = partial(_on_own_rows, self, module.forward)
+            module.forward = partial(_on_own_rows, self, module.forward, by_vector)
             self._divided.update(module.parameters())
         try:
             yield
@@ -109,20 +109,22 @@ def _shared(trajectories: Trajectories | None, team: Team) -> Trajectories:
 
 
 def _on_own_rows(
-    team: TorchTeam, forward: Callable[..., Tensor], x: Tensor, *others: Tensor
+    team: TorchTeam, forward: Callable[..., Tensor], by_vector: bool, x: Tensor, *others: Tensor
 ) -> Tensor:
     """Put this learner's rows through a network; return the rows of all.
 
     The last of the leading dimensions is divided: B of a (T, B) grid, N of flat transitions. They
     are as many as t has, or labels, whose entries are one a row or one for all, and one where
-    there are none.
+    there are none. An entry is a number, or of the last argument a vector.
     """
-    dim = max((other.ndim - 1 for other in others if other.ndim), default=0)
+    wide = [int(by_vector and other is others[-1]) for other in others]
+    dims = [other.ndim - 1 - more for other, more in zip(others, wide, strict=True)]
+    dim = max((own for own in dims if own >= 0), default=0)
     num = x.shape[dim]
     mine: list[Tensor] = [_Divide.apply(x, dim, team)]  # type: ignore[no-untyped-call]
-    for other in others:
-        one_a_row = other.ndim > 0 and other.shape[-1] == num
-        mine.append(_rows(other, -1, team) if one_a_row else other)
+    for other, own in zip(others, dims, strict=True):
+        one_a_row = own >= 0 and other.shape[own] == num
+        mine.append(_rows(other, own, team) if one_a_row else other)
     return _Join.apply(forward(*mine), dim, num, team)  # type: ignore[no-untyped-call]
 
 

@@ -104,6 +104,8 @@ def _asked_for(config: ResolvedConfig) -> dict[str, Any]:
         facts["guidance, in the weights"] = f"{config.sampler.guidance_scale:g}"
     elif config.model.num_classes:
         facts["classes"] = str(config.model.num_classes)
+    elif config.samples.conditions is not None:
+        facts["conditional on"] = ", ".join(config.samples.conditions.names)
     if not config.reward.is_critic_alone:
         terms = [f"{config.reward.weight(t):g} x {t.use}" for t in config.reward.terms]
         facts["objective"] = " + ".join(terms)

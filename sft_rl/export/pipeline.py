@@ -56,7 +56,7 @@ def export(run: Path, out: Path, *, with_code: bool, adapter: bool = False) -> N
         else:
             write_text_adapter(store, policy, scheduler, out, with_code=with_code)
         return
-    is_pipeline = isinstance(base_of(policy.network), UNet)
+    is_pipeline = isinstance(base_of(policy.network), UNet) and policy.conditions is None
     pipeline = to_pipeline(policy) if is_pipeline else None
     program = None if is_pipeline else to_program(policy, Units(store.config.samples))
     try:
@@ -84,6 +84,10 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[ModelMixin, FewStepScheduler]
         UserError: If the policy's network is no U-Net of diffusers.
     """
     unet = inner_of(merged(policy.network))
+    if policy.conditions is not None:
+        raise UserError(
+            "diffusers: its pipelines take no vectors of data.condition_columns; use to_program()"
+        )
     if not isinstance(unet, UNet2DModel | DiTTransformer2DModel):
         raise UserError(
             f"diffusers: the sampler's network is a {type(unet).__name__}; only a UNet2DModel "

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError, first_line
-from sft_rl.networks.lora import merged
+from sft_rl.networks.lora import inner_of, merged
 from sft_rl.policy import DenoisingPolicy
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+
+MOST_OF_DIFFUSERS = 63
+"""Samples at a time, as the U-Nets of diffusers take another way from 64 on."""
 
 
 class SamplerModule(nn.Module):
@@ -60,7 +63,9 @@ class SamplerModule(nn.Module):
 
 
 def to_program(policy: DenoisingPolicy, units: Units) -> ExportedProgram:
-    """Trace a sampler into a program that needs torch alone, for batches of any size.
+    """Trace a sampler into a program that needs torch alone.
+
+    It takes batches of any size, of a U-Net of diffusers up to 63, since those branch there.
 
     Raises:
         UserError: If `torch.export` does not understand its network.
@@ -68,7 +73,8 @@ def to_program(policy: DenoisingPolicy, units: Units) -> ExportedProgram:
     noise = torch.zeros(2, policy.num_steps + 1, *policy.shape, device=policy.device)
     condition = policy.blank_labels(2)
     arguments = {"noise": noise} if condition is None else {"noise": noise, "condition": condition}
-    batch = torch.export.Dim("batch")
+    is_of_diffusers = hasattr(inner_of(policy.network), "config")
+    batch = torch.export.Dim("batch", max=MOST_OF_DIFFUSERS if is_of_diffusers else None)
     whole = copy.copy(policy)  # another network in it, and all else its own
     whole._modules = {**policy._modules, "network": merged(policy.network)}
     module = SamplerModule(whole, units).to(policy.device).eval().requires_grad_(False)

@@ -134,7 +134,12 @@ def fine_tune(
             if checkpoint is not None:
                 trainer.iteration = _go_on(learner, checkpoint, store=store, team=team)
             stack.enter_context(
-                team.divide(networks.policy.network, networks.critic, networks.value)
+                team.divide(
+                    networks.policy.network,
+                    networks.critic,
+                    networks.value,
+                    by_vector=networks.policy.conditions is not None,
+                )
             )
             with clock.phase("fine-tuning"):
                 trainer.train()

@@ -26,8 +26,11 @@ class Team:
     """Whether this learner asks for trajectories, writes files and speaks to people."""
 
     @contextmanager
-    def divide(self, *modules: nn.Module) -> Iterator[None]:
-        """Divide the rows of every batch that goes through some modules, inside the block."""
+    def divide(self, *modules: nn.Module, by_vector: bool = False) -> Iterator[None]:
+        """Divide the rows of every batch that goes through some modules, inside the block.
+
+        With `by_vector` their last arguments are the vectors that samples are conditional on.
+        """
         yield
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -72,7 +72,7 @@ class ClassifierFeatures:
     names = ("frechet", "kernel")
 
     def __init__(self, data: ImageDataset) -> None:
-        if data.labels is None:
+        if data.held_out_labels is None:
             raise UserError(
                 "metrics.distance: 'frechet' needs labelled images, in a subfolder or with a label "
                 "for each class; use sliced_wasserstein"

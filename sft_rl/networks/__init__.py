@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sft_rl.config import CriticConfig, ModelConfig, NoiseConfig, ValueConfig
 from sft_rl.errors import UserError
-from sft_rl.networks.conditions import PROJECTED, ByLabel, ByPrompt, ByVector
+from sft_rl.networks.conditions import PROJECTED, ByLabel, ByProjection, ByPrompt, ByVector
 from sft_rl.networks.mlp import PlainMLP, StepScaledMLP, TimeMLP
 from sft_rl.networks.own import (
     OwnNetwork,
@@ -62,7 +62,7 @@ def noise_network(
             "by a function: name it with model.factory=module:function"
         )
     if model.kind in ("unet", "dit", "edm"):
-        return _image_network(model, shape)
+        return _image_network(model, shape, table)
     dim = _points("model.kind", shape, "unet")
     if model.kind == "paper_mlp":
         if table is not None:
@@ -116,19 +116,26 @@ def _text_unet(
     return _checkpointed(network, model)
 
 
-def _image_network(model: ModelConfig, shape: tuple[int, ...]) -> nn.Module:
+def _image_network(
+    model: ModelConfig, shape: tuple[int, ...], table: tuple[int, ...] | None
+) -> nn.Module:
     bfloat16 = model.precision == "bfloat16"
+    if table is not None and model.kind != "unet":
+        raise UserError(
+            f"data.condition_columns: model.kind={model.kind} takes no vectors; use unet or own"
+        )
     if model.kind == "edm":
         from sft_rl.networks.edm import EDMNetwork
 
         if not model.unet:
             raise UserError("model.kind: 'edm' is a network that pretrained.path reads; set it")
         return EDMNetwork(shape, model.unet)
-    from sft_rl.networks.unet import DiT, UNet  # here, since diffusers is slow to import
+    from sft_rl.networks.unet import DiT, UNet, VectorUNet  # here: diffusers is slow to import
 
     if model.kind == "dit":
         return _checkpointed(DiT(shape, model.unet, bfloat16=bfloat16), model)
-    unet = UNet(shape, model.unet, channels_last=model.channels_last, bfloat16=bfloat16)
+    kind = UNet if table is None else partial(VectorUNet, table=table)
+    unet = kind(shape, model.unet, channels_last=model.channels_last, bfloat16=bfloat16)
     return _checkpointed(unet, model)
 
 
@@ -161,15 +168,18 @@ def critic_network(
             )
         condition = one_condition(num_classes, num_conditions)
         return made_scorer("critic.factory", critic.factory, shape, *condition)
-    if num_conditions:
-        dim = _points("critic.kind", shape, "mlp")
-        return ByVector(_critic(critic, (dim + num_conditions,), num_outputs=1))
+    if num_conditions and len(shape) == 1:
+        return ByVector(_critic(critic, (shape[0] + num_conditions,), num_outputs=1))
     make = partial(_critic, critic, shape)
-    return _by_label(make, num_classes, prompt_width)
+    return _by_label(make, num_classes, num_conditions, prompt_width)
 
 
-def _by_label(make: Callable[..., nn.Module], num_classes: int, prompt_width: int) -> nn.Module:
-    """A network that looks at labels, if there are any, or at their prompts."""
+def _by_label(
+    make: Callable[..., nn.Module], num_classes: int, num_conditions: int, prompt_width: int
+) -> nn.Module:
+    """A network that looks at labels, if there are any, at their prompts, or at vectors."""
+    if num_conditions:
+        return ByProjection.of_vectors(make(num_outputs=1 + PROJECTED), num_conditions)
     if prompt_width:
         return ByPrompt(make(num_outputs=1 + PROJECTED), (num_classes, prompt_width))
     network = make(num_outputs=1 + num_classes)
@@ -215,11 +225,11 @@ def value_network(
         condition = one_condition(num_classes, num_conditions)
         own = made_scorer("value.factory", value.factory, shape, steps, *condition)
         return OwnValue(own, shape)
-    if num_conditions:
-        dim = _points("value.kind", shape, "mlp")
-        return ByVector(_value(value, (dim + num_conditions,), num_steps=num_steps, num_outputs=1))
+    if num_conditions and len(shape) == 1:
+        both = (shape[0] + num_conditions,)
+        return ByVector(_value(value, both, num_steps=num_steps, num_outputs=1))
     make = partial(_value, value, shape, num_steps=num_steps)
-    return _by_label(make, num_classes, prompt_width)
+    return _by_label(make, num_classes, num_conditions, prompt_width)
 
 
 def _value(

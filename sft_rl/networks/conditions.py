@@ -63,11 +63,46 @@ class ByLabel(nn.Module):
         return outputs[..., :1] + outputs[..., 1:].gather(-1, label)  # type: ignore[no-any-return]
 
 
-class ByPrompt(nn.Module):
-    """A network of 1 + P outputs as one number of a sample and its prompt.
+class ByProjection(nn.Module):
+    """A network of 1 + P outputs as one number of an image and its vector.
 
-    The first output, common to all prompts, plus the product of the others with a linear map of the
-    prompt's embedding: the projection of :class:`ByLabel`, which prompts that are alike share.
+    The first output, common to all vectors, plus the product of the others with a map of the
+    vector: the projection of :class:`ByLabel`, which vectors that are near each other share.
+
+    Args:
+        network: Of 1 + :data:`PROJECTED` outputs.
+        project: Maps vectors (..., D) to (..., :data:`PROJECTED`).
+    """
+
+    def __init__(self, network: nn.Module, project: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.project = project
+
+    @staticmethod
+    def of_vectors(network: nn.Module, num_conditions: int) -> ByProjection:
+        """Look at vectors of so many numbers."""
+        project = nn.Sequential(
+            nn.Linear(num_conditions, PROJECTED), nn.SiLU(), nn.Linear(PROJECTED, PROJECTED)
+        )
+        return ByProjection(network, project)
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Map x (..., *shape) to numbers (..., 1).
+
+        Args:
+            x: Samples or latents.
+            others: The step index, if the network wants one; at last the vectors, float32,
+                broadcastable to (..., D).
+        """
+        *steps, vectors = others
+        outputs, seen = self.network(x, *steps), self.project(vectors)
+        product = (outputs[..., 1:] * seen).sum(dim=-1, keepdim=True)
+        return outputs[..., :1] + product / PROJECTED**0.5  # type: ignore[no-any-return]
+
+
+class ByPrompt(ByProjection):
+    """The same of prompts, by a linear map of their embeddings.
 
     Args:
         network: Of 1 + :data:`PROJECTED` outputs.
@@ -77,9 +112,7 @@ class ByPrompt(nn.Module):
     embeddings: Tensor
 
     def __init__(self, network: nn.Module, table: tuple[int, int]) -> None:
-        super().__init__()
-        self.network = network
-        self.project = nn.Linear(table[1], PROJECTED, bias=False)
+        super().__init__(network, nn.Linear(table[1], PROJECTED, bias=False))
         self.register_buffer("embeddings", torch.zeros(table))
 
     def keep(self, prompts: Tensor) -> None:
@@ -95,9 +128,7 @@ class ByPrompt(nn.Module):
                 Both broadcastable to (...).
         """
         *steps, labels = others
-        outputs, prompt = self.network(x, *steps), self.project(self.embeddings[labels])
-        product = (outputs[..., 1:] * prompt).sum(dim=-1, keepdim=True)
-        return outputs[..., :1] + product / PROJECTED**0.5  # type: ignore[no-any-return]
+        return super().forward(x, *steps, self.embeddings[labels])
 
 
 def told_apart(prompts: Tensor) -> Tensor:

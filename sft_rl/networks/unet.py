@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DiTTransformer2DModel, ModelMixin, UNet2DModel
 from torch import Tensor, nn
 
 from sft_rl.errors import UserError
+from sft_rl.types import for_all
 
 SIZES = ("sample_size", "in_channels", "out_channels")
 """Arguments that follow from the data."""
@@ -37,6 +38,7 @@ class UNet(nn.Module):
     """
 
     INNER = "unet"
+    FIXED: ClassVar[dict[str, Any]] = {}
     unet: ModelMixin
 
     def __init__(
@@ -52,7 +54,7 @@ class UNet(nn.Module):
         sizes = _sizes(options, channels, height, width)
         try:
             _check_classes(options)
-            self.unet = UNet2DModel(**{**DDPM_UNET, **options, **sizes})
+            self.unet = UNet2DModel(**{**DDPM_UNET, **options, **self.FIXED, **sizes})
         except (TypeError, ValueError) as error:
             raise UserError(f"model.unet: {str(error).splitlines()[0]}") from error
         halvings = len(self.unet.config.block_out_channels) - 1
@@ -73,12 +75,13 @@ class UNet(nn.Module):
         the first half.
 
         Times are in training steps and may be fractional. Labels, of a U-Net with classes, are
-        int64 and broadcastable to (...).
+        int64 and broadcastable to (...); vectors float32, to (..., D).
         """
         lead = x.shape[:-3]
         flat = x.reshape(-1, *x.shape[-3:]).contiguous(memory_format=self.memory_format)
         times = t.to(x.dtype).expand(lead).reshape(-1)
-        classes = None if labels is None else labels.expand(lead).reshape(-1)
+        rows = None if labels is None else for_all(labels, lead)
+        classes = None if rows is None else rows.reshape(-1, *rows.shape[len(lead) :])
         # A dry run's tensors are "meta", which autocast does not know: counted as float32.
         narrow = self.in_bfloat16 and not x.is_meta
         with torch.autocast(x.device.type, torch.bfloat16) if narrow else nullcontext():
@@ -89,6 +92,47 @@ class UNet(nn.Module):
     def called(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """Predict for a plain batch: latents (N, C, H, W), times (N,) and labels (N,)."""
         return self.unet(x, t, class_labels=labels).sample  # type: ignore[no-any-return]
+
+
+class VectorUNet(UNet):
+    """A U-Net that is conditional on a vector, whose embedding is added to that of the time.
+
+    It keeps the vectors to draw from as ``conditions``, and takes vectors as labels.
+
+    Args:
+        shape: Shape of one image, (channels, height, width).
+        options: Arguments of UNet2DModel.
+        table: Shape (K, D) of the vectors to keep.
+        channels_last: Keep images channel by channel in memory.
+        bfloat16: Compute in bfloat16 where torch's autocast deems it safe.
+
+    Raises:
+        UserError: If the options do not make a U-Net for such images, or one of classes.
+    """
+
+    FIXED: ClassVar[dict[str, Any]] = {"class_embed_type": "identity"}
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        options: dict[str, Any],
+        *,
+        table: tuple[int, ...],
+        channels_last: bool = False,
+        bfloat16: bool = False,
+    ) -> None:
+        if options.get("num_class_embeds") is not None:
+            raise UserError(
+                "model.unet.num_class_embeds: beside data.condition_columns; take one of the two"
+            )
+        super().__init__(shape, options, channels_last=channels_last, bfloat16=bfloat16)
+        width = self.unet.time_embedding.linear_2.out_features
+        self.embed = nn.Sequential(nn.Linear(table[1], width), nn.SiLU(), nn.Linear(width, width))
+        self.register_buffer("conditions", torch.zeros(table))
+
+    def called(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """Predict for a plain batch, with the embeddings of its vectors (N, D)."""
+        return super().called(x, t, self.embed(labels))
 
 
 class DiT(UNet):

@@ -277,8 +277,6 @@ def _check_system(config: Config) -> None:
             f"learner.num_workers: {config.learner.num_workers} learners need "
             "learner.launcher=ray_train, got 'local'"
         )
-    if config.learner.num_workers > 1 and config.data.condition_columns is not None:
-        raise UserError("data.condition_columns: goes with one learner; set learner.num_workers=1")
     if config.rollout.cuda_graphs and rollout_device(config).type != "cuda":
         raise UserError(
             "rollout.cuda_graphs: needs rollouts on a GPU, these are on the CPU; see device and "
