@@ -104,6 +104,7 @@ TINY_SIZE = Size(
         *("training.batch_size=4", "training.n_critic=1", "critic.width=2", "value.width=2"),
         *("critic.num_warmup_steps=0", "pretraining.batch_size=4", "pretraining.num_times=4"),
         *("metrics.distance=sliced_wasserstein", "metrics.num_samples=10", "metrics.full_step=off"),
+        "training.plots=false",
     ),
 )
 
@@ -233,10 +234,11 @@ def trained(iterations: dict[str, int], size: Size) -> dict[str, Any]:
 def trained_for(seconds_left: float, size: Size) -> dict[str, Any]:
     """Train half of the time and fine-tune the other half, as a short run says they take."""
     first = {"pretraining": 20, "fine-tuning": 4}
-    taken = trained(first, size)["seconds"]
+    told = trained(first, size)
+    taken = told["seconds"]
     share = max(seconds_left - taken["total"], 0.0) / 2
     fit = {name: max(int(num * share / taken[name]), num) for name, num in first.items()}
-    return trained(fit, size)
+    return told if fit == first else trained(fit, size)
 
 
 def main(arguments: list[str] | None = None) -> None:

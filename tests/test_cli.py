@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from processes import PROCESSES, SERVER, say_to
 
 from sft_rl.cli import main
 
@@ -238,23 +240,23 @@ def test_presets_are_listed_and_shown(capsys: pytest.CaptureFixture[str]):
     assert shown["training"]["n_critic"] == 5
 
 
+@PROCESSES
 def test_a_terminal_shows_what_goes_on_even_if_it_cannot_be_counted(
     tmp_path: Path, tiny_settings: tuple[str, ...]
 ):
     long = "metrics.num_samples=2000"  # 1000 steps of so many points take long enough to be seen
-    command = [sys.executable, "-m", "sft_rl", "train", "swiss_roll", *tiny_settings, long]
+    command = ["train", "swiss_roll", *tiny_settings, long, "--out", str(tmp_path / "run")]
     terminal, its_end = os.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "run")], stdout=its_end, env=environment
-    )
-    os.close(its_end)
+    own = {"TERM": "xterm", "COLUMNS": "120"}
+    process = SERVER.Process(target=say_to, args=(Path(os.ttyname(its_end)), command), kwargs=own)
+    process.start()
+    Thread(target=lambda: (process.join(), os.close(its_end))).start()
     shown = b""
-    with contextlib.suppress(OSError):  # raised when the last process has closed its end
+    with contextlib.suppress(OSError):  # raised when nobody has the other end open
         while chunk := os.read(terminal, 65536):
             shown += chunk
     os.close(terminal)
-    assert process.wait() == 0
+    assert process.exitcode == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert "first evaluation" in text
     assert "3/3" in text

@@ -1,7 +1,6 @@
 """Distances in closed form."""
 
 import numpy as np
-import ot
 import pytest
 
 from sft_rl.metrics.distances import (
@@ -32,6 +31,8 @@ def test_the_same_points_in_another_order_are_at_zero():
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_the_sliced_and_the_exact_distance_are_pots_numbers(dim: int):
+    import ot  # here: slow to import
+
     real, generated = np.random.default_rng(dim).normal(size=(2, 300, dim)).astype(np.float32)
     wide = real.astype(float), generated.astype(float)
     expected = ot.sliced_wasserstein_distance(*wide, n_projections=40, p=2, seed=3)

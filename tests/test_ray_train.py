@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from ray.train import Result
 from real_cluster import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -63,6 +62,8 @@ def test_sigterm_saves_and_the_run_goes_on(
     summaries = [json.loads((p / "summary.json").read_text()) for p in (out, alone)]
     assert summaries[0]["policy_sha256"] == summaries[1]["policy_sha256"]
     assert pd.read_csv(metrics)["iteration"].tolist() == list(range(1, 301))
+    from ray.train import Result  # here: slow to import
+
     result = Result.from_path(out / "ray" / "train")
     assert result.metrics["iteration"] == 300
     assert result.metrics["two_sample"] == pd.read_csv(metrics)["two_sample"].iloc[-1]

@@ -240,14 +240,14 @@ def test_dinov2_measures_beside_the_leading_features(tmp_path: Path):
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28
     )
     transformers.Dinov2Model(config).save_pretrained(tmp_path)
-    samples = ("metrics.num_samples=60", "data.test_fraction=0.1")
-    evaluator = evaluator_of(f"metrics.dinov2_path={tmp_path}", *samples)
+    samples = "metrics.num_samples=60"
+    evaluator = evaluator_of(f"metrics.dinov2_path={tmp_path}", samples)
     numbers = evaluator.all_distances(evaluator.data.train_in_units(60))
     assert {"frechet_inf", "fd_dinov2", "fd_dinov2_se", "fd_dinov2_inf"} <= numbers.keys()
     assert numbers["fd_dinov2"] > 0.0
-    assert evaluator.key != evaluator_of(*samples).key
+    assert evaluator.key != evaluator_of(samples).key
     (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
-    broken = evaluator_of(f"metrics.dinov2_path={tmp_path}", *samples)
+    broken = evaluator_of(f"metrics.dinov2_path={tmp_path}", samples)
     with pytest.raises(UserError, match=r"metrics\.dinov2_path: cannot read"):
         broken.all_distances(evaluator.data.train_in_units(60))
 

@@ -184,6 +184,7 @@ def test_from_a_model_and_images_to_a_pipeline(
         f"data.path={tmp_path / 'images'}",
         # pixels in place of features: a classifier of noise says nothing
         "metrics.distance=sliced_wasserstein",
+        f"training.plots={str(preset == 'cifar10').lower()}",
     ]
     run, out = str(tmp_path / "run"), str(tmp_path / "pipeline")
     assert main(["train", preset, *TINY, *settings, "--out", run]) == 0

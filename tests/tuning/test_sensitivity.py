@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up import RATE, make
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import WhiteKernel
 
 from tuning.advice import advice
 from tuning.distribution import Values
@@ -116,6 +114,9 @@ def test_too_few_configurations_say_nothing():
 
 
 def test_the_process_misses_of_each_what_a_fit_without_it_misses():
+    from sklearn.gaussian_process import GaussianProcessRegressor  # here: slow to import
+    from sklearn.gaussian_process.kernels import WhiteKernel
+
     rng = np.random.default_rng(1)
     x = rng.random((12, 2))
     y = np.sin(4 * x[:, 0]) + 0.1 * rng.standard_normal(12)
