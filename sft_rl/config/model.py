@@ -301,7 +301,7 @@ class PretrainedConfig(Section):
     variant: str | None = None
     """Which weights, where there are several: `ema` is `diffusion_pytorch_model.ema.safetensors`;
     in an original file that holds several, `ema` takes the averaged ones."""
-    preconditioning: Literal["edm", "vp", "ve"] | None = None
+    preconditioning: Literal["edm", "vp", "ve", "iddpm"] | None = None
     """Which of NVlabs' EDMPrecond, VPPrecond and VEPrecond stands around an EDM network, where its
     file does not say so."""
     sha256: str | None = None

@@ -41,7 +41,8 @@ class Architecture:
         encoder: What stands beside the way down: ``standard``, ``skip`` or ``residual``.
         decoder: The same of the way up: ``standard`` or ``skip``.
         num_taps: Length of the filter by which images are halved and doubled.
-        preconditioning: ``edm``, ``vp`` or ``ve``: how the network is called.
+        preconditioning: ``edm``, ``vp``, ``ve`` or ``iddpm``: how the network is called; the last
+            gives a variance behind its prediction.
     """
 
     resolution: int
@@ -227,7 +228,8 @@ class EDMUNet(nn.Module):
             layers[f"{size}_aux_conv"] = nn.Conv2d(width, net.channels, 3, padding=1)
         if net.is_adm:
             self.out_norm = _norm(width, net.eps)
-            self.out_conv = nn.Conv2d(width, net.channels, 3, padding=1)
+            outputs = net.channels * (2 if net.preconditioning == "iddpm" else 1)
+            self.out_conv = nn.Conv2d(width, outputs, 3, padding=1)
         return layers
 
     def forward(self, x: Tensor, noise: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -292,7 +294,7 @@ class EDMUNet(nn.Module):
 class EDMNetwork(nn.Module):
     """An EDM network behind our call: what it predicts at a path's own times.
 
-    Under ``edm`` that is the inner network F, under ``vp`` and ``ve`` the noise.
+    Under ``edm`` that is the inner network F, under the others the noise.
 
     Args:
         shape: Shape of one image.
@@ -328,7 +330,8 @@ class EDMNetwork(nn.Module):
         if labels is not None:
             rows = labels.expand(lead).reshape(-1)
             classes = F.one_hot(rows, net.num_labels + 1)[:, :-1].to(x.dtype)
-        output = self.unet(x.reshape(-1, *x.shape[-3:]), noise, classes).reshape(x.shape)
+        output = self.unet(x.reshape(-1, *x.shape[-3:]), noise, classes)[:, : net.channels]
+        output = output.reshape(x.shape)
         return -output if net.preconditioning == "ve" else output  # type: ignore[no-any-return]
 
 

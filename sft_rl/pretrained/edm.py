@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from sft_rl.errors import UserError
 from sft_rl.networks.edm import Architecture
 from sft_rl.pretrained.states import State
 
-PRECONDITIONINGS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
+PRECONDITIONINGS = {
+    "EDMPrecond": "edm",
+    "VPPrecond": "vp",
+    "VEPrecond": "ve",
+    "iDDPMPrecond": "iddpm",
+}
 """NVlabs' classes around the networks, by the setting."""
+LEVELS = "u"
+"""The noise levels of iDDPMPrecond, decreasing to 0, which are in its state dict."""
 KEY = "preconditioning"
 """Where ``examples/edm_weights.py`` writes that class in a .safetensors file."""
 
@@ -30,7 +39,7 @@ def edm_weights(state: State) -> State:
     return {
         name.removeprefix("model."): tensor.float()
         for name, tensor in state.items()
-        if not name.endswith(("map_augment.weight", "map_augment.bias"))
+        if name != LEVELS and not name.endswith(("map_augment.weight", "map_augment.bias"))
     }
 
 
@@ -45,11 +54,16 @@ def edm_sections(file: Path, state: State, preconditioning: str | None) -> dict[
     Raises:
         UserError: If nobody says how the network is called.
     """
-    known = preconditioning or _written(file)
+    known = preconditioning or ("iddpm" if LEVELS in state else _written(file))
     if known is None:
         raise UserError(
             f"pretrained.preconditioning: {file} is a network of EDM, which does not say how it is "
             "called; set edm (EDMPrecond), vp (VPPrecond) or ve (VEPrecond)"
+        )
+    if (known == "iddpm") != (LEVELS in state):
+        raise UserError(
+            f"pretrained.preconditioning: {known!r}, but {file} has "
+            f"{'' if LEVELS in state else 'not '}the noise levels of iDDPMPrecond"
         )
     try:
         net = dataclasses.asdict(_architecture(edm_weights(state), known))
@@ -62,7 +76,9 @@ def edm_sections(file: Path, state: State, preconditioning: str | None) -> dict[
         return {"model": model, "noise": {"path": "ve", "sigma_min": 0.002, "sigma_max": 80.0}}
     if known == "ve":
         return {"model": model, "noise": {"path": "ve", "sigma_min": 0.02, "sigma_max": 100.0}}
-    return {"model": model, "noise": {"path": "vp", "betas": _vp_betas()}}
+    betas = _vp_betas() if known == "vp" else _betas_of(state[LEVELS])
+    noise = {"path": "vp", "betas": betas, "num_train_timesteps": len(betas)}
+    return {"model": model, "noise": noise}
 
 
 def _written(file: Path) -> str | None:
@@ -98,6 +114,13 @@ def _architecture(state: State, preconditioning: str) -> Architecture:
         num_taps=next(filters).shape[-1],
         preconditioning=preconditioning,
     )
+
+
+def _betas_of(levels: Tensor) -> list[float]:
+    """Those of the DDPM whose time t has the noise of the t-th last level but 0."""
+    alpha_bar = 1.0 / (1.0 + levels[:-1].double().flip(0) ** 2)
+    previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+    return (1.0 - alpha_bar / previous).tolist()  # type: ignore[no-any-return]
 
 
 def _vp_betas() -> list[float]:

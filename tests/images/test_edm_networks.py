@@ -216,6 +216,34 @@ def test_outputs_are_those_of_the_weights_by_their_names(
         assert torch.allclose(found, wanted, atol=2e-5 * wanted.abs().max())
 
 
+def test_iddpms_own_levels_are_its_times_and_its_variance_is_left_out(
+    tmp_path: Path, tiny_digits: tuple[str, ...]
+):
+    """D(x; u_j) = x - u_j F(x / sqrt(u_j^2 + 1), M - 1 - j), the first half of F's channels."""
+    net = {**NETS["ADM"], "preconditioning": "iddpm"}
+    u = torch.cat([torch.logspace(1.2, -2, 40), torch.zeros(1)])
+    state = {**random_state(net), "u": u}
+    torch.save(state, tmp_path / "net.pt")
+    given = settings_of(tmp_path / "net.pt", tiny_digits, "sampler.start_time=30")
+    resolved = resolve(load_config("digits", given))
+    path = path_of(resolved[0].noise)
+    network, _ = full_step_network(*resolved)
+    j = torch.tensor([0, 7, 39])
+    alpha, sigma = path.levels(39.0 - j)
+    torch.testing.assert_close((sigma / alpha).float(), u[j], rtol=1e-4, atol=1e-6)
+    x, s = torch.randn(3, 1, 8, 8), u[j][:, None, None, None]
+    with torch.no_grad():
+        classes = torch.zeros(3, 10)
+        scaled = x / (s**2 + 1).sqrt()
+        wanted = Reference(state)(scaled, 39.0 - j, classes)[:, :1]
+        found = network(scaled, path.network_times(39.0 - j), torch.full((3,), 10))
+    assert torch.allclose(found, wanted, atol=2e-5 * wanted.abs().max())
+    torch.save(random_state(net), tmp_path / "no_levels.pt")
+    given = settings_of(tmp_path / "no_levels.pt", tiny_digits, "pretrained.preconditioning=iddpm")
+    with pytest.raises(UserError, match="has not the noise levels of iDDPMPrecond"):
+        resolve(load_config("digits", given))
+
+
 @pytest.mark.parametrize("kind", ["EDMPrecond", "VPPrecond", "VEPrecond"])
 def test_a_precond_gives_its_x_0_at_any_sigma(
     kind: str, tmp_path: Path, tiny_digits: tuple[str, ...]
