@@ -150,6 +150,6 @@ def check_network(
             output = network(latents, *arguments)
     except Exception as error:  # whatever somebody else's code raises
         raise UserError(f"{field}: {called}) failed: {told(error)}") from error
-    found = getattr(getattr(output, "sample", output), "shape", None)
-    if found != latents.shape:
+    found = tuple(getattr(getattr(output, "sample", output), "shape", ())) or type(output).__name__
+    if found != tuple(latents.shape):
         raise UserError(f"{field}: {called}) returned {found}, expected {tuple(latents.shape)}")

@@ -120,7 +120,7 @@ def _betas_of(levels: Tensor) -> list[float]:
     """Those of the DDPM whose time t has the noise of the t-th last level but 0."""
     alpha_bar = 1.0 / (1.0 + levels[:-1].double().flip(0) ** 2)
     previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
-    return (1.0 - alpha_bar / previous).tolist()  # type: ignore[no-any-return]
+    return (1.0 - alpha_bar / previous).tolist()
 
 
 def _vp_betas() -> list[float]:
