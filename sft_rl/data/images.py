@@ -47,6 +47,11 @@ class ImageDataset(Dataset):
         assert self.units.samples.pixel_max is not None
         return self.units.samples.pixel_max
 
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """Shape of a picture, (C, H, W), which a model of latents does not see."""
+        return tuple(self.train.shape[1:])
+
     def batch(self, num: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
         """Draw training images with replacement, mirrored by chance if `data.flip`; -1..1.
 

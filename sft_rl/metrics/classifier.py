@@ -100,7 +100,7 @@ def cached_classifier(data: ImageDataset, *, seed: int = 0) -> tuple[Classifier,
         return Checkpoint({"classifier": trained.state_dict()}, {"accuracy": accuracy})
 
     entry, _ = cached("classifier", classifier_key(data, seed), train)
-    classifier = Classifier(data.shape, num_classes).eval().requires_grad_(False)
+    classifier = Classifier(data.picture_shape, num_classes).eval().requires_grad_(False)
     classifier.load_state_dict(entry.tensors["classifier"])
     return classifier, entry.meta["accuracy"]
 
@@ -118,10 +118,10 @@ def _train(data: ImageDataset, labels: Tensor, num_classes: int, seed: int) -> C
     """Train on training images, shifted by up to a pixel and with a little noise."""
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "classifier weights"))
-        classifier = Classifier(data.shape, num_classes)
+        classifier = Classifier(data.picture_shape, num_classes)
     source = generator(seed, "classifier")
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
-    height, width = data.shape[1:]
+    height, width = data.picture_shape[1:]
     for iteration in range(NUM_ITERATIONS):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1.0 - iteration / NUM_ITERATIONS)
         index = torch.randint(len(labels), (BATCH_SIZE,), generator=source)

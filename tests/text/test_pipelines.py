@@ -26,6 +26,7 @@ from sft_rl.diffusion.schedule import own_steps
 from sft_rl.errors import UserError
 from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.jobs.dry_run import activation_bytes
+from sft_rl.metrics import classifier
 from sft_rl.networks.guided import Guided
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.parts import full_step_network, network_of, policy_of
@@ -168,7 +169,7 @@ def captioned(folder: Path, captions: list[str]) -> None:
         (folder / f"{number}.txt").write_text(caption + "\n")
 
 
-def test_from_pictures_with_captions(settings, pipeline_folder, tmp_path):
+def test_from_pictures_with_captions(settings, pipeline_folder, tmp_path, monkeypatch):
     """The critic sees latents of pictures with the caption that the generated ones have."""
     captioned(tmp_path / "pictures", [PROMPTS[i % 2] for i in range(20)])
     own = [s for s in settings if not s.startswith(("prompts.", "data.", "policy."))]
@@ -192,7 +193,11 @@ def test_from_pictures_with_captions(settings, pipeline_folder, tmp_path):
         same = data.labels[(data.latents == latent).flatten(1).all(1)]
         assert (same == label).all()
         assert len(same)
+    monkeypatch.setattr(classifier, "NUM_ITERATIONS", 2)
+    own += ["metrics.distance=frechet_inf", "metrics.full_step=off"]
     assert main(["train", "images", *own, "--out", str(tmp_path / "run")]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["final"]
+    assert {"frechet_inf", "precision", "recall", "agreement", "diversity"} <= set(summary)
     critic = load(tmp_path / "run" / "checkpoints" / "000002").tensors["critic"]
     seen = critic["network.embeddings"]  # what tells the two captions apart
     means = data.embeddings[:2].mean(dim=1)
