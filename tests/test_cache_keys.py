@@ -76,6 +76,7 @@ ELSEWHERE = {
     "model.weights": "of a user's own",
     "model.classes": "of a user's own",
     "noise.betas": "as many as there are steps",
+    "pretrained.lora": "goes with pretrained.path",
     "pretrained.path": "nothing is trained",
     "pretrained.preconditioning": "goes with pretrained.path",
     "rollout.labels": "of nodes of a cluster",

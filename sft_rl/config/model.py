@@ -304,11 +304,17 @@ class PretrainedConfig(Section):
     preconditioning: Literal["edm", "vp", "ve", "iddpm"] | None = None
     """Which of NVlabs' EDMPrecond, VPPrecond and VEPrecond stands around an EDM network, where its
     file does not say so."""
+    lora: str | None = None
+    """Somebody's low-rank adapter of the U-Net of a StableDiffusionPipeline, which is merged into
+    the weights before all else: a .safetensors file, or a folder with
+    pytorch_lora_weights.safetensors."""
     sha256: str | None = None
-    """Hash of the file of the weights; filled in, or given to refuse any others."""
+    """Hash of the files of the weights; filled in, or given to refuse any others."""
 
     @model_validator(mode="after")
-    def _preconditions_a_file(self) -> PretrainedConfig:
+    def _goes_with_a_path(self) -> PretrainedConfig:
+        if self.lora is not None and self.path is None:
+            raise ValueError(f"pretrained.lora: goes with pretrained.path, got {self.lora} alone")
         if self.preconditioning is not None and self.path is None:
             raise ValueError(
                 "pretrained.preconditioning: goes with the file of an EDM network in "

@@ -18,6 +18,7 @@ PATHS = (
     "metrics.reference_stats",
     "model.weights",
     "prompts.path",
+    "pretrained.lora",
     "pretrained.path",
 )
 """Settings that are paths; the last may be a name on the hub, too."""
@@ -27,7 +28,7 @@ def with_absolute_paths(config: Config) -> Config:
     """Make paths absolute, so that they mean the same in every process of a run."""
     for key, given in _paths(config):
         name, _, field = key.partition(".")
-        path = _hub_name(given) if name == "pretrained" else None
+        path = _hub_name(given) if key == "pretrained.path" else None
         if path is None:
             path = str(home_expanded(given, key).absolute())
         section = getattr(config, name).model_copy(update={field: path})

@@ -27,6 +27,11 @@ def adapted(store: RunFolder, policy: DenoisingPolicy) -> Adapted:
     """
     if not isinstance(policy.network, Adapted):
         raise UserError("--adapter: the run has none; it was trained without policy.lora.rank")
+    if store.config.pretrained.lora is not None:
+        raise UserError(
+            "--adapter: it is on weights with pretrained.lora in them, not on the model's; leave "
+            "--adapter out"
+        )
     if store.config.sampler.guidance_scale != 1.0:
         raise UserError(
             "--adapter: under sampler.guidance_scale it is on weights that were fitted to the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import sft_rl
@@ -69,7 +70,9 @@ def _base_model(store: RunFolder) -> str:
 def _facts(store: RunFolder, policy: DenoisingPolicy) -> dict[str, Any]:
     """What the card tells of the run; a run that has not finished has no measured numbers."""
     config = store.config
+    lora = config.pretrained.lora
     facts: dict[str, Any] = {
+        **({} if lora is None else {"with the adapter": Path(lora).name}),
         "data": config.data.name,
         "algorithm": config.algorithm,
         "seed": config.seed,

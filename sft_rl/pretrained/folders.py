@@ -12,6 +12,8 @@ from sft_rl.pretrained.states import file_sha256
 
 WEIGHTS = "diffusion_pytorch_model"
 STATE_FILES = (".safetensors", ".ckpt", ".pt", ".pth")
+LORA = "pytorch_lora_weights.safetensors"
+"""What diffusers calls the file of a low-rank adapter."""
 PARTS = ("unet", "transformer")
 """Parts of a pipeline that are a denoising network."""
 HUB_FILES = ["*.json", "scheduler/*.json", *(f"{part}/*.json" for part in PARTS)]
@@ -107,8 +109,24 @@ def weights_files(options: PretrainedConfig) -> list[Path]:
 
 
 def weights_sha256(options: PretrainedConfig) -> str:
-    """Return the hash of the weights' file, or of its parts one after the other."""
-    return file_sha256(*weights_files(options))
+    """Return the hash of the weights' file, or of its parts and an adapter one after the other."""
+    adapter = [] if options.lora is None else [lora_file(options.lora)]
+    return file_sha256(*weights_files(options), *adapter)
+
+
+def lora_file(given: str) -> Path:
+    """Return the file of a low-rank adapter of `pretrained.lora`.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = Path(given)
+    file = path / LORA if path.is_dir() else path
+    if not file.is_file() or file.suffix != ".safetensors":
+        raise UserError(
+            f"pretrained.lora: expected a .safetensors file, or a folder with {LORA}, got {given}"
+        )
+    return file
 
 
 def find(folder: Path, part: str, name: str) -> Path:

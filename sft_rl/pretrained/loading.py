@@ -28,6 +28,7 @@ from sft_rl.pretrained.folders import (
     weights_files,
     weights_sha256,
 )
+from sft_rl.pretrained.low_rank import merge_lora
 from sft_rl.pretrained.pipelines import SUPPORTED, check_pipeline, is_pipeline
 from sft_rl.pretrained.schedulers import Sections, read_scheduler
 from sft_rl.pretrained.states import read_state
@@ -54,6 +55,11 @@ def read_pretrained(options: PretrainedConfig, *, num_classes: int) -> Sections:
             weights are not those of `pretrained.sha256`.
     """
     sections = _model(options, num_classes)
+    if options.lora is not None and sections["model"]["kind"] != "text_unet":
+        raise UserError(
+            "pretrained.lora: goes with the folder of a StableDiffusionPipeline, "
+            f"{options.path} is none"
+        )
     expected, digest = options.sha256, weights_sha256(options)
     if expected not in (None, digest):
         raise UserError(
@@ -106,6 +112,8 @@ def load_pretrained(network: nn.Module, options: PretrainedConfig) -> None:
             f"pretrained.path: the weights in {weights_files(options)[0]} do not fit its network: "
             f"{reason}"
         ) from error
+    if options.lora is not None:
+        merge_lora(network.get_submodule("unet"), options.lora)
 
 
 def _weights(options: PretrainedConfig) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ FREE_TO_CHANGE = (
     "metrics.inception_path",
     "metrics.reference_stats",
     "model.channels_last",  # rounds otherwise, in the last bits
+    "pretrained.lora",
     "pretrained.path",
     "pretrained.variant",
     "ray.",

@@ -22,7 +22,7 @@ def with_pretrained(
 ) -> Config:
     """Fill in what a pretrained model says of itself."""
     own, where = config.pretrained, (sections or {}).get("pretrained")
-    if where is None or (own.path, own.variant) != (where["path"], where["variant"]):
+    if where is None or any(getattr(own, n) != where[n] for n in ("path", "variant", "lora")):
         from sft_rl.pretrained.folders import is_on_hub
         from sft_rl.pretrained.loading import read_pretrained  # here: diffusers is slow to import
 

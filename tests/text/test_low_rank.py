@@ -1,0 +1,85 @@
+"""Adapters of others, merged into the weights before all else: as diffusers loads them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from sft_rl.cli import main
+from sft_rl.config.files import load_config
+from sft_rl.errors import UserError
+from sft_rl.runs.parts import full_step_network
+from sft_rl.runs.resolve import resolve
+
+RANK, ALPHA = 2, 6
+
+
+@pytest.fixture(scope="module")
+def adapters(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of one adapter the files that diffusers writes, wrote and kohya's trainer writes."""
+    unet = StableDiffusionPipeline.from_pretrained(pipeline_folder).unet
+    targets = ["to_q", "to_v", "to_out.0", "ff.net.2"]
+    options = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, init_lora_weights=False)
+    torch.manual_seed(1)
+    unet.add_adapter(options)
+    state = {name: t.detach().contiguous() for name, t in get_peft_model_state_dict(unet).items()}
+    folder = tmp_path_factory.mktemp("adapters")
+    StableDiffusionPipeline.save_lora_weights(
+        folder, unet_lora_layers=state, unet_lora_adapter_metadata=options.to_dict()
+    )
+    old, kohya = {}, {}
+    for name, tensor in state.items():
+        layer, _, side = name.removesuffix(".weight").rpartition(".lora_")
+        way = {"A": "down", "B": "up"}[side]
+        old[f"unet.{layer}.lora.{way}.weight"] = tensor
+        flat = f"lora_unet_{layer.replace('.', '_')}"
+        kohya[f"{flat}.lora_{way}.weight"] = tensor
+        kohya[f"{flat}.alpha"] = torch.tensor(float(ALPHA))
+    for kind, tensors in (("old", old), ("kohya", kohya)):
+        save_file(tensors, folder / f"{kind}.safetensors")
+    return {"diffusers": folder, **{k: folder / f"{k}.safetensors" for k in ("old", "kohya")}}
+
+
+def test_an_adapter_of_others_does_what_it_does_in_diffusers(settings, pipeline_folder, adapters):
+    x, t, hashes = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 15.0]), set()
+    outputs = {}
+    theirs = StableDiffusionPipeline.from_pretrained(pipeline_folder)
+    for kind, place in adapters.items():
+        config, data = resolve(load_config("images", [*settings, f"pretrained.lora={place}"]))
+        hashes.add(config.pretrained.sha256)
+        network, _ = full_step_network(config, data)
+        assert not [name for name in network.state_dict() if "lora" in name]
+        before = theirs.unet(x, t, data.embeddings[[0, 2]]).sample
+        theirs.load_lora_weights(place)
+        expected = theirs.unet(x, t, data.embeddings[[0, 2]]).sample
+        theirs.unload_lora_weights()
+        assert (expected - before).abs().max() > 0.01
+        outputs[kind] = network(x, t, torch.tensor([0, 2]))
+        torch.testing.assert_close(outputs[kind], expected, rtol=1e-4, atol=1e-5)
+    assert len(hashes) == len(adapters)
+    torch.testing.assert_close(outputs["kohya"], outputs["diffusers"])
+    assert not torch.allclose(outputs["old"], outputs["diffusers"])  # it says no alpha: the rank
+
+
+def test_what_is_no_such_adapter_is_one_line(settings, adapters, tmp_path, capsys):
+    def refused(place: Path | str, *own: str) -> str:
+        run = ["train", "images", *settings, f"pretrained.lora={place}", "--out", f"{tmp_path}/run"]
+        assert main([*run, *own]) == 2
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        return said
+
+    assert "expected a .safetensors file, or a folder with pytorch_lora" in refused(tmp_path)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"none")
+    assert "pretrained.lora: cannot read" in refused(broken)
+    for name in ("unet.mid_block.attn.to_q.lora_A.weight", "text_encoder.q_proj.lora_A.weight"):
+        save_file({name: torch.ones(2, 8)}, broken)
+        assert "tensors of layers that the U-Net has not, the first is" in refused(broken)
+    alone = [s for s in settings if not s.startswith(("pretrained.", "prompts.", "data."))]
+    with pytest.raises(UserError, match=r"pretrained\.lora: goes with pretrained\.path"):
+        load_config("digits", [*alone, f"pretrained.lora={adapters['old']}"])
