@@ -14,8 +14,7 @@ from sft_rl.cli import main
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("sft_rl.jobs.fine_tuning", ["ray", "tensorboardX", "matplotlib"]),
-        ("sft_rl.jobs.build", ["ray", "sklearn", "pandas", "matplotlib"]),
+        ("sft_rl.jobs.fine_tuning", ["ray", "tensorboardX", "matplotlib", "sklearn", "pandas"]),
         ("sft_rl.config.files", ["ray", "torch"]),
         ("sft_rl.export.pipeline", ["ray", "diffusers.pipelines.stable_diffusion"]),
     ],

@@ -136,7 +136,9 @@ def test_the_sampler_starts_as_a_standard_normal():
     assert samples.std().item() == pytest.approx(1.0, abs=0.03)
 
 
-@pytest.mark.parametrize("baseline", ["look_ahead", "value", "none"])
+@pytest.mark.parametrize(
+    "baseline", ["look_ahead", pytest.param("value", marks=pytest.mark.slow), "none"]
+)
 def test_a_gaussian_is_learned_in_seconds(tmp_path: Path, baseline: str):
     config = gaussian_config(tmp_path, baseline=baseline)
     samples = draw(fine_tune(config, tmp_path / "run").evaluated_policy)

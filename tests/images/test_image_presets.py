@@ -172,7 +172,12 @@ def write_images(folder: Path, preset: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "size"), [("cifar10", 32), ("cifar10_paper", 32), ("celeba64", 64)]
+    ("preset", "size"),
+    [
+        ("cifar10", 32),
+        pytest.param("cifar10_paper", 32, marks=pytest.mark.slow),
+        ("celeba64", 64),
+    ],
 )
 def test_from_a_model_and_images_to_a_pipeline(
     preset: str, size: int, tmp_path: Path, tiny_unet: dict[str, object]

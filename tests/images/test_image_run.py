@@ -73,7 +73,9 @@ def test_the_row_of_many_steps_has_as_many_as_asked_for_or_is_left_out(
         assert ("7 steps |" in (tmp_path / f"export-{num}" / "README.md").read_text()) == (num == 7)
 
 
-@pytest.mark.parametrize("algorithm", ["sft_pg", "ppo", "hybrid"])
+@pytest.mark.parametrize(
+    "algorithm", ["sft_pg", pytest.param("ppo", marks=pytest.mark.slow), "hybrid"]
+)
 def test_every_algorithm_runs_on_images(
     tmp_path: Path, tiny_digits: tuple[str, ...], algorithm: str
 ):
