@@ -7,7 +7,9 @@ The last row lets the workers draw the next iteration while the learner updates 
 
 The real collector hands out shards, moves weights and gathers trajectories. Only the policy is
 simulated: it sleeps for the time that a rollout takes. Several Ray nodes run on this machine, so
-the loopback interface counts what would travel between machines.
+the loopback interface counts what would travel between machines. With ``--processes 4``
+workers are threads of so many processes, for numbers whose processes this machine could not hold:
+the driver makes the same calls, and pays the same for them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,20 +45,19 @@ class SleepingRunner:
 
     def __init__(self, rollout_s: float) -> None:
         self.rollout_s = rollout_s
-        self.version = -1
+        self.loaded = threading.local()
         self.latents = torch.zeros(NUM_STEPS + 1, BATCH, DIM)
 
     def load(self, version: int, weights: Weights) -> None:
         """See that the weights are there; to copy them is a part of the rollout that sleeps."""
         assert all(np.isfinite(array[0]) for array in weights.values())
-        self.version = version
+        self.loaded.version = version
 
     def collect(self, iteration: int, shard: int) -> Trajectories:
         """Sleep for as long as a rollout takes."""
         time.sleep(self.rollout_s)
-        return Trajectories(
-            self.latents, torch.zeros(NUM_STEPS, BATCH), torch.zeros(0, BATCH), self.version
-        )
+        log_probs, rewards = torch.zeros(NUM_STEPS, BATCH), torch.zeros(0, BATCH)
+        return Trajectories(self.latents, log_probs, rewards, self.loaded.version)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Row:
         weight_copies: Copies of one version's weights that the cluster's object stores hold.
         weight_bytes_sent: Bytes over the network for one version, by all nodes together.
         weight_bytes: Bytes of one version.
+        driver_cpu_s: Processor seconds of the learner's process an iteration, all its threads.
     """
 
     workers: int
@@ -81,6 +84,7 @@ class Row:
     weight_copies: int
     weight_bytes_sent: int
     weight_bytes: int
+    driver_cpu_s: float
 
 
 @contextmanager
@@ -109,22 +113,21 @@ def measure(
     rollout_s: float,
     learner_s: float,
     weights: Weights,
+    processes: int,
 ) -> Row:
     """Run the trainer's loop with a learner that updates for `learner_s` after every batch."""
     import ray
 
-    from sft_rl.distributed.collector import RayCollector
-
     config = RolloutConfig(num_workers=workers, num_cpus_per_worker=FREE_CPUS)
     make: Any = partial(SleepingRunner, rollout_s)
-    collector = RayCollector(make, config)
-    seconds, waited, sent = [], [], []
+    collector = _collector(make, config, processes)
+    seconds, waited, sent, cpu = [], [], [], []
     orders = (Request(i, i, weights, num_shards=workers) for i in range(iterations + 2))
     if ahead:
         collector.submit(next(orders))
     # Iteration 0 starts the workers and is not counted.
     for _ in range(iterations + 1):
-        before, begun = _loopback_bytes(), time.perf_counter()
+        before, begun, used = _loopback_bytes(), time.perf_counter(), time.process_time()
         collector.submit(next(orders))
         asked = time.perf_counter()
         for _ in collector.results():
@@ -133,6 +136,7 @@ def measure(
         time.sleep(learner_s)
         seconds.append(time.perf_counter() - begun)
         sent.append(_loopback_bytes() - before)
+        cpu.append(time.process_time() - used)
     collector.close()
     reference = ray.put(weights)
     ray.get([_reader(node).remote([reference]) for node in ray.nodes() for _ in range(2)])
@@ -147,7 +151,31 @@ def measure(
         weight_copies=len(places["node_ids"]),
         weight_bytes_sent=int(np.median(sent[1:])),
         weight_bytes=sum(array.nbytes for array in weights.values()),
+        driver_cpu_s=round(float(np.median(cpu[1:])), 4),
     )
+
+
+def _collector(make: Any, config: RolloutConfig, num_processes: int) -> Any:
+    """A collector of workers in processes of their own, or of threads of some."""
+    import ray
+
+    from sft_rl.distributed.collector import RayCollector, RolloutWorker, _Slot
+
+    if not num_processes:
+        return RayCollector(make, config)
+    threaded = ray.remote(RolloutWorker).options(
+        num_cpus=FREE_CPUS,
+        max_concurrency=-(-config.num_workers // num_processes),
+        scheduling_strategy="SPREAD",
+    )
+    processes = [threaded.remote(make, 1, None) for _ in range(num_processes)]
+
+    class Threads(RayCollector):
+        def _start(self) -> _Slot:
+            self._num_started += 1
+            return _Slot(processes[self._num_started % num_processes])
+
+    return Threads(make, config)
 
 
 def _reader(node: dict[str, Any]) -> Any:
@@ -179,6 +207,7 @@ def main() -> None:
     parser.add_argument("--rollout-s", type=float, default=1.0)
     parser.add_argument("--learner-s", type=float, default=0.1)
     parser.add_argument("--weights-mib", type=float, default=16.0)
+    parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json")
     args = parser.parse_args()
     set_local_environment()
@@ -188,7 +217,8 @@ def main() -> None:
     weights = {"network": words.astype(np.float32)}
     rows = []
     with cluster(args.nodes):
-        print("workers  ahead  efficiency  seconds  learner idle  copies  sent / weights")
+        names = "workers  ahead  efficiency  seconds  learner idle  copies  sent / weights"
+        print(f"{names}  driver CPU s")
         for workers, ahead in [*((w, False) for w in args.workers), (args.workers[-1], True)]:
             row = measure(
                 workers,
@@ -197,12 +227,13 @@ def main() -> None:
                 rollout_s=args.rollout_s,
                 learner_s=args.learner_s,
                 weights=weights,
+                processes=args.processes,
             )
             rows.append(row)
             print(
                 f"{row.workers:7}  {row.ahead!s:>5}  {row.efficiency:10.3f}  {row.iteration_s:7.3f}"
                 f"  {row.learner_idle:12.2f}  {row.weight_copies:6}"
-                f"  {row.weight_bytes_sent / row.weight_bytes:14.2f}",
+                f"  {row.weight_bytes_sent / row.weight_bytes:14.2f}  {row.driver_cpu_s:12.4f}",
                 flush=True,
             )
     settings = {k: v for k, v in vars(args).items() if k not in ("out", "workers")}

@@ -27,6 +27,8 @@ from sft_rl.storage.urls import is_url
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 """Parses a command line, without ``sft-rl``."""
 COMMANDS = ("train", "tune", "pretrain", "evaluate")
+RESUMABLE = ("train", "tune")
+"""Those that go on where they were: with `--resume=auto`."""
 OUT_KEY = "sft_rl_out"
 """Metadata under which a job tells where its run folder is."""
 COMMAND_KEY = "sft_rl_command"
@@ -96,9 +98,9 @@ def run_submit(args: argparse.Namespace, started: float) -> int:
 def _going_on(command: JobCommand, args: argparse.Namespace) -> JobCommand:
     """The same command, which goes on with its run if there is one."""
     words = command.words
-    if words[0] != "train" or args.detach or args.retries < 0:
+    if words[0] not in RESUMABLE or args.detach or args.retries < 0:
         raise UserError(
-            f"--retries: got {args.retries}; a `train` that is followed can be sent again, not "
+            f"--retries: got {args.retries}; a followed `train` or `tune` can be sent again, not "
             f"{'with --detach' if args.detach else words[0]}"
         )
     return command if "--resume" in words else replace(command, words=(*words, "--resume=auto"))
@@ -146,8 +148,7 @@ def job_command(words: Sequence[str], parse: Parse, *, out: str) -> JobCommand:
     mlflow = getattr(args, "mlflow", None)
     if mlflow and not re.match(r"[\w+-]+:|databricks", mlflow):  # a folder
         _check_absolute("--mlflow", mlflow)
-    resumed = getattr(args, "resume", None)
-    if isinstance(resumed, Path) or is_url(resumed or ""):  # a search knows all from its folder
+    if _search_in(getattr(args, "resume", None)):  # it knows all from its folder
         return JobCommand(tuple(words), str(args.resume), Needs())
     if "out" not in args:
         return JobCommand(tuple(words), None, _needs(words[0], args))
@@ -178,11 +179,18 @@ def check_job(settings: ClusterSettings, target: str, parse: Parse) -> None:
                 f"/opt/sft-rl/runs/{Path(file).name}"
             )
     is_repeated = not is_pod or bool(settings.kuberay and settings.kuberay.retries)
-    if settings.job[0] == "train" and is_repeated and not (args.out and args.resume == "auto"):
+    if settings.job[0] not in RESUMABLE or not is_repeated:
+        return
+    if not (args.out and args.resume == "auto") and not _search_in(args.resume):
         raise UserError(
             "job: is run again after its node was lost; with --out FOLDER and --resume=auto it "
             "goes on, else it starts anew"
         )
+
+
+def _search_in(resume: Path | str | None) -> bool:
+    """Whether `--resume` names the folder of a search, which the command then goes on with."""
+    return isinstance(resume, Path) or is_url(resume or "")
 
 
 def _parsed(words: Sequence[str], parse: Parse) -> argparse.Namespace:

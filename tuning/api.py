@@ -85,8 +85,8 @@ def search(
         searcher: ``random`` or ``optuna``.
         scheduler: ``none``, ``asha`` or ``pbt``.
         address: A cluster to join, where no Ray runs here.
-        resume: Go on with the search that `out` holds, if it holds one, with more configurations
-            if `num_trials` is larger than its own.
+        resume: Go on with this search if `out` holds it, with more configurations if `num_trials`
+            is larger than its own.
         metric: What ranks, the less the better: a metric of the evaluations, ``module:function``
             of all of them, or ``auto`` for the distance that leads the preset's runs.
         time_budget: Seconds after which no configuration is begun.
@@ -98,24 +98,22 @@ def search(
             or the search was interrupted.
     """
     folder = SearchFolder(out if is_url(out) else home_expanded(out, "out"))
-    if resume and folder.holds_search:
-        wanted = folder.load()
-        if num_trials > wanted.num_trials and wanted.scheduler != "pbt":
-            wanted = wanted.with_trials(num_trials)
-    else:
+    if not resume:
         folder.check_unused()
-        wanted = new_search(
-            preset,
-            named_overrides(overrides, {}),
-            load_space(space) if isinstance(space, str) else parse_space("space", _tree(space)),
-            num_trials=num_trials,
-            seed=seed,
-            searcher=searcher,
-            scheduler=scheduler,
-            seeds=seeds,
-            final_seeds=final_seeds,
-            metric=metric,
-        )
+    wanted = new_search(
+        preset,
+        named_overrides(overrides, {}),
+        load_space(space) if isinstance(space, str) else parse_space("space", _tree(space)),
+        num_trials=num_trials,
+        seed=seed,
+        searcher=searcher,
+        scheduler=scheduler,
+        seeds=seeds,
+        final_seeds=final_seeds,
+        metric=metric,
+    )
+    if resume:
+        wanted = folder.going_on(wanted)
     joined = cluster_address(RayConfig(address=address))
     limits = Limits(time_budget, patience, max_concurrent)
     check_search(wanted, joined)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps its type to itself."""
 
+AUTO = "auto"
+"""Of `--resume`: as the same command does that is given again."""
+
 EPILOG = """examples:
   sft-rl tune swiss_roll --search lr_steps --num-trials 16 --seeds 3 --out runs/search
   sft-rl tune swiss_roll sampler.num_steps=4 --search space.yaml --num-trials 8 --out runs/four
@@ -94,9 +97,10 @@ def add_tune_command(subparsers: Subparsers, place: Callable[[str], Path | str])
     tune.add_argument("--address", metavar="URL", help="Ray cluster to run on (default: start one)")
     tune.add_argument(
         "--resume",
-        type=place,
+        type=lambda text: text if text == AUTO else place(text),
         metavar="DIR",
-        help="go on with a search; with --num-trials, add configurations to it",
+        help="go on with a search; with --num-trials, add configurations to it; `auto` begins the "
+        "search in --out, or goes on with it",
     )
     tune.add_argument("--wandb", metavar="PROJECT", help="log trials to Weights & Biases, too")
     tune.add_argument("--mlflow", metavar="URI", help="log trials to an MLflow server or folder")
@@ -118,9 +122,9 @@ def needs(args: argparse.Namespace) -> Needs:
     from tuning.space import space_names
 
     _check_complete(args)
-    if not is_url(args.out):  # which perhaps only the cluster reaches
-        SearchFolder(args.out).check_unused()
     search, limits = _new(args), _limits(args)
+    if not is_url(args.out):  # which perhaps only the cluster reaches
+        search = _in_folder(search, SearchFolder(args.out), args)
     check_search(search, "auto")
     limits.check(search)
     files = local_files(load_config(args.preset, args.settings))
@@ -142,11 +146,10 @@ def run_tune(args: argparse.Namespace, started: float) -> int:
     from tuning.folder import SearchFolder
 
     address = cluster_address(RayConfig(address=args.address))
-    if args.resume is None:
+    if args.resume in (None, AUTO):
         _check_complete(args)
         folder = SearchFolder(args.out)
-        folder.check_unused()
-        search = _new(args)
+        search = _in_folder(_new(args), folder, args)
     else:
         folder = SearchFolder(args.resume)
         search = _resumed(args, folder)
@@ -229,6 +232,14 @@ def _new(args: argparse.Namespace) -> Search:
         final_seeds=args.final_seeds,
         metric=args.metric or "auto",
     )
+
+
+def _in_folder(search: Search, folder: SearchFolder, args: argparse.Namespace) -> Search:
+    """A new search in its folder, or with `--resume auto` what is there of it."""
+    if args.resume == AUTO:
+        return folder.going_on(search)
+    folder.check_unused()
+    return search
 
 
 def _limits(args: argparse.Namespace) -> Limits:

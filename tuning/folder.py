@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from dataclasses import fields, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -71,6 +72,30 @@ class SearchFolder:
                 f"--out: {self.place} is not empty; choose a new folder, nothing there is "
                 "overwritten"
             )
+
+    def going_on(self, search: Search) -> Search:
+        """The search that is here, with more configurations if asked for more; else a new one.
+
+        Args:
+            search: What is asked for.
+
+        Raises:
+            UserError: If the folder holds another search, or anything else.
+        """
+        if not self.holds_search:
+            self.check_unused()
+            return search
+        found = self.load()
+        asked = replace(search, num_trials=found.num_trials)
+        if found != asked:
+            differ = [
+                f.name for f in fields(found) if getattr(found, f.name) != getattr(asked, f.name)
+            ]
+            raise UserError(
+                f"--out: {self.place} holds a search with other {', '.join(differ)}; choose a new "
+                f"folder, or go on with that one: sft-rl tune --resume {shlex.quote(self.place)}"
+            )
+        return search if search.num_trials > found.num_trials else found
 
     def begin(self) -> None:
         """Make the folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 import warnings
 from collections import Counter, deque
@@ -30,6 +31,9 @@ accident."""
 
 START_S = 120.0
 """Seconds a new worker gets for its first answer: it has to be placed and to import torch."""
+
+POLL_S = 0.01
+"""How often answers are looked for while shards that are there are passed on."""
 
 STRATEGIES = {"spread": "SPREAD", "pack": "DEFAULT"}
 """Ray's default fills a node half before it takes the next."""
@@ -112,6 +116,8 @@ class RayCollector:
         self._num_started = 0
         self._make_runner = ray.put(make_runner)
         self._slots = [self._start() for _ in range(config.num_workers)]
+        self._calls: dict[Any, _Slot] = {}  # unanswered, and who has each
+        self._polled = 0.0
         self._waiting: deque[_Task] = deque()
         self._requests: deque[Request] = deque()
         self._awaited = 0  # iteration of the oldest request
@@ -141,7 +147,8 @@ class RayCollector:
         request = self._requests.popleft()
         self._awaited = request.iteration
         for shard in range(request.num_shards):
-            self._receive(timeout=0.0)  # keeps the workers busy with what was ordered next
+            if time.monotonic() - self._polled > POLL_S:
+                self._receive(timeout=0.0)  # keeps the workers busy with what was ordered next
             while (request.iteration, shard) not in self._done:
                 self._receive(timeout=1.0)
             yield self._done.pop((request.iteration, shard))
@@ -170,29 +177,35 @@ class RayCollector:
         )
 
     def _dispatch(self) -> None:
+        if not self._waiting:
+            return
+        loads = [(len(slot.calls), i) for i, slot in enumerate(self._slots)]
+        heapq.heapify(loads)
         while self._waiting:
-            slot = min(self._slots, key=lambda slot: len(slot.calls))
+            load, i = loads[0]
             # What is drawn ahead is handed out whole: nobody is here while the learner computes.
             is_ahead = self._waiting[0].iteration > self._awaited
-            if len(slot.calls) >= MAX_IN_FLIGHT and not is_ahead:
+            if load >= MAX_IN_FLIGHT and not is_ahead:
                 return
-            task = self._waiting.popleft()
-            if not slot.calls:
+            heapq.heapreplace(loads, (load + 1, i))
+            slot, task = self._slots[i], self._waiting.popleft()
+            if not load:
                 slot.last_sign_of_life = time.monotonic()
             call = slot.actor.collect.remote(task.iteration, task.shard, task.version, task.weights)
-            slot.calls[call] = task
+            slot.calls[call], self._calls[call] = task, slot
 
     def _receive(self, *, timeout: float) -> None:
         """Take the answers that are there within some seconds; find workers dead or hung."""
-        calls = [call for slot in self._slots for call in slot.calls]
-        # All that are there: a worker whose answer waits for us is not hung.
+        calls = list(self._calls)
         ready = ray.wait(calls, num_returns=len(calls), timeout=0.0)[0] if calls else []
         if calls and not ready and timeout > 0.0:
             ready, _ = ray.wait(calls, num_returns=1, timeout=timeout)
-        for slot in self._slots:
-            for call in ready:
-                if call in slot.calls:
-                    self._take(slot, call)
+        self._polled = time.monotonic()
+        for call in ready:
+            if call in self._calls:  # else its worker has been replaced
+                self._take(self._calls[call], call)
+        # Nobody's answer waits for us, so who is late is late by itself.
+        for slot in () if ready else tuple(self._slots):
             if slot.is_hung(self.config.timeout_s):
                 self._replace(slot, f"has not answered for {self.config.timeout_s:g} s")
         self._dispatch()
@@ -209,6 +222,7 @@ class RayCollector:
             self._replace(slot, "died" if died else f"was lost ({type(error).__name__})")
             return
         task = slot.calls.pop(call)
+        del self._calls[call]
         slot.last_sign_of_life, slot.is_new = time.monotonic(), False
         self._losses.clear()
         if trajectories.policy_version != task.version:
@@ -230,6 +244,8 @@ class RayCollector:
             )
         self.warn(f"a rollout worker {why}; it is replaced, its shards are drawn again")
         self._waiting.extendleft(reversed(slot.calls.values()))
+        for call in slot.calls:
+            del self._calls[call]
         slot.calls.clear()
         self._slots[self._slots.index(slot)] = self._start()
         self.num_replaced += 1

@@ -340,7 +340,7 @@ def test_a_job_whose_environment_does_not_build_is_sent_again_if_asked(
     assert entrypoint.endswith(f"/{first} --resume=auto"), "it would go on where the first was"
     refused = sft_rl("submit", "--detach", "--retries", "1", *job)
     assert refused.returncode == 2
-    assert "--retries: got 1; a `train` that is followed can be sent again" in refused.stderr
+    assert "--retries: got 1; a followed `train` or `tune` can be sent again" in refused.stderr
 
 
 def test_an_unknown_job(sft_rl):

@@ -186,6 +186,16 @@ def test_settings_that_do_not_fit_the_target(tmp_path, name, target, field, valu
     assert "\n" not in str(caught.value)
 
 
+SEARCH = ("--search", "lr_steps", "--num-trials", "1")
+
+
+def test_a_search_that_goes_on_when_it_is_run_again_is_rendered(tmp_path, capsys):
+    job = ["tune", "swiss_roll", *SEARCH, "--out", "runs/a", "--resume=auto"]
+    settings = write(tmp_path / "s.yaml", changed(example("slurm"), "job", job))
+    assert main(["cluster", "render", "--settings", str(settings), "--target", "slurm"]) == 0
+    assert "tune swiss_roll --search lr_steps" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("target", "job", "said"),
     [
@@ -194,6 +204,11 @@ def test_settings_that_do_not_fit_the_target(tmp_path, name, target, field, valu
         ("kuberay-job", ["train", "swiss_roll", "sead=1"], "did you mean 'seed'?"),
         ("kuberay-job", ["train", "swiss_roll"], "with --out FOLDER and --resume=auto it goes on"),
         ("slurm", ["train", "swiss_roll", "--resume=auto"], "with --out FOLDER and --resume"),
+        (
+            "slurm",
+            ["tune", "swiss_roll", *SEARCH, "--out", "runs/a"],
+            "with --out FOLDER and --resume=auto it goes on",
+        ),
         (
             "kuberay-job",
             ["train", "swiss_roll", "data.path=a.npy", "--out", "runs/a", "--resume=auto"],

@@ -66,5 +66,13 @@ def test_what_is_there_is_not_overwritten(store: fsspec.AbstractFileSystem):
     with pytest.raises(UserError, match=f"--out: {URL} is not empty"):
         SearchFolder(URL).check_unused()
     SearchFolder(f"{URL}/b").save(make())
+    asked = make(num_trials=9)
+    assert SearchFolder(f"{URL}/new").going_on(asked) == asked
+    assert SearchFolder(f"{URL}/b").going_on(asked) == asked, "more configurations"
+    assert SearchFolder(f"{URL}/b").going_on(make(num_trials=1)) == make()
+    with pytest.raises(UserError, match="holds a search with other seed; choose a new folder"):
+        SearchFolder(f"{URL}/b").going_on(make(seed=3))
+    with pytest.raises(UserError, match=f"--out: {URL} is not empty"):
+        SearchFolder(URL).going_on(asked)
     with pytest.raises(UserError, match=f"sft-rl tune --resume {URL}/b"):
         SearchFolder(f"{URL}/b").check_unused()
