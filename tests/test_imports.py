@@ -16,6 +16,7 @@ from sft_rl.cli import main
     [
         ("sft_rl.jobs.fine_tuning", ["ray", "tensorboardX", "matplotlib", "sklearn", "pandas"]),
         ("sft_rl.config.files", ["ray", "torch"]),
+        ("sft_rl.distributed.board", ["ray", "torch"]),
         ("sft_rl.export.pipeline", ["ray", "diffusers.pipelines.stable_diffusion"]),
     ],
 )

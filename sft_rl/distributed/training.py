@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sft_rl.config import LearnerConfig
+from sft_rl.distributed.board import Board
 from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.distributed.team import TorchTeam
 from sft_rl.errors import RunFailed, UserError, last_line
@@ -46,33 +46,6 @@ END_S = 10.0
 
 Work = Callable[[Team, Observer, Notice], None]
 """What every learner of a team runs."""
-
-
-class Board:
-    """Where the leading learner leaves news for the driver, and the driver the notice to stop."""
-
-    def __init__(self) -> None:
-        self._news: list[tuple[str, tuple[Any, ...]]] = []
-        self._stop = asyncio.Event()
-
-    async def tell(self, kind: str, *what: Any) -> None:
-        """Leave news; of progress only the newest counts."""
-        if kind == "progress" and self._news and self._news[-1][0] == kind:
-            self._news.pop()
-        self._news.append((kind, what))
-
-    async def news(self) -> list[tuple[str, tuple[Any, ...]]]:
-        """Take what was left since the last call."""
-        news, self._news = self._news, []
-        return news
-
-    async def stop(self) -> None:
-        """Ask the learners to save and leave."""
-        self._stop.set()
-
-    async def stopped(self) -> None:
-        """Return when the learners are asked to leave."""
-        await self._stop.wait()
 
 
 class _BoardObserver:

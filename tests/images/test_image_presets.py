@@ -189,6 +189,7 @@ def test_from_a_model_and_images_to_a_pipeline(
         f"data.path={tmp_path / 'images'}",
         # pixels in place of features: a classifier of noise says nothing
         "metrics.distance=sliced_wasserstein",
+        "metrics.full_step=5",
         f"training.plots={str(preset == 'cifar10').lower()}",
     ]
     run, out = str(tmp_path / "run"), str(tmp_path / "pipeline")
