@@ -73,8 +73,7 @@ def check_room(search: Search, nodes: placement.Nodes) -> None:
     config = search.config(largest)
     learner = placement.learner_bundle(config.learner)
     placement.check_room(nodes, learner, config.rollout, config.reward)
-    trial = [learner, *placement.worker_bundles(config.rollout)]
-    trial += placement.scorer_bundles(config.reward)
+    trial = placement.run_bundles(config)
     if search.scheduler == "pbt" and not placement.fits(nodes.values(), trial * search.num_trials):
         raise UserError(  # Ray's would pause trials for each other, for ever
             f"--scheduler pbt: no room for all {search.num_trials} trials at once, which take "

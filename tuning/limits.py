@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from sft_rl.distributed.placement import Nodes, fits, run_bundles
 from sft_rl.errors import UserError
 from tuning.ranking import configurations, since_the_best
 from tuning.records import Records
@@ -46,6 +47,14 @@ class Limits:
                 raise UserError(f"{name}: must be {least}, got {limit:g}")
             if search.scheduler == "pbt":
                 raise UserError(f"{name}: under pbt all trials run side by side, to their end")
+
+    def at_once(self, search: Search, nodes: Nodes) -> int:
+        """How many trials run side by side on nodes that have nothing else to do, at least 1."""
+        trial, num = run_bundles(search.base), 1
+        most = min(search.num_runs, self.max_concurrent or search.num_runs)
+        while num < most and fits(nodes.values(), trial * (num + 1)):
+            num += 1
+        return num
 
     def reached(self, search: Search, records: Records, started: float) -> str:
         """Say why no configuration is begun any more; empty while some are.

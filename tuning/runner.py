@@ -10,11 +10,13 @@ from typing import Any
 
 from ray import tune
 
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.distributed.nodes import check_shared, is_fixed, room
-from sft_rl.distributed.placement import learner_bundle
+from sft_rl.distributed.placement import learner_bundle, this_machine
 from sft_rl.distributed.session import RaySession
 from sft_rl.jobs.console import ConsoleObserver
+from sft_rl.jobs.dry_run import object_bytes
 from sft_rl.storage.urls import LOCAL
 from tuning.checks import check_room
 from tuning.final import final_trials
@@ -25,7 +27,7 @@ from tuning.progress import SearchView
 from tuning.records import Records
 from tuning.search import Search
 from tuning.suggestions import InTurn
-from tuning.trial import Pretrained, resources, run_trial, share_pretrained
+from tuning.trial import Pretrained, resolve_base, resources, run_trial, share_pretrained
 
 MAX_FAILURES = 2
 """How often a trial that dies is started again."""
@@ -61,11 +63,14 @@ def run_search(
         return search, records, finals
     own = load_config(search.preset, search.settings).ray
     ray = own.model_copy(update={"address": address})
-    with RaySession(ray, search.base.rollout) as session:
+    base = resolve_base(search) if address is None else None
+    objects = 0 if base is None else _object_bytes(search, base[0], limits)
+    with RaySession(ray, search.base.rollout, objects=objects) as session:
         if address is not None:  # joining is quick, and may fail
             session.wait()
         with ConsoleObserver() as observer:
-            pretrained = share_pretrained(search, observer)
+            pretrained = share_pretrained(*(base or resolve_base(search)), observer)
+        del base
         session.wait()
         trial = learner_bundle(search.base.learner)
         check_shared(str(records.folder.resolve()), trial, field="--out")
@@ -89,6 +94,12 @@ def run_search(
             with SearchView(search, finals, total, seeds=seeds, what="final trial") as view:
                 fit(finals, left, [Ledger(finals, view), *trackers()])
     return search, records, finals
+
+
+def _object_bytes(search: Search, base: ResolvedConfig, limits: Limits) -> int:
+    """Bytes in the store of a Ray here: of one trial that has no workers, else of all at once."""
+    trials = limits.at_once(search, this_machine()) if base.rollout.num_workers else 1
+    return trials * object_bytes(base)
 
 
 def num_unfinished(search: Search, records: Records, finals: Records) -> int:

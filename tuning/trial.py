@@ -13,7 +13,8 @@ from ray import tune
 from torch import nn
 
 from sft_rl.config import Config, ResolvedConfig
-from sft_rl.distributed.placement import learner_bundle, scorer_bundles, worker_bundles
+from sft_rl.data import Dataset
+from sft_rl.distributed.placement import run_bundles
 from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.errors import UserError
 from sft_rl.jobs.clock import Clock
@@ -23,6 +24,7 @@ from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.pretrained.full_step import FullStep
 from sft_rl.runs.folder import RunFolder
+from sft_rl.runs.models import Sections
 from sft_rl.runs.parts import (
     full_step_key,
     full_step_network,
@@ -47,18 +49,24 @@ Pretrained = dict[str, Any]
 its arrays without a copy."""
 
 
-def share_pretrained(search: Search, observer: Observer) -> Pretrained:
-    """Load or train the full-step model once, in the driver.
+def resolve_base(search: Search) -> tuple[ResolvedConfig, Dataset, Sections | None]:
+    """Resolve what all trials start from; return it, the data, what `pretrained.path` fills in.
 
     Raises:
-        UserError: If there is none at `pretrained.path`, or it does not go with the data.
+        UserError: If there is no model at `pretrained.path`, or it does not go with the data.
     """
     config, sections = search.base, None
     if config.pretrained.path is not None:
         from sft_rl.pretrained.loading import read_pretrained  # here: diffusers is slow to import
 
         sections = read_pretrained(config.pretrained, num_classes=config.model.num_classes)
-    resolved, data = resolve(config, pretrained=sections)
+    return *resolve(config, pretrained=sections), sections
+
+
+def share_pretrained(
+    resolved: ResolvedConfig, data: Dataset, sections: Sections | None, observer: Observer
+) -> Pretrained:
+    """Load or train the full-step model once, in the driver, of what :func:`resolve_base` gives."""
     observer.phase("pretraining")
     warn = observer.warn
     network, _ = full_step_network(resolved, data, progress=observer.progress, warn=warn)
@@ -203,8 +211,7 @@ def full_step_model(
 
 def resources(config: Config) -> tune.PlacementGroupFactory:
     """Return a trial's placement group: the learner's bundle, one for each worker and scorer."""
-    workers = [*worker_bundles(config.rollout), *scorer_bundles(config.reward)]
-    bundles = [learner_bundle(config.learner), *workers]
+    bundles = run_bundles(config)
     amounts = [{"CPU": bundle.cpus, "GPU": bundle.gpus} for bundle in bundles]
     labels = [dict(bundle.labels) for bundle in bundles]
     return tune.PlacementGroupFactory(

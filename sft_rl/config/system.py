@@ -92,7 +92,8 @@ class RayConfig(Section):
     """Cluster to join; none starts a Ray on this machine, on loopback with a token."""
     object_store_gb: Annotated[float, Field(ge=0.08, le=10**4)] | None = None
     """GiB of memory for objects, weights and trajectories on their way, of a Ray that is started
-    here; none takes what the run needs, at least 0.25. What has no room goes through the disk."""
+    here; none takes what the run needs, or a search's trials at once, at least 0.25. What has no
+    room goes through the disk."""
     dashboard: bool = False
     """Whether a Ray that is started here has a dashboard and exports the run's metrics; a cluster
     always gets them."""

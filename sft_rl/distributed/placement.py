@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sft_rl.config import LearnerConfig, RewardConfig, RolloutConfig
+from sft_rl.config import Config, LearnerConfig, RewardConfig, RolloutConfig
 from sft_rl.errors import UserError
 
 
@@ -66,6 +66,12 @@ def scorer_bundles(config: RewardConfig) -> list[Bundle]:
         if term.uses_ray
         for _ in range(term.num_scorers)
     ]
+
+
+def run_bundles(config: Config) -> list[Bundle]:
+    """Return what a run asks for that Ray places as a whole: learner, workers, scorers."""
+    others = [*worker_bundles(config.rollout), *scorer_bundles(config.reward)]
+    return [learner_bundle(config.learner), *others]
 
 
 def check_room(

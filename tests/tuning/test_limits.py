@@ -4,10 +4,11 @@ import math
 from pathlib import Path
 
 import pytest
-from made_up import RATE, fail, finish, make
+from made_up import RATE, SPACE, fail, finish, make
 
 from sft_rl.cli import main
 from sft_rl.config.files import load_config
+from sft_rl.distributed.placement import Bundle
 from sft_rl.errors import OwnCodeFailed, UserError
 from tuning.limits import Limits, seconds
 from tuning.objective import load_objective
@@ -118,3 +119,13 @@ def test_any_metric_or_function_of_them_ranks():
     ):
         with pytest.raises(UserError, match=said):
             load_objective(config, name)
+
+
+def test_trials_at_once_are_those_that_fit_and_may():
+    search = make(SPACE, "rollout.num_workers=1", "learner.num_cpus=1", num_trials=5)
+    four, eight = ({"here": Bundle(cpus, 0.0)} for cpus in (4.5, 8.0))
+    assert Limits().at_once(search, {"here": Bundle(1.0, 0.0)}) == 1
+    assert Limits().at_once(search, four) == 2
+    assert Limits().at_once(search, eight) == 4
+    assert Limits(max_concurrent=3).at_once(search, eight) == 3
+    assert Limits().at_once(search.with_trials(1), eight) == 1

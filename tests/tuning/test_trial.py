@@ -17,7 +17,7 @@ from sft_rl.runs.resolve import resolve
 from sft_rl.types import Metrics
 from tuning.search import Search
 from tuning.space import parse_space
-from tuning.trial import full_step_model, share_pretrained
+from tuning.trial import full_step_model, resolve_base, share_pretrained
 
 
 def search_over(preset: str, settings: Sequence[str]) -> Search:
@@ -46,7 +46,7 @@ def test_the_model_is_loaded_once_for_all_trials(
     monkeypatch: pytest.MonkeyPatch,
 ):
     config, observer = tiny_config(), Silent()
-    shared = share_pretrained(search_over(config.preset, tiny_settings), observer)
+    shared = share_pretrained(*resolve_base(search_over(config.preset, tiny_settings)), observer)
     monkeypatch.setenv("SFT_RL_CACHE", str(tmp_path))  # as on a node that has never seen it
     observer = Silent()
     data = load_dataset(config.data)
@@ -74,7 +74,7 @@ def test_a_model_at_a_path_is_read_in_the_driver_alone(
     settings = [s for s in tiny_digits if not s.startswith(("model.", "noise."))]
     settings += [f"pretrained.path={tmp_path / 'model'}", "metrics.distance=sliced_wasserstein"]
     settings += ["sampler.start_time=10"]
-    shared = share_pretrained(search_over("digits", settings), Silent())
+    shared = share_pretrained(*resolve_base(search_over("digits", settings)), Silent())
     shutil.rmtree(tmp_path / "model")  # as on a node that has no such folder
 
     own = [*settings, "model.channels_last=true"]
