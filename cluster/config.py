@@ -40,6 +40,11 @@ class Workers(Settings):
     idle_minutes: Positive = 10
     """Minutes without work after which a worker node above `min` is given back."""
 
+    @property
+    def is_elastic(self) -> bool:
+        """Whether an autoscaler has anything to do."""
+        return self.min < self.max
+
     @model_validator(mode="after")
     def _min_is_not_above_max(self) -> Self:
         if self.min > self.max:
@@ -84,6 +89,8 @@ class ClusterSettings(Settings):
     """The head node."""
     workers: Workers = Workers()
     """The worker nodes."""
+    rollout_workers: Workers | None = None
+    """A second group of them (KubeRay), such as CPU nodes that draw beside a learner on GPUs."""
     docker: Docker = Docker()
     """How the image is built."""
     on_premise: OnPremise | None = None

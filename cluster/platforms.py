@@ -107,6 +107,10 @@ class KubeRay(Settings):
     """Secrets for the image's registry."""
     node_selector: Mapping[Word, Word] = Field(default_factory=dict)
     """Labels that a node must carry to run workers."""
+    rollout_selector: Mapping[Word, Word] = Field(default_factory=dict)
+    """Labels that a node must carry to run `rollout_workers`."""
+    head_selector: Mapping[Word, Word] = Field(default_factory=dict)
+    """Labels that a node must carry to run the head."""
     keep_minutes: Count = 10
     """Minutes that the cluster of a finished job stays up, for its logs."""
 

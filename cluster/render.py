@@ -80,6 +80,8 @@ def _check(settings: ClusterSettings, target: str) -> None:
         )
     if target in ("kuberay-cluster", "kuberay-job"):
         _check_token(settings, target)
+    if settings.rollout_workers and target in ("ray-up", "slurm"):
+        raise UserError(f"rollout_workers: KubeRay has a second group of nodes, {target} has none")
     if target == "ray-up":
         _check_machines(settings)
 

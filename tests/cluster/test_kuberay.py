@@ -9,7 +9,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 import cluster.config
-from cluster.config import ClusterSettings, load_settings
+from cluster.config import ClusterSettings, Workers, load_settings
 from cluster.render import render
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +51,12 @@ def manifest(target: str, settings: ClusterSettings = SETTINGS) -> dict[str, Any
 
 
 def changed(section: str, **changes: Any) -> ClusterSettings:
-    part = getattr(SETTINGS, section).model_copy(update=changes)
-    return SETTINGS.model_copy(update={section: part})
+    return changed_in(SETTINGS, section, **changes)
+
+
+def changed_in(settings: ClusterSettings, section: str, **changes: Any) -> ClusterSettings:
+    part = getattr(settings, section).model_copy(update=changes)
+    return settings.model_copy(update={section: part})
 
 
 def cluster_spec(target: str, settings: ClusterSettings = SETTINGS) -> dict[str, Any]:
@@ -144,6 +148,28 @@ def test_gpus_are_asked_for_by_workers_only(target):
     assert worker["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert "nvidia" not in str(head)
     assert "nvidia" not in str(cluster_spec(target, changed("workers", gpus=0)))
+
+
+@needs_crds
+@pytest.mark.parametrize("target", CRD_OF)
+def test_cpu_nodes_draw_beside_a_learner_on_gpus(validators, target):
+    rollouts = Workers(min=0, max=8, cpus=16, gpus=0)
+    settings = SETTINGS.model_copy(update={"rollout_workers": rollouts})
+    selectors = {"rollout_selector": {"pool": "cpu"}, "head_selector": {"pool": "head"}}
+    settings = changed_in(settings, "kuberay", **selectors)
+    settings = changed_in(settings, "workers", min=4)
+    validators[target].validate(manifest(target, settings))
+    spec = cluster_spec(target, settings)
+    learners, drawing = spec["workerGroupSpecs"]
+    pods = [group["template"]["spec"] for group in (learners, drawing, spec["headGroupSpec"])]
+    assert [pod.get("nodeSelector") for pod in pods] == [None, {"pool": "cpu"}, {"pool": "head"}]
+    limits = [pod["containers"][0]["resources"]["limits"] for pod in pods[:2]]
+    assert limits[0]["nvidia.com/gpu"] == "1"
+    assert "nvidia.com/gpu" not in limits[1] and limits[1]["cpu"] == "16"
+    assert ("tolerations" in pods[0], "tolerations" in pods[1]) == (True, False)
+    assert drawing["groupName"] == "rollouts"
+    assert (drawing["minReplicas"], drawing["maxReplicas"]) == (0, 8)
+    assert spec["enableInTreeAutoscaling"], "of the second group alone"
 
 
 def test_the_autoscaler_has_limits_or_is_off():

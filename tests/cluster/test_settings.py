@@ -173,6 +173,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
             None,
             "kuberay.service_account must",
         ),
+        ("slurm", "slurm", "rollout_workers", {"gpus": 0}, "rollout_workers: KubeRay has a second"),
         ("kuberay", "kuberay-job", "dashboard_host", "127.0.0.1", "dashboard_host: got 127.0.0.1"),
         ("on-premise", "ray-up", "workers.min", 1, "workers.min: got 1; allowed: 2, the number"),
         ("aws", "docker", "name", "x", "target: got 'docker'; did you mean 'dockerfile'?"),
