@@ -198,10 +198,11 @@ class Transitions:
     def part(self, trajectories: slice, *, num_steps: int | None = None) -> Transitions:
         """Take the first steps, by default all, of some trajectories of the (T, B) grid."""
         steps = slice(num_steps)
+        rows = trajectories if self.step_index.shape[1] > 1 else slice(None)  # one for all
         return Transitions(
             latents=self.latents[steps, trajectories],
             actions=self.actions[steps, trajectories],
-            step_index=self.step_index[steps],
+            step_index=self.step_index[steps, rows],
             old_log_probs=self.old_log_probs[steps, trajectories],
             advantages=self.advantages[steps, trajectories],
             labels=None if self.labels is None else self.labels[trajectories],

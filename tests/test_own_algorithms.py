@@ -105,6 +105,11 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("algorithm=examples.clip_higher:ClipHigher", "rollout.group_size=4"),
         ("algorithm=examples.replay_q:ReplayQ", "options.capacity=80"),
         ("algorithm=nft",),
+        (
+            *("algorithm=grpo", "rollout.group_size=4", "rollout.branch_step=cycle"),
+            *("grpo.window_eta=0.7", "sampler.eta=0", "sampler.final_std=0"),
+            "sampler.learn_std=false",
+        ),
     ],
 )
 def test_those_with_a_memory_resume_to_the_same_bits(
