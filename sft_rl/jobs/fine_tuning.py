@@ -46,6 +46,7 @@ from sft_rl.runs.remote import open_run
 from sft_rl.seeding import num_threads
 from sft_rl.storage.checkpoint import Checkpoint, parameters_sha256
 from sft_rl.storage.files import saving
+from sft_rl.types import Metrics
 
 if TYPE_CHECKING:
     from sft_rl.distributed.session import RaySession
@@ -300,10 +301,7 @@ def _conclude(
         final |= found.less(found_before.estimates, "before")
         initial |= validation.reported(learner.networks.pretrained, initial[evaluator.name])
         final |= validation.reported(policy, final[evaluator.name])
-        classes = {
-            name: by_class(evaluator, one, validation.objective.looked_at)
-            for name, one in (("before", learner.networks.pretrained), ("final", policy))
-        }
+        classes = _by_class(learner, validation)
         if (prompts := data.units.samples.prompts) is not None:
             initial |= over_classes(classes["before"])
             final |= over_classes(classes["final"])
@@ -342,3 +340,13 @@ def _conclude(
     }
     store.write_summary(summary)
     return summary
+
+
+def _by_class(learner: Learner, validation: Validation) -> dict[str, list[Metrics]]:
+    """What is measured of each class alone, before and at last."""
+    objective = validation.objective
+    rewards = objective.looked_at if objective.rewards else None
+    policies = {"before": learner.networks.pretrained, "final": learner.result}
+    return {
+        name: by_class(validation.evaluator, policy, rewards) for name, policy in policies.items()
+    }

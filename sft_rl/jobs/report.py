@@ -54,6 +54,7 @@ def _by_class(classes: dict[str, list[Metrics]]) -> Table:
     return {
         f"agreement, class {label}": [number(metrics, "agreement") for metrics in both]
         for label, both in enumerate(zip(*columns, strict=True))
+        if "agreement" in both[0]
     }
 
 

@@ -23,35 +23,38 @@ MOST = 500
 """Samples of a class."""
 
 
-def by_class(evaluator: Evaluator, policy: DenoisingPolicy, rewards: Rewards) -> list[Metrics]:
+def by_class(
+    evaluator: Evaluator, policy: DenoisingPolicy, rewards: Rewards | None
+) -> list[Metrics]:
     """Measure a policy's samples class by class, always on the same noise.
 
     Args:
         evaluator: Says by what, and of how many samples.
         policy: Draws them; of one without classes nothing is measured.
-        rewards: What the run is rewarded by.
+        rewards: What the run is rewarded by; None where the critic is all that counts.
 
     Returns:
-        Of every class means with standard errors (``NAME_se``): ``agreement``, the share that the
-        classifier whose features are compared takes for their class; ``clip_score``; ``term_NAME``
-        of every reward; and, without an error, ``diversity``, the mean Euclidean distance between
-        two samples in CLIP's embeddings if there is one, else in the features that are compared.
+        Of every class means, with standard errors (``NAME_se``) if there are several samples:
+        ``agreement``, the share that the classifier whose features are compared takes for their
+        class; ``clip_score``; ``term_NAME`` of every reward; and, without an error, ``diversity``,
+        the mean Euclidean distance between two samples in CLIP's embeddings if there is one, else
+        in the features that are compared.
     """
-    num_classes = policy.num_classes
-    if not num_classes:
+    num_classes, features = policy.num_classes, getattr(evaluator.measure, "features", [])[:1]
+    if not num_classes or not (features or rewards or evaluator.clip):
         return []
     num = max(min(evaluator.config.num_samples // num_classes, MOST), 1)
     labels = torch.arange(num_classes, device=policy.device).repeat_interleave(num)
     source = generator(evaluator.config.seed, "classes", device=policy.device)
     with torch.no_grad():
         samples = policy.sample(len(labels), source, labels)
-    scores = rewards(samples, labels)
+    scores = rewards(samples, labels) if rewards else {}
     found = {f"term_{name}": score.cpu().numpy() for name, score in scores.items()}
     images, vectors = evaluator.data.units.to_data(samples), None
-    for features in getattr(evaluator.measure, "features", [])[:1]:
-        vectors = features(images)
-        if isinstance(features, ClassifierFeatures):
-            found["agreement"] = features.classes(images) == labels.cpu().numpy()
+    for leading in features:
+        vectors = leading(images)
+        if isinstance(leading, ClassifierFeatures):
+            found["agreement"] = leading.classes(images) == labels.cpu().numpy()
     prompts = evaluator.data.units.samples.prompts
     if evaluator.clip is not None and prompts is not None:
         vectors, asked = evaluator.clip(images, [prompts.texts[i] for i in labels.tolist()])
@@ -60,11 +63,13 @@ def by_class(evaluator: Evaluator, policy: DenoisingPolicy, rewards: Rewards) ->
     for name, values in found.items():
         of_each = values.astype(np.float64).reshape(num_classes, num)
         for row, own in zip(rows, of_each, strict=True):
-            row |= {name: own.mean().item(), f"{name}_se": own.std().item() / math.sqrt(num)}
+            row[name] = own.mean().item()
+            if num > 1:
+                row[f"{name}_se"] = own.std().item() / math.sqrt(num)
     if vectors is not None and num > 1:
         for row, own in zip(rows, vectors.reshape(num_classes, num, -1), strict=True):
             row["diversity"] = pdist(own).mean().item()
-    return rows if rows[0] else []
+    return rows
 
 
 def over_classes(rows: list[Metrics]) -> Metrics:
