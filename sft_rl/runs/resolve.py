@@ -272,6 +272,11 @@ def _check_system(config: Config) -> None:
             f"rollout.shards_per_batch: must divide training.batch_size {batch}, got {parts}"
         )
     _check_groups(config)
+    if config.rollout.labels and config.rollout.num_workers == 0:
+        raise UserError(
+            "rollout.labels: there is no worker to place by them, rollout.num_workers is 0; set it "
+            "above 0, or leave them out"
+        )
     if config.learner.num_workers > 1 and config.learner.launcher == "local":
         raise UserError(
             f"learner.num_workers: {config.learner.num_workers} learners need "

@@ -26,6 +26,7 @@ LEARNER = "ImplicitFunc"
 ALONE = f"learner.num_cpus={os.cpu_count()}"
 """One trial at a time: one process that has to import what a trial needs."""
 LONGER = ("training.num_iterations=20", "training.eval_every=5", "training.checkpoint_every=5")
+ONE_TRIAL = ("--search", "lr_steps", "--num-trials", "1")
 RATES = {"policy.learning_rate": {"loguniform": [1e-4, 1e-2]}}
 
 
@@ -243,6 +244,14 @@ def test_a_population_exchanges_checkpoints(
         (
             ["swiss_roll", "learner.num_cpus=999", "--search", "lr_steps", "--num-trials", "1"],
             "learner.num_cpus, learner.num_gpus: no node has the 999 CPUs asked for: this machine",
+        ),
+        (
+            ["swiss_roll", "rollout.labels={a: b}", *ONE_TRIAL],
+            "rollout.labels: there is no worker to place by them, rollout.num_workers is 0",
+        ),
+        (
+            ["swiss_roll", "rollout.labels={a: b}", "rollout.num_workers=1", *ONE_TRIAL],
+            "rollout.labels: no node is labelled a=b: this machine has",
         ),
         (
             ["swiss_roll", "--search", "lr_steps", "--num-trials", "1", "--mlflow", "x"],
