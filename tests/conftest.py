@@ -85,6 +85,12 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_configure() -> None:
+    # Before pytest-xdist starts its workers: the threads that numpy's BLAS takes for every core
+    # wait for each other by spinning, and beside other workers a test of 0.7 s took 48.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Side by side: a file's tests, which share its fixtures. What waits for processes comes first,
@@ -113,7 +119,6 @@ def _own_machine_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFT_RL_CACHE", str(shared / "cache"))
-        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_worker_niceness", "0")  # tests beside it must not starve a cluster
         patch.delenv("RAY_ADDRESS", raising=False)
         torch.set_num_threads(1)
