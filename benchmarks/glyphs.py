@@ -13,6 +13,7 @@ seed.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import tempfile
@@ -26,15 +27,16 @@ from PIL import Image
 from benchmarks.digits import PICTURES, told
 from benchmarks.machine import RESULTS, machine
 from benchmarks.watch import watched_train
-from sft_rl.config import ResolvedConfig
-from sft_rl.data import Dataset, load_dataset
+from sft_rl.data import Dataset
 from sft_rl.data.images import ImageDataset
 from sft_rl.data.pictures import tile, to_rgb
-from sft_rl.diffusion.noise import NoiseSchedule
+from sft_rl.diffusion.noise import path_of
+from sft_rl.diffusion.prediction import Prediction
 from sft_rl.diffusion.schedule import spread_steps
 from sft_rl.export.sampler import sampler_of
 from sft_rl.metrics.classifier import Classifier, cached_classifier
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.pretrained.pictures import data_of
 from sft_rl.runs.parts import full_step_network, policy_of
 from sft_rl.runs.remote import open_run
 from sft_rl.seeding import generator
@@ -54,17 +56,18 @@ def read_share(classifier: Classifier, data: Dataset, images: Array) -> float:
     return sure.double().mean().item()
 
 
-def samplers_of(folder: Path) -> tuple[dict[str, DenoisingPolicy], ResolvedConfig]:
-    """The samplers of a run: before, after, and the pretrained network with many steps."""
+def samplers_of(folder: Path, num_many: int) -> tuple[dict[str, DenoisingPolicy], Dataset]:
+    """The samplers of a run, before, after and of the full-step network; and its data."""
     store = open_run(folder)
-    config, data = store.config, load_dataset(store.config.data)
+    config, data = store.config, data_of(store.config)
     network, _ = full_step_network(config, data, progress=lambda *_: None)
-    many = spread_steps(NoiseSchedule.from_config(config.noise), MANY)
+    many = spread_steps(path_of(config.noise), num_many, Prediction.from_config(config.model))
+    classes = config.model.num_classes
     return {
-        "before": policy_of(config, network),
+        "before": policy_of(config, copy.deepcopy(network)),
         "after": sampler_of(store).policy,
-        f"{MANY} steps": DenoisingPolicy(network, many, shape=data.shape),
-    }, config
+        f"{num_many} steps": DenoisingPolicy(network, many, shape=data.shape, num_classes=classes),
+    }, data
 
 
 def draw(policy: DenoisingPolicy, data: Dataset, num: int) -> Array:
@@ -79,11 +82,10 @@ def run_once(num_steps: int, seed: int, *, settings: list[str], picture: Path | 
         own = [*settings, f"sampler.num_steps={num_steps}", f"seed={seed}"]
         memory = watched_train("glyphs16", own, out)
         summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
-        samplers, config = samplers_of(out)
-        data = load_dataset(config.data)
+        samplers, data = samplers_of(out, MANY)
     assert isinstance(data, ImageDataset) and data.held_out is not None
     classifier, accuracy = cached_classifier(data, seed=READER_SEED)
-    num = config.metrics.num_samples
+    num = summary["protocol"]["num_samples"]
     read = {"data": read_share(classifier, data, data.held_out)}
     shown = []
     for name, policy in samplers.items():
