@@ -29,7 +29,8 @@ from benchmarks.machine import RESULTS, machine
 from benchmarks.watch import watched_train
 from examples.glyph_pipeline import SIZE
 from examples.reads_digit import reader
-from sft_rl.data.pictures import tile
+from sft_rl.data.images import PIXEL_MAX
+from sft_rl.data.pictures import tile, to_rgb
 from sft_rl.metrics.neighbours import share_error
 from sft_rl.seeding import generator
 
@@ -84,7 +85,7 @@ def run_once(folder: Path, seed: int, settings: list[str], picture: Path | None)
         with torch.inference_mode():
             latents = policy.sample(len(labels), generator(0, "benchmark"), labels)
         images = data.units.to_data(latents)
-        found = classifier.classes_of(torch.from_numpy(images) / 127.5 - 1)
+        found = classifier.classes_of(torch.from_numpy(images) / (PIXEL_MAX / 2) - 1)
         read[name] = float((found == digits[labels].numpy()).mean())
         rows.append(images.reshape(len(digits), OF_EACH, *images.shape[1:])[:, 0])
     if picture is not None:
@@ -106,8 +107,7 @@ def _grid(texts: tuple[str, ...], rows: list[np.ndarray]) -> np.ndarray:
         for words in SHOWN
     ]
     digits = np.concatenate([np.concatenate([images[own] for own in shown]) for images in rows])
-    grey = tile(digits.repeat(3, axis=1), len(shown[0]))
-    return grey.repeat(3, 0).repeat(3, 1)
+    return tile(to_rgb(digits, 0, PIXEL_MAX), len(shown[0])).repeat(3, 0).repeat(3, 1)
 
 
 def table(runs: list[dict[str, Any]]) -> str:
