@@ -14,7 +14,7 @@ from sft_rl.config import ResolvedConfig, TermConfig
 from sft_rl.data import load_dataset
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_runner
-from sft_rl.learning.monitors import baseline_quality, drift
+from sft_rl.learning.monitors import baseline_quality, drift, staleness
 from sft_rl.learning.team import Team
 from sft_rl.policy import to_arrays
 from sft_rl.rewards import Objective, Reward, Term
@@ -110,6 +110,7 @@ def test_noise_moves_with_the_window(tiny_config: TinyConfig):
         torch.testing.assert_close(found.metrics["ratio"], torch.ones(len(t)))
         assert gradient(found.value, networks).abs().sum() > 0
         assert drift(t, networks)["kl_to_pretrained"] == 0
+        assert staleness(t, networks)["effective_share_chain"] == pytest.approx(1, abs=1e-6)
         assert baseline_quality(t, networks, algorithm, Team())["policy_grad_snr"] != 0
     assert "noisier" not in policy.state_dict()
 

@@ -104,7 +104,7 @@ def staleness(trajectories: Trajectories, networks: Networks) -> Metrics:
     """
     policy, old = networks.policy, trajectories.log_probs[:, :NUM_WATCHED].double()
     latents, labels = trajectories.latents[:, :NUM_WATCHED], _watched_labels(trajectories)
-    steps = torch.arange(trajectories.num_steps, device=latents.device)[:, None]
+    steps = trajectories.step_index[:, :NUM_WATCHED]
     log_ratio = policy.log_prob(latents[:-1], latents[1:], steps, labels).double() - old
     chain = log_ratio.sum(dim=0)
     shares = _effective_share(log_ratio).tolist()
