@@ -65,7 +65,7 @@ class AdversarialReward:
                 raise UserError(f"reward_options.{name}: must be positive, got {value}")
         if not critic.state_dict():
             raise UserError("reward: 'adversarial' trains a critic; this one has nothing to learn")
-        keep_prompts(critic, data.embeddings)
+        keep_prompts(critic, (data.embeddings or {}).get("prompts"))
         self.critic = critic.eval()
         self.data = data
         self.batch_size = batch_size

@@ -189,6 +189,13 @@ def test_so_it_is_for_the_cosine_schedule(quick: tuple[str, ...]):
     assert lies("swiss_roll", settings, changes) == {}
 
 
+def test_so_it_is_for_a_flow(quick: tuple[str, ...]):
+    """Which is what it was before it could be shifted."""
+    settings = (*quick, "noise.path=flow", "model.prediction=flow")
+    assert lies("swiss_roll", settings, {"noise.shift": "3", "noise.variance": "none"}) == {}
+    assert "shift" not in trained("swiss_roll", settings)[0]["noise"]
+
+
 def test_so_it_is_for_edm(quick: tuple[str, ...]):
     settings = (*quick, "noise.path=ve", "model.prediction=edm")
     changes = {"noise.sigma_min": "0.1", "noise.beta_end": "0.3", "noise.schedule": "sigmoid"}

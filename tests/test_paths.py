@@ -7,13 +7,14 @@ and variances follow by recursion, and those of infinitely many steps are the da
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from sft_rl.config import ModelConfig, NoiseConfig, SamplerConfig
 from sft_rl.diffusion.loss import matching_loss
 from sft_rl.diffusion.noise import FlowPath, GaussianPath, NoiseSchedule, VarianceExploding, path_of
 from sft_rl.diffusion.prediction import Prediction, data_of, step_coefficients
-from sft_rl.diffusion.schedule import from_levels, on_path, own_steps, step_schedule
+from sft_rl.diffusion.schedule import from_levels, on_path, own_steps, spread_steps, step_schedule
 from sft_rl.errors import UserError
 from sft_rl.policy import DenoisingPolicy
 
@@ -223,6 +224,17 @@ def test_flow_sde_steps_are_as_published():
     latent = schedule.coef_x[0] * x / scale + schedule.coef_output[0] * v
     assert latent * scale_next == pytest.approx(mean)
     assert schedule.std[0] * scale_next == pytest.approx(s * np.sqrt(-dt))
+
+
+@pytest.mark.parametrize(("shift", "num"), [(1.0, 1000), (3.0, 28), (3.0, 1000), (0.5, 4)])
+def test_a_shifted_flow_has_the_times_of_diffusers(shift, num):
+    theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
+    theirs.set_timesteps(num)
+    path = path_of(NoiseConfig(path="flow", shift=shift))
+    schedule = spread_steps(path, num, Prediction("flow"), variance="none")
+    np.testing.assert_allclose(schedule.timesteps, theirs.timesteps, rtol=1e-5)
+    times = np.linspace(0.0, 999.0, 7)
+    np.testing.assert_allclose(path.timestep_of(path.alpha_bar_at(times)), times, atol=1e-6)
 
 
 def test_a_clipped_step_bounds_what_it_expects_of_the_data():

@@ -19,11 +19,10 @@ from sft_rl.config.algorithms import (
 )
 from sft_rl.config.base import Count, NonNegativeInt, Section, Seed
 from sft_rl.config.model import (
+    OF_PROMPTS,
     DataConfig,
     ModelConfig,
     NoiseConfig,
-    PretrainedConfig,
-    PretrainingConfig,
 )
 from sft_rl.config.networks import (
     CriticConfig,
@@ -32,6 +31,7 @@ from sft_rl.config.networks import (
     SamplerConfig,
     ValueConfig,
 )
+from sft_rl.config.pretraining import PretrainedConfig, PretrainingConfig
 from sft_rl.config.prompts import Latents, Prompts, PromptsConfig
 from sft_rl.config.rewards import CRITIC, OWN, RewardConfig, TermConfig
 from sft_rl.config.system import (
@@ -49,6 +49,7 @@ __all__ = [
     "CRITIC",
     "DISTANCES",
     "OF_FEATURES",
+    "OF_PROMPTS",
     "OWN",
     "WATCHED_OF_POINTS",
     "Conditions",

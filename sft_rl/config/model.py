@@ -1,4 +1,4 @@
-"""Settings of the data, the forward process and the full-step model."""
+"""Settings of the data, the forward process and the denoising network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sft_rl.config.base import (
     NonNegative,
     NonNegativeInt,
     Positive,
-    Probability,
     Reference,
     Section,
     Seed,
@@ -184,8 +183,12 @@ class NoiseConfig(Section):
     """Last beta."""
     betas: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] | None = None
     """Own list of betas, one for each training step; in place of a `schedule`."""
-    variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
-    """Noise of the full-step sampler's steps: the posterior's, or of variance beta."""
+    variance: Literal["fixed_small", "fixed_large", "none"] = "fixed_small"
+    """Noise of the full-step sampler's steps: the posterior's, of variance beta, or none, which is
+    DDIM and a flow's Euler steps."""
+    shift: Positive = 1.0
+    """How much denser the times of `path=flow` are in the noise than in the data; 1 for evenly, 3
+    of Stable Diffusion 3."""
     sigma_min: Positive = 0.002
     """Least noise of `path=ve`, in units of the data's."""
     sigma_max: Positive = 80.0
@@ -210,15 +213,19 @@ class NoiseConfig(Section):
         return self
 
 
+OF_PROMPTS = ("text_unet", "sd3")
+"""Networks of text-to-image pipelines."""
+
+
 class ModelConfig(Section):
     """The network that predicts the noise, or what is equivalent to it."""
 
-    kind: Literal["mlp", "paper_mlp", "unet", "dit", "edm", "text_unet", "own"] = "mlp"
+    kind: Literal["mlp", "paper_mlp", "unet", "dit", "edm", "text_unet", "sd3", "own"] = "mlp"
     """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step; `unet`:
     the UNet2DModel of diffusers, for images; `dit`: its DiTTransformer2DModel, of pixels and
-    conditional on classes; `edm`: NVlabs' DDPM++, NCSN++ or ADM, and `text_unet`: the
-    UNet2DConditionModel of a text-to-image pipeline, which `pretrained.path` reads; `own`: a
-    network that Python hands over, or that `factory` makes."""
+    conditional on classes; `edm`: NVlabs' DDPM++, NCSN++ or ADM, and `text_unet`
+    and `sd3`: the UNet2DConditionModel or SD3Transformer2DModel of a text-to-image pipeline, which
+    `pretrained.path` reads; `own`: a network that Python hands over, or that `factory` makes."""
     factory: Reference | None = None
     """A user's `module:function` that returns the network, any torch module that is called as
     `network(x, times[, labels])`; sets `kind=own`."""
@@ -226,8 +233,8 @@ class ModelConfig(Section):
     """Of the network of `factory`: a file with its state dict, .safetensors or of `torch.save`, or
     `factory`, if the function returns it trained; without, it is pretrained here."""
     classes: NonNegativeInt = 0
-    """Number of labels that the network of `factory` takes; of `text_unet`, filled in, the prompts
-    and the empty one."""
+    """Number of labels that the network of `factory` takes; of a text-to-image pipeline's,
+    filled in, the prompts and the empty one."""
     null_class: bool = False
     """Whether the last of the network's labels stands for no class: it is no class of the data's,
     and `sampler.guidance_scale` needs it."""
@@ -268,12 +275,17 @@ class ModelConfig(Section):
     def num_classes(self) -> int:
         """Number of classes that the model is conditional on; 0 if it is unconditional."""
         num: int = self.unet.get("num_class_embeds") or 0 if self.kind == "unet" else 0
-        if self.kind in ("own", "text_unet"):
+        if self.kind == "own" or self.takes_prompts:
             num = self.classes
         if self.kind in ("dit", "edm"):  # theirs has a place of its own
             name = "num_labels" if self.kind == "edm" else "num_embeds_ada_norm"
             return int(self.unet.get(name) or 0)
         return num - 1 if num and self.null_class else num
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether it is the denoiser of a text-to-image pipeline."""
+        return self.kind in OF_PROMPTS
 
     @model_validator(mode="before")
     @classmethod
@@ -285,70 +297,6 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _of_the_factory(self) -> ModelConfig:
         for name in ("weights", "classes"):
-            if getattr(self, name) and self.factory is None and self.kind != "text_unet":
+            if getattr(self, name) and self.factory is None and not self.takes_prompts:
                 raise ValueError(f"model.{name}: goes with model.factory, got none")
         return self
-
-
-class PretrainedConfig(Section):
-    """A full-step model that is there already, in place of training one."""
-
-    path: str | None = None
-    """A UNet2DModel, unconditional or conditional on classes: a folder of diffusers, a name on the
-    Hugging Face hub, or the file of an original PyTorch DDPM; or the folder of a
-    StableDiffusionPipeline or a DiTPipeline. It sets `model`, and a folder's scheduler `noise`,
-    too."""
-    variant: str | None = None
-    """Which weights, where there are several: `ema` is `diffusion_pytorch_model.ema.safetensors`;
-    in an original file that holds several, `ema` takes the averaged ones."""
-    preconditioning: Literal["edm", "vp", "ve", "iddpm"] | None = None
-    """Which of NVlabs' EDMPrecond, VPPrecond and VEPrecond stands around an EDM network, where its
-    file does not say so."""
-    lora: str | None = None
-    """Somebody's low-rank adapter of the U-Net of a StableDiffusionPipeline, which is merged into
-    the weights before all else: a .safetensors file, or a folder with
-    pytorch_lora_weights.safetensors."""
-    sha256: str | None = None
-    """Hash of the files of the weights; filled in, or given to refuse any others."""
-
-    @model_validator(mode="after")
-    def _goes_with_a_path(self) -> PretrainedConfig:
-        if self.lora is not None and self.path is None:
-            raise ValueError(f"pretrained.lora: goes with pretrained.path, got {self.lora} alone")
-        if self.preconditioning is not None and self.path is None:
-            raise ValueError(
-                "pretrained.preconditioning: goes with the file of an EDM network in "
-                f"pretrained.path, got none beside {self.preconditioning!r}"
-            )
-        return self
-
-
-class PretrainingConfig(Section):
-    """Training of the full-step model, done once and cached."""
-
-    num_iterations: Count = 2000
-    """Optimiser steps."""
-    batch_size: Annotated[int, Field(ge=2, le=10**9)] = 2048
-    """Points a step."""
-    num_times: Count = 128
-    """Different timesteps a step; each is shared by batch_size / num_times points."""
-    warmup: NonNegativeInt = 100
-    """Steps over which the learning rate rises."""
-    optimizer: Literal["adam", "rmsprop"] = "adam"
-    """Optimiser."""
-    learning_rate: Positive = 2e-3
-    """Peak learning rate."""
-    lr_decay: Literal["none", "linear", "cosine"] = "cosine"
-    """How the learning rate falls to zero."""
-    max_grad_norm: Positive = 1.0
-    """Gradient clip."""
-    ema_decay: Probability = 0.999
-    """Decay of the averaged weights, which are kept; 0 keeps the last weights."""
-    continuous_time: bool = True
-    """Train on fractional timesteps."""
-    label_dropout: Probability = 0.0
-    """Share of samples that are trained on without their class; needs `model.null_class`."""
-    guidance_iterations: Count = 1000
-    """Optimiser steps that make one network call of the two of `sampler.guidance_scale`."""
-    seed: Seed = 0
-    """Seed; separate from the run's, so that runs share a cached model."""

@@ -43,8 +43,9 @@ class Dataset:
         labels: What the training samples are conditional on: classes, int64, shape (N,), or
             vectors in model units, float32, shape (N, D); None if nothing.
         description: What was read, as rows of a table; nothing of what was drawn.
-        embeddings: What a text encoder makes of the samples' captions and, behind them, of the
-            empty prompt, float32, shape (K + 1, tokens, width); None without captions.
+        embeddings: What a pipeline makes of the samples' captions and, behind them, of the empty
+            prompt, float32: ``prompts``, shape (K + 1, tokens, width), and what else its kind has;
+            None without captions.
     """
 
     train: Tensor
@@ -53,7 +54,7 @@ class Dataset:
     config: DataConfig
     labels: Tensor | None = None
     description: dict[str, str] = field(default_factory=dict)
-    embeddings: Tensor | None = None
+    embeddings: dict[str, Tensor] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

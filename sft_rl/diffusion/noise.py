@@ -68,7 +68,7 @@ def path_of(config: NoiseConfig) -> GaussianPath:
     if config.path == "ve":
         return VarianceExploding(config.num_train_timesteps, config.sigma_min, config.sigma_max)
     if config.path == "flow":
-        return FlowPath(config.num_train_timesteps)
+        return FlowPath(config.num_train_timesteps, config.shift)
     return NoiseSchedule.from_config(config)
 
 
@@ -111,31 +111,43 @@ class VarianceExploding(GaussianPath):
 
 @dataclass(frozen=True)
 class FlowPath(GaussianPath):
-    """The straight path of flow matching: alpha = 1 - sigma.
+    r"""The straight path of flow matching: alpha = 1 - sigma.
 
-    Sigma is (time + 1) / num_train_timesteps.
+    Sigma is (time + 1) / num_train_timesteps. With a shift s it is
+    :math:`s u / (1 + (s - 1) u)`, where u falls evenly from 1 to :math:`s / (N + s - 1)`: times
+    are denser in the noise (Esser et al., 2024), as diffusers' FlowMatchEulerDiscreteScheduler
+    spreads them.
 
     A network is called with num_train_timesteps * sigma, 1..1000 as a rule.
 
     Attributes:
-        num_train_timesteps: Number of whole times.
+        num_train_timesteps: Number of whole times N.
+        shift: s; 1 for none.
     """
 
     num_train_timesteps: int
+    shift: float = 1.0
 
     def levels(self, times: Any) -> tuple[Any, Any]:
         """Return alpha and sigma at fractional times."""
-        sigma = (times + 1.0) / self.num_train_timesteps
+        s = self.shift
+        sigma = s * (times + s) / (self._range + (s - 1.0) * (times + s))
         return 1.0 - sigma, sigma
 
     def network_times(self, times: Any) -> Any:
         """What a network is called with: sigma in units of 1 / num_train_timesteps."""
-        return times + 1.0
+        s, num = self.shift, self.num_train_timesteps
+        return (times + s) * (num * s / (self._range + (s - 1.0) * (times + s)))
 
     def timestep_of(self, alpha_bar: Array) -> Array:
         """Return the fractional times with the given alpha_bar."""
         noise, signal = np.sqrt(1.0 - alpha_bar), np.sqrt(alpha_bar)
-        return np.asarray(noise / (noise + signal) * self.num_train_timesteps - 1.0)
+        sigma, s = noise / (noise + signal), self.shift
+        return np.asarray(sigma * self._range / (s - (s - 1.0) * sigma) - s)
+
+    @property
+    def _range(self) -> float:
+        return self.num_train_timesteps - 1 + self.shift
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def own_steps(
     path: GaussianPath,
     prediction: Prediction = EPSILON,
     *,
-    fixed_large: bool = False,
+    variance: str = "fixed_small",
     final_noise: bool = False,
 ) -> StepSchedule:
     """Walk through all training steps: a full-step sampler.
@@ -218,27 +218,32 @@ def own_steps(
     Args:
         path: The path that the network was trained on.
         prediction: What it predicts.
-        fixed_large: Take ``sigma^2 = beta`` for the noise, not the posterior's.
+        variance: Of the noise, as of `noise.variance`: the posterior's, beta or none.
         final_noise: Add noise at the last step, too, as in training.
     """
     times = np.arange(path.num_train_timesteps, dtype=np.float64)[::-1]
     levels = path.alpha_bar_at(times)
-    steps = on_path(path, prediction, times, levels=levels)
-    if not fixed_large:
+    steps = on_path(path, prediction, times, levels=levels, eta=float(variance != "none"))
+    if variance != "fixed_large":
         return steps
     std = np.sqrt(1.0 - levels / np.append(levels[1:], 1.0))
     return replace(steps, std=std if final_noise else np.append(std[:-1], 0.0))
 
 
 def spread_steps(
-    path: GaussianPath, num_steps: int, prediction: Prediction = EPSILON
+    path: GaussianPath,
+    num_steps: int,
+    prediction: Prediction = EPSILON,
+    *,
+    variance: str = "fixed_small",
 ) -> StepSchedule:
-    """Walk through `num_steps` training times, evenly spread, by the DDPM posterior.
+    """Walk through `num_steps` training times, evenly spread, by the DDPM posterior or DDIM.
 
     As many as the model's own are the model's own.
     """
     times = np.linspace(path.num_train_timesteps - 1.0, 0.0, num_steps)
-    return on_path(path, prediction, times, levels=path.alpha_bar_at(times))
+    levels, eta = path.alpha_bar_at(times), float(variance != "none")
+    return on_path(path, prediction, times, levels=levels, eta=eta)
 
 
 def step_schedule(
@@ -263,7 +268,7 @@ def step_schedule(
                 f"sampler.num_steps: schedule 'own' takes the model's own {last + 1} steps, "
                 f"got {num}"
             )
-        return own_steps(path, prediction, fixed_large=True, final_noise=True)
+        return own_steps(path, prediction, variance="fixed_large", final_noise=True)
     levels = None
     if config.schedule in ("fastdpm_var", "fastdpm_var_capped"):
         if not isinstance(path, NoiseSchedule):

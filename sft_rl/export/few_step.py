@@ -30,7 +30,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """A fixed number of fine-tuned denoising steps, each with coefficients of its own.
 
     Step k draws ``coef_x[k] * x + coef_output[k] * output + std[k] * noise``, where the output is
-    what the model predicts of ``input_scale[k] * x``. Latents start from N(0, I).
+    what the model predicts of ``input_scale[k] * x``. Latents start from N(0, I). The steps are
+    written for latents x of unit variance; pipelines of flow matching hand on what the model sees.
 
     Args:
         timesteps: What the model is called with at each step, decreasing, may be fractional.
@@ -41,6 +42,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         clip: Bound of the |x_0| that each step expects; None for none.
         alpha_bar: The data's share of the variance at each step, for `clip`.
         target: The output as a mixture of data and noise at each step, for `clip`.
+        asks_scale: Whether the pipeline calls :meth:`scale_model_input`. If not, latents between
+            steps are ``input_scale[k] * x``, which has to be x at first.
     """
 
     order = 1
@@ -57,6 +60,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         clip: float | None = None,
         alpha_bar: list[float] | None = None,
         target: list[list[float]] | None = None,
+        asks_scale: bool = True,
     ) -> None:
         self.timesteps = torch.tensor(timesteps)
         self.num_inference_steps = len(timesteps)
@@ -72,9 +76,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float) -> Tensor:
         """Return the latents at the scale that the model wants at one of the timesteps."""
-        if self.config.input_scale is None:
+        if not self.config.asks_scale:
             return sample
-        return self._at(self.config.input_scale, self._step_index(timestep), sample) * sample
+        return self._input_scale(self._step_index(timestep), sample) * sample
 
     def step(
         self,
@@ -98,6 +102,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             ValueError: If the timestep is none of the schedule's.
         """
         k = self._step_index(timestep)
+        if not self.config.asks_scale:
+            sample = sample / self._input_scale(k, sample)
         output = model_output[:, : sample.shape[1]]  # a learned variance lies behind the mean
         coef_output = self._at(self.config.coef_output, k, sample)
         mean = self._at(self.config.coef_x, k, sample) * sample + coef_output * output
@@ -113,7 +119,14 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
         )
         previous = mean + self._at(self.config.std, k, sample) * noise
+        if not self.config.asks_scale:
+            previous = self._input_scale(k + 1, sample) * previous
         return FewStepSchedulerOutput(prev_sample=previous) if return_dict else (previous,)
+
+    def _input_scale(self, k: int, like: Tensor) -> Tensor:
+        """What latents before step k are multiplied by; those behind the last are samples."""
+        scales = self.config.input_scale
+        return self._at([1.0] if scales is None or k == len(scales) else scales[k:], 0, like)
 
     def _step_index(self, timestep: Tensor | float) -> int:
         time = torch.as_tensor(timestep, device=self.timesteps.device)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers import loaders
 
 from sft_rl.errors import UserError
 from sft_rl.export import few_step
@@ -19,15 +19,11 @@ from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.networks.lora import inner_of, merged
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.folders import PARTS, network_folder, read_json
+from sft_rl.pretrained.pipeline_kinds import KINDS
 from sft_rl.pretrained.pipelines import check_pipeline
 from sft_rl.runs.folder import RunFolder
 
 CODE = Path(few_step.__file__)
-CALLS = {
-    "StableDiffusionPipeline": 'pipeline("PROMPT", guidance_scale=1)',
-    "DiTPipeline": "pipeline(class_labels=[0, 1], guidance_scale=1)",
-}
-"""How pipelines are called: guidance is in the weights."""
 
 
 def write_latent_pipeline(
@@ -56,7 +52,7 @@ def write_latent_pipeline(
     check_pipeline(base)
     index = read_json(base / "model_index.json")
     kind = index["_class_name"]
-    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[1]]
+    parts = [name for name, found in index.items() if isinstance(found, list) and found[1]]
     with _writing(out):
         out.mkdir(parents=True)
         for part in parts:
@@ -69,10 +65,11 @@ def write_latent_pipeline(
         index["scheduler"] = [place, FewStepScheduler.__name__]
         (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         options = ", trust_remote_code=True" if with_code else ""
+        options += "".join(f", {part}=None" for part in KINDS[kind].optional if part not in parts)
         usage = f"""from diffusers import {kind}
 
 pipeline = {kind}.from_pretrained("FOLDER"{options})
-images = {CALLS[kind]}.images"""
+images = {KINDS[kind].call}.images"""
         if not with_code:
             usage = f"import {few_step.__name__}  # the scheduler\n{usage}"
         (out / "README.md").write_text(model_card(store, policy, usage=usage))
@@ -92,22 +89,24 @@ def write_text_adapter(
         UserError: If there is no adapter, or it is on other weights than the pipeline's.
     """
     network = adapted(store, policy)
+    name = read_json(Path(str(store.config.pretrained.path)) / "model_index.json")["_class_name"]
+    kind = KINDS[name]
+    layers = {
+        f"{kind.denoiser}_lora_layers": network.adapter(),
+        f"{kind.denoiser}_lora_adapter_metadata": network.config.to_dict(),
+    }
     with _writing(out):
         out.mkdir(parents=True)
-        StableDiffusionLoraLoaderMixin.save_lora_weights(
-            out,
-            unet_lora_layers=network.adapter(),
-            unet_lora_adapter_metadata=network.config.to_dict(),
-        )
+        getattr(loaders, str(kind.lora)).save_lora_weights(out, **layers)
         _write_scheduler(scheduler, out, with_code=with_code)
         place = CODE.stem if with_code else few_step.__name__
-        usage = f"""from diffusers import StableDiffusionPipeline
+        usage = f"""from diffusers import {name}
 from {place} import {FewStepScheduler.__name__}  # the file is in FOLDER/scheduler
 
-pipeline = StableDiffusionPipeline.from_pretrained("BASE MODEL")
+pipeline = {name}.from_pretrained("BASE MODEL")
 pipeline.load_lora_weights("FOLDER")
 pipeline.scheduler = {FewStepScheduler.__name__}.from_pretrained("FOLDER/scheduler")
-images = {CALLS["StableDiffusionPipeline"]}.images"""
+images = {kind.call}.images"""
         (out / "README.md").write_text(model_card(store, policy, usage=usage))
 
 

@@ -20,6 +20,7 @@ from sft_rl.export.program import program_usage, to_program
 from sft_rl.networks.lora import base_of, inner_of, merged
 from sft_rl.networks.unet import UNet
 from sft_rl.policy import DenoisingPolicy
+from sft_rl.pretrained.pipelines import kind_of
 from sft_rl.runs.folder import RunFolder
 
 SCHEDULER_CODE = Path(few_step.__file__)
@@ -48,7 +49,10 @@ def export(run: Path, out: Path, *, with_code: bool, adapter: bool = False) -> N
         raise UserError(f"--out: {out} exists already, choose another name")
     samples = store.config.samples
     if adapter or samples.latents is not None:
-        scheduler = few_step_scheduler(policy)
+        asks_scale = True
+        if samples.latents is not None:
+            asks_scale = kind_of(Path(str(store.config.pretrained.path))).asks_scale
+        scheduler = few_step_scheduler(policy, asks_scale=asks_scale)
         if not adapter:
             write_latent_pipeline(store, policy, scheduler, out, with_code=with_code)
         elif samples.prompts is None:
@@ -96,8 +100,13 @@ def to_diffusers(policy: DenoisingPolicy) -> tuple[ModelMixin, FewStepScheduler]
     return unet, few_step_scheduler(policy)
 
 
-def few_step_scheduler(policy: DenoisingPolicy) -> FewStepScheduler:
-    """Return a policy's few steps as a scheduler of diffusers."""
+def few_step_scheduler(policy: DenoisingPolicy, *, asks_scale: bool = True) -> FewStepScheduler:
+    """Return a policy's few steps as a scheduler of diffusers.
+
+    Args:
+        policy: The sampler.
+        asks_scale: Whether the pipeline lets it scale what the network sees.
+    """
     clipping = {}
     if policy.clip is not None:
         clipping = {
@@ -111,6 +120,7 @@ def few_step_scheduler(policy: DenoisingPolicy) -> FewStepScheduler:
         coef_output=policy.coef_output.tolist(),
         std=policy.std.tolist(),
         input_scale=None if policy.input_scale is None else policy.input_scale.tolist(),
+        asks_scale=asks_scale,
         **clipping,
     )
     return scheduler

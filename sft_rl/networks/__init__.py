@@ -52,8 +52,8 @@ def noise_network(
     Raises:
         UserError: If the configured kind does not take samples of this shape.
     """
-    if model.kind == "text_unet":
-        return _text_unet(model, shape, table)
+    if model.takes_prompts:
+        return _prompted(model, shape, table)
     if model.kind == "own" and model.factory is not None:
         return OwnNetwork(made_module("model.factory", model.factory), shape, table)
     if model.kind == "own":
@@ -99,14 +99,16 @@ def noise_network(
     return network if table is None else ByVector(network, table)
 
 
-def _text_unet(
+def _prompted(
     model: ModelConfig, shape: tuple[int, ...], table: tuple[int, ...] | None
 ) -> nn.Module:
-    from sft_rl.networks.text_unet import TextUNet  # here, since diffusers is slow to import
+    from sft_rl.networks.prompted import BY_KIND  # here, since diffusers is slow to import
 
     if table is None or len(table) != 3:
-        raise UserError("model.kind: 'text_unet' is a network that pretrained.path reads; set it")
-    network = TextUNet(
+        raise UserError(
+            f"model.kind: {model.kind!r} is a network that pretrained.path reads; set it"
+        )
+    network = BY_KIND[model.kind](
         shape,
         model.unet,
         table=table,

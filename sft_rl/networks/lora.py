@@ -12,8 +12,11 @@ from sft_rl.config import LoraConfig
 from sft_rl.errors import UserError, first_line
 from sft_rl.seeding import derive_seed
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-"""Projections of attention, as diffusers calls them."""
+ATTENTION = (
+    *("to_q", "to_k", "to_v", "to_out.0"),
+    *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+)
+"""Projections of attention, as diffusers calls them; the last four of tokens beside latents."""
 LAYERS = (nn.Linear, nn.Conv2d)
 """Layers that get an adapter."""
 NAME = "default"

@@ -52,7 +52,7 @@ def measure_full_step(
     *,
     path: GaussianPath,
     prediction: Prediction,
-    fixed_large: bool = False,
+    variance: str = "fixed_small",
     num_classes: int = 0,
     warn: Callable[[str], None] = warnings.warn,
     progress: Progress = silent,
@@ -66,7 +66,7 @@ def measure_full_step(
         evaluator: Measures; knows the data.
         path: The forward process it was trained with.
         prediction: What it predicts.
-        fixed_large: Take steps with noise of variance beta, not the posterior's.
+        variance: Of its steps' noise, as of `noise.variance`.
         num_classes: Classes it is conditional on; 0 for none.
         warn: Is told of a cache entry that is damaged.
         progress: Is told how far the drawing is.
@@ -77,9 +77,9 @@ def measure_full_step(
             _with_leading_floor(evaluator, {"noise_floors": evaluator.noise_floors()}), None
         )
     if num_steps == "all":
-        steps = own_steps(path, prediction, fixed_large=fixed_large)
+        steps = own_steps(path, prediction, variance=variance)
     else:
-        steps = spread_steps(path, num_steps, prediction)
+        steps = spread_steps(path, num_steps, prediction, variance=variance)
     policy = DenoisingPolicy(network, steps, shape=evaluator.data.shape, num_classes=num_classes)
     policy = policy.to(next(network.parameters()).device)
     key = {

@@ -8,12 +8,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DiTTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sft_rl.config import PretrainedConfig
+from sft_rl.config import OF_PROMPTS, PretrainedConfig
 from sft_rl.errors import UserError
 from sft_rl.pretrained.ddpm import read_ddpm_checkpoint
 from sft_rl.pretrained.edm import edm_sections, edm_weights, is_edm
@@ -29,7 +34,8 @@ from sft_rl.pretrained.folders import (
     weights_sha256,
 )
 from sft_rl.pretrained.low_rank import merge_lora
-from sft_rl.pretrained.pipelines import SUPPORTED, check_pipeline, is_pipeline
+from sft_rl.pretrained.pipeline_kinds import KINDS as PIPELINES
+from sft_rl.pretrained.pipelines import check_pipeline, is_pipeline
 from sft_rl.pretrained.schedulers import Sections, read_scheduler
 from sft_rl.pretrained.states import read_state
 
@@ -37,6 +43,7 @@ KINDS = {
     "UNet2DModel": ("unet", UNet2DModel),
     "DiTTransformer2DModel": ("dit", DiTTransformer2DModel),
     "UNet2DConditionModel": ("text_unet", UNet2DConditionModel),
+    "SD3Transformer2DModel": ("sd3", SD3Transformer2DModel),
 }
 """Networks of diffusers that are read, with `model.kind`."""
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -148,12 +155,12 @@ def _network(options: PretrainedConfig, folder: Path, num_classes: int) -> dict[
         )
     given = read_json(file)
     name = str(given.get("_class_name"))
-    if name not in KINDS or (name == "UNet2DConditionModel" and not is_pipeline(folder)):
+    if name not in KINDS or (KINDS[name][0] in OF_PROMPTS and not is_pipeline(folder)):
         kind = f"{name} alone" if name in KINDS else name
         raise UserError(
             f"pretrained.path: {path} is a {kind}; supported are UNet2DModel and "
             "DiTTransformer2DModel of pixels, unconditional or conditional on classes, and "
-            f"text-to-image and class-to-image pipelines ({', '.join(SUPPORTED)})"
+            f"text-to-image and class-to-image pipelines ({', '.join(PIPELINES)})"
         )
     kind, network = KINDS[name]
     parameters = inspect.signature(network.__init__).parameters

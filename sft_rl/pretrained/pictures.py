@@ -28,9 +28,9 @@ from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.pipelines import (
     embeddings_of,
     is_pipeline,
+    kind_of,
     latents_of,
     num_too_long,
-    prompt_size,
 )
 from sft_rl.seeding import generator
 from sft_rl.storage.cache import arithmetic, cached, digest
@@ -63,7 +63,7 @@ def data_of(
     Raises:
         UserError: If they are not there, or do not go with the model.
     """
-    is_text, path = config.model.kind == "text_unet", config.prompts.path
+    is_text, path = config.model.takes_prompts, config.prompts.path
     if not is_text and (path is not None or config.data.name == "pipeline"):
         field = "data.name: pipeline" if path is None else f"prompts.path: {path}"
         raise UserError(f"{field} needs the folder of a text-to-image pipeline in pretrained.path")
@@ -115,14 +115,32 @@ def _prompted(
     """Give pictures latents, and the embeddings of their captions, the names of their classes."""
     folder, texts = Path(str(config.pretrained.path)), pictures.classes
     data = _with_latents(config, pictures, device)
-    if too_long := num_too_long(folder, texts):
-        many = f"{too_long:,} of {len(texts):,}"
-        warn(f"prompts: {many} are too long for the text encoder, which cuts them")
-    tokens, width = prompt_size(folder)
+    for encoder, num in num_too_long(folder, texts).items():
+        warn(f"prompts: {num:,} of {len(texts):,} are too long for the {encoder}, which cuts them")
+    embeddings = _embeddings(config, texts, device)
+    _, tokens, width = embeddings["prompts"].shape
     prompts = Prompts(texts=texts, metadata=_said_of(texts, config), num_tokens=tokens, width=width)
     own = {"prompts": prompts, "num_classes": len(texts)}
     units = Units(data.units.samples.model_copy(update=own))
-    return replace(data, units=units, embeddings=embeddings_of(folder, texts, device))
+    return replace(data, units=units, embeddings=embeddings)
+
+
+def _embeddings(config: Config, texts: tuple[str, ...], device: torch.device) -> dict[str, Tensor]:
+    """What the pipeline makes of some prompts.
+
+    Raises:
+        UserError: If it is of another width than its denoiser takes.
+    """
+    folder = Path(str(config.pretrained.path))
+    embeddings = embeddings_of(folder, texts, device)
+    for name, option in kind_of(folder).widths.items():
+        takes, gives = config.model.unet[option], embeddings[name].shape[-1]
+        if takes != gives:
+            raise UserError(
+                f"model.unet: {option} is {takes}, the text encoders of {folder} give {gives} "
+                "numbers"
+            )
+    return embeddings
 
 
 def _said_of(texts: tuple[str, ...], config: Config) -> tuple[Metadata, ...]:
@@ -184,6 +202,7 @@ def _drawn(
             f"data.num_points: {num} pictures of {len(prompts)} prompts; take at least {least}"
         )
     folder, settings = Path(str(config.pretrained.path)), config.data
+    embeddings = _embeddings(config, prompts, device)
     key = {
         "format": FORMAT,
         "network": config.pretrained.sha256,
@@ -191,7 +210,7 @@ def _drawn(
         "model": config.model.model_dump(mode="json"),
         "guidance_scale": config.sampler.guidance_scale,
         "pictures": [num, settings.image_size, settings.pipeline_steps, settings.seed],
-        "prompts": digest(embeddings_of(folder, prompts, device).numpy()),
+        "prompts": {k: digest(v.numpy()) for k, v in embeddings.items()},
         "autoencoder": latents_of(folder, settings.image_size)[0].sha256,
         **arithmetic(device),
     }
@@ -237,14 +256,16 @@ def pipeline_policy(
     config: Config, prompts: tuple[str, ...], shape: tuple[int, ...], *, num_steps: int
 ) -> DenoisingPolicy:
     """The pipeline's own sampler, with its guidance: two calls a step, of `num_steps`."""
-    folder, num = Path(str(config.pretrained.path)), len(prompts)
-    table = (num + 1, *prompt_size(folder))
+    num, embeddings = len(prompts), _embeddings(config, prompts, torch.device("cpu"))
+    table = tuple(embeddings["prompts"].shape)
     from sft_rl.pretrained.loading import load_pretrained  # here: diffusers is slow to import
 
     network = noise_network(config.model, config.noise, shape, table).eval()
     load_pretrained(network, config.pretrained)
-    network.get_buffer("prompts").copy_(embeddings_of(folder, prompts, torch.device("cpu")))
+    for name, embedding in embeddings.items():
+        network.get_buffer(name).copy_(embedding)
     if config.sampler.guidance_scale != 1.0:
         network = Guided(network, scale=config.sampler.guidance_scale, null_label=num)
-    steps = spread_steps(path_of(config.noise), num_steps, Prediction.from_config(config.model))
+    prediction, variance = Prediction.from_config(config.model), config.noise.variance
+    steps = spread_steps(path_of(config.noise), num_steps, prediction, variance=variance)
     return DenoisingPolicy(network, steps, shape=shape, num_classes=num)

@@ -1,4 +1,4 @@
-"""Folders of pipelines of latents: what their parts are, and what they make of prompts."""
+"""Folders of pipelines of latents: whether their parts are there, and what they make of prompts."""
 
 from __future__ import annotations
 
@@ -13,26 +13,12 @@ from torch import Tensor
 from sft_rl.config import Latents
 from sft_rl.errors import UserError, first_line
 from sft_rl.pretrained.folders import read_json
+from sft_rl.pretrained.pipeline_kinds import KINDS, PipelineKind
 from sft_rl.pretrained.states import file_sha256
 from sft_rl.storage.cache import arithmetic, cached
 from sft_rl.storage.checkpoint import Checkpoint
 
-SUPPORTED = {
-    "StableDiffusionPipeline": {
-        "text_encoder": "CLIPTextModel",
-        "tokenizer": "CLIPTokenizer",
-        "unet": "UNet2DConditionModel",
-        "vae": "AutoencoderKL",
-        "scheduler": "",
-    },
-    "DiTPipeline": {
-        "transformer": "DiTTransformer2DModel",
-        "vae": "AutoencoderKL",
-        "scheduler": "",
-    },
-}
-"""Parts of pipelines that are read, with the classes that they must be of."""
-FORMAT = 1
+FORMAT = 2
 """Part of the cache's key; counts changes of the code that give other embeddings."""
 BATCH = 32
 
@@ -42,22 +28,33 @@ def is_pipeline(folder: Path) -> bool:
     return (folder / "vae").is_dir()
 
 
+def kind_of(folder: Path) -> PipelineKind:
+    """Return what is known of a folder's kind of pipelines.
+
+    Raises:
+        UserError: Saying which are supported.
+    """
+    name = _index(folder).get("_class_name")
+    if name not in KINDS:
+        raise UserError(
+            f"pretrained.path: {folder} is a {name}; of pipelines of latents, supported are "
+            f"{', '.join(KINDS)}"
+        )
+    return KINDS[name]
+
+
 def check_pipeline(folder: Path) -> None:
     """Refuse a pipeline of another kind, or one with parts missing.
 
     Raises:
         UserError: Saying which are supported, or what is missing.
     """
-    index = read_json(folder / "model_index.json")
-    kind = index.get("_class_name")
-    if kind not in SUPPORTED:
-        raise UserError(
-            f"pretrained.path: {folder} is a {kind}; of pipelines of latents, supported are "
-            f"{' and '.join(SUPPORTED)}"
-        )
-    for part, expected in SUPPORTED[kind].items():
-        found = (index.get(part) or [None, None])[1]
-        if not (folder / part).is_dir() or found is None:
+    kind = kind_of(folder)
+    for part, expected in {**kind.parts, **kind.optional}.items():
+        found = _class_of(folder, part)
+        if found is None and part in kind.optional:
+            continue
+        if found is None or not (folder / part).is_dir():
             raise UserError(f"pretrained.path: {folder} has no {part}")
         if expected and found.removesuffix("Fast") != expected:
             raise UserError(
@@ -88,14 +85,10 @@ def latents_of(folder: Path, image_size: int) -> tuple[Latents, tuple[int, int, 
     return latents, (config["latent_channels"], image_size // factor, image_size // factor)
 
 
-def prompt_size(folder: Path) -> tuple[int, int]:
-    """Tokens of a prompt, and numbers of a token, of a pipeline's text encoder."""
-    config = read_json(folder / "text_encoder" / "config.json")
-    return config["max_position_embeddings"], config["hidden_size"]
-
-
-def embeddings_of(folder: Path, prompts: tuple[str, ...], device: torch.device) -> Tensor:
-    """What a pipeline's text encoder makes of prompts and of the empty one behind them.
+def embeddings_of(
+    folder: Path, prompts: tuple[str, ...], device: torch.device
+) -> dict[str, Tensor]:
+    """What a pipeline's own ``encode_prompt`` makes of prompts and of the empty one behind them.
 
     Computed once and kept in the cache.
 
@@ -105,80 +98,105 @@ def embeddings_of(folder: Path, prompts: tuple[str, ...], device: torch.device) 
         device: Where to compute.
 
     Returns:
-        Shape (K + 1, tokens, width), float32, on the CPU.
+        Float32, on the CPU: ``prompts`` of shape (K + 1, tokens, width), and what else there is
+        of this kind of pipelines, each with a first dimension of K + 1.
 
     Raises:
-        UserError: If text encoder or tokenizer are not there, or transformers is not installed.
+        UserError: If text encoders or tokenizers are not there, or transformers is not installed.
     """
-    words = sorted(p for p in (folder / "tokenizer").iterdir() if p.is_file())
-    key = {
-        "format": FORMAT,
-        "text_encoder": file_sha256(*_weights(folder / "text_encoder", "model")),
-        "tokenizer": file_sha256(*words),
-        "prompts": prompts,
-        **arithmetic(device),
-    }
+    files = {}
+    for part in _of_text(folder):
+        words = sorted(p for p in (folder / part).iterdir() if p.is_file())
+        is_encoder = part.startswith("text_encoder")
+        files[part] = file_sha256(*(_weights(folder / part, "model") if is_encoder else words))
+    key = {"format": FORMAT, **files, "prompts": prompts, **arithmetic(device)}
 
     def make() -> Checkpoint:
-        embeddings = _embedded(folder, [*prompts, ""], device)
-        return Checkpoint({"embeddings": {"embeddings": embeddings}}, {})
+        return Checkpoint({"embeddings": _embedded(folder, [*prompts, ""], device)}, {})
 
     entry, _ = cached("prompts", key, make)
-    return entry.tensors["embeddings"]["embeddings"]
+    return entry.tensors["embeddings"]
 
 
-def num_too_long(folder: Path, prompts: tuple[str, ...]) -> int:
-    """How many prompts are longer than the text encoder takes: their ends are cut off."""
-    tokenizer, _ = _text_parts(folder, with_encoder=False)
-    most = tokenizer.model_max_length
-    return sum(len(ids) > most for ids in tokenizer(list(prompts))["input_ids"])
+def num_too_long(folder: Path, prompts: tuple[str, ...]) -> dict[str, int]:
+    """How many prompts are longer than each text encoder takes: it does not see their ends."""
+    found, longest = {}, kind_of(folder).arguments.get("max_sequence_length", 10**9)
+    for part in _of_text(folder):
+        if part.startswith("tokenizer"):
+            tokenizer = _read(folder, part)
+            most = min(tokenizer.model_max_length, longest)
+            num = sum(len(ids) > most for ids in tokenizer(list(prompts))["input_ids"])
+            if num:
+                found[part.replace("tokenizer", "text_encoder")] = num
+    return found
 
 
 @torch.no_grad()
-def _embedded(folder: Path, prompts: list[str], device: torch.device) -> Tensor:
-    tokenizer, encoder = _text_parts(folder)
-    encoder = encoder.to(device).eval()
-    parts = []
+def _embedded(folder: Path, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
+    kind, pipeline = kind_of(folder), _of_text_alone(folder, device)
+    parts: dict[str, list[Tensor]] = {name: [] for name in kind.embeddings}
     for start in range(0, len(prompts), BATCH):
-        tokens = tokenizer(
-            prompts[start : start + BATCH],
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).to(device)
-        asks = getattr(encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask if asks else None
-        parts.append(encoder(tokens.input_ids, attention_mask=mask)[0].float().cpu())
-    return torch.cat(parts)
+        made = pipeline.encode_prompt(
+            prompt=prompts[start : start + BATCH],
+            device=device,
+            do_classifier_free_guidance=False,
+            **kind.arguments,
+        )
+        for name, place in kind.embeddings.items():
+            parts[name].append(made[place].float().cpu())
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
-def _text_parts(folder: Path, *, with_encoder: bool = True) -> tuple[Any, Any]:
+def _of_text_alone(folder: Path, device: torch.device) -> Any:
+    """The pipeline with text encoders and tokenizers alone, and a denoiser without weights."""
+    import diffusers  # here: slow to import
+
+    kind, index = kind_of(folder), _index(folder)
+    with torch.device("meta"):  # it is asked for its settings
+        denoiser = getattr(diffusers, kind.parts[kind.denoiser])
+        unet = denoiser.from_config(read_json(folder / kind.denoiser / "config.json"))
+    parts = dict.fromkeys(name for name, value in index.items() if isinstance(value, list))
+    parts |= dict.fromkeys(kind.optional)
+    parts |= {part: _read(folder, part) for part in _of_text(folder)}
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(device).eval()
+    options = {"requires_safety_checker": False} if "safety_checker" in parts else {}
+    with _quietly():
+        pipeline = getattr(diffusers, index["_class_name"])
+        return pipeline(**{**parts, kind.denoiser: unet}, **options)
+
+
+def _of_text(folder: Path) -> list[str]:
+    """Text encoders and tokenizers that a pipeline has."""
+    return [part for part in kind_of(folder).of_text if _class_of(folder, part) is not None]
+
+
+def _read(folder: Path, part: str) -> Any:
+    """Read a text encoder, in float32, or a tokenizer."""
     try:
-        from transformers import CLIPTextModel, CLIPTokenizer  # here: slow to import
+        import transformers  # here: slow to import
     except ImportError as error:
         raise UserError(
             "pretrained.path: prompts need transformers, which is not installed: pip install "
             "'sft-rl[text]'"
         ) from error
+    kind = getattr(transformers, kind_of(folder).of_text[part])
+    options: dict[str, Any] = {}
+    if part.startswith("text_encoder"):
+        options = {"use_safetensors": True, "dtype": torch.float32}
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        if not with_encoder:
-            return tokenizer, None
-        with _without_bars():
-            encoder = CLIPTextModel.from_pretrained(
-                folder / "text_encoder", use_safetensors=True, local_files_only=True
-            )
+        with _quietly():
+            return kind.from_pretrained(folder / part, local_files_only=True, **options)
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise UserError(
-            f"pretrained.path: cannot read the text encoder of {folder}: {first_line(error)}"
+            f"pretrained.path: cannot read the {part} of {folder}: {first_line(error)}"
         ) from error
-    return tokenizer, encoder
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep transformers' progress from between our lines."""
+def _quietly() -> Iterator[None]:
+    """Keep progress of transformers from between our lines."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -188,6 +206,15 @@ def _without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "model_index.json")
+
+
+def _class_of(folder: Path, part: str) -> str | None:
+    found: str | None = (_index(folder).get(part) or [None, None])[1]
+    return found
 
 
 def _weights(folder: Path, name: str) -> list[Path]:

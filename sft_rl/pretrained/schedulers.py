@@ -1,8 +1,8 @@
 """What a scheduler of diffusers says of the noise that a model was trained on.
 
 A scheduler is a solver, and the noise it was made for. The noise is read; of the solver only
-what belongs to the model: its bound of x_0 and its variance. Nothing is guessed: a class or a key
-that is not known is refused by name.
+what belongs to the model: its bound of x_0, its variance and where a flow's times are dense.
+Nothing is guessed: a class or a key that is not known is refused by name.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "rescale_betas_zero_snr": (False,),
     "thresholding": (False,),
     "use_flow_sigmas": (False, None),
+    "use_dynamic_shifting": (False, None),
+    "shift_terminal": (None,),
+    "stochastic_sampling": (False,),
     "invert_sigmas": (False,),
     "tensor_format": ("pt", "np"),
     "timestep_values": (None,),
@@ -98,7 +101,8 @@ def read_scheduler(where: str, given: dict[str, Any]) -> Sections:
             )
     num = {"num_train_timesteps": values["num_train_timesteps"]}
     if name in OF_FLOW:
-        return {"noise": {"path": "flow", **num}, "model": {"prediction": "flow"}}
+        noise = {"path": "flow", **num, **_chosen(values, "shift"), "variance": "none"}
+        return {"noise": noise, "model": {"prediction": "flow"}}
     if name in OF_EDM:
         _check(where, "prediction_type", values, ("epsilon",))
         noise = {"path": "ve", **num, **_chosen(values, "sigma_min", "sigma_max")}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import sft_rl
-from sft_rl.config import ModelConfig, NoiseConfig, PretrainedConfig, PretrainingConfig
+from sft_rl.config import OF_PROMPTS, ModelConfig, NoiseConfig, PretrainedConfig, PretrainingConfig
 from sft_rl.data import Dataset
 from sft_rl.diffusion.loss import matching_loss
 from sft_rl.diffusion.noise import path_of
@@ -46,13 +46,17 @@ UNUSED_OF_MODEL = {
     "unet": {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE},
     "dit": {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE},
     "edm": {"width", "depth", "precision", *OF_THE_MLP, *UNUSED_ELSEWHERE},
-    "text_unet": {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE},
+    **{kind: {"width", "depth", *OF_THE_MLP, *UNUSED_ELSEWHERE} for kind in OF_PROMPTS},
     "own": set(ModelConfig.model_fields)
     - {"kind", "prediction", "sigma_data", "factory", "classes"},
 }
 """Settings that the full-step model of a kind does not depend on; all others are in its key."""
 OF_THE_BETAS, OF_VE = {"schedule", "beta_start", "beta_end", "betas"}, {"sigma_min", "sigma_max"}
-UNUSED_OF_PATH = {"vp": OF_VE, "ve": OF_THE_BETAS, "flow": OF_THE_BETAS | OF_VE}
+UNUSED_OF_PATH = {
+    "vp": {*OF_VE, "shift"},
+    "ve": {*OF_THE_BETAS, "shift"},
+    "flow": OF_THE_BETAS | OF_VE,
+}
 """The same of the forward process."""
 
 
@@ -73,6 +77,8 @@ def pretrained_key(
         of_model.add("null_class")
         of_pretraining.add("label_dropout")
     of_noise = {"variance", *UNUSED_OF_PATH[noise.path]}
+    if noise.shift == 1.0:
+        of_noise.add("shift")
     if noise.schedule == "cosine" or noise.betas is not None:
         of_noise |= {"beta_start", "beta_end"}
     parts = {
@@ -97,8 +103,8 @@ def keep_conditions(network: nn.Module, data: Dataset) -> None:
     """Let a network keep what of the data it is conditional on: vectors, or prompts' embeddings."""
     if data.conditions is not None:
         network.get_buffer("conditions").copy_(data.conditions)
-    if data.embeddings is not None:
-        network.get_buffer("prompts").copy_(data.embeddings)
+    for name, embedding in (data.embeddings or {}).items():
+        network.get_buffer(name).copy_(embedding)
 
 
 def pretrained_network(

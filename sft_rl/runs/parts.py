@@ -265,7 +265,7 @@ def measured_full_step(
             evaluator,
             path=path_of(config.noise),
             prediction=Prediction.from_config(config.model),
-            fixed_large=config.noise.variance == "fixed_large",
+            variance=config.noise.variance,
             num_classes=config.model.num_classes,
             warn=warn,
             progress=progress,

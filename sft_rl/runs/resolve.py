@@ -151,6 +151,8 @@ def check_settings(config: Config, *, trains: bool = True) -> None:
     )
     _check_null_class(config)
     schedule = schedule_of(config)
+    if config.model.kind == "sd3" and schedule.input_scale is not None:
+        _check_start(config, schedule.input_scale[0])
     num_steps, own = config.metrics.full_step, config.noise.num_train_timesteps
     if isinstance(num_steps, int) and num_steps > own:
         raise UserError(
@@ -160,6 +162,16 @@ def check_settings(config: Config, *, trains: bool = True) -> None:
     if trains:
         _check_algorithm(config, schedule)
     _check_system(config)
+
+
+def _check_start(config: Config, scale: float) -> None:
+    """Refuse a start that the pipeline, which starts from N(0, I), could not have."""
+    if not math.isclose(scale, 1.0):
+        last = config.noise.num_train_timesteps - 1
+        raise UserError(
+            "sampler.start_time: a pipeline of flow matching starts from pure noise, got "
+            f"{config.sampler.start_time or config.sampler.timesteps}; start at {last}"
+        )
 
 
 def _check_null_class(config: Config) -> None:

@@ -60,7 +60,7 @@ def test_the_full_step_sampler_is_the_models_own(tmp_path, tiny_unet, scheduler)
     steps = own_steps(
         path_of(config.noise),
         Prediction.from_config(config.model),
-        fixed_large=config.noise.variance == "fixed_large",
+        variance=config.noise.variance,
     )
     policy = DenoisingPolicy(network_of(tmp_path), steps, shape=(1, 8, 8))
     pipeline = DDPMPipeline.from_pretrained(tmp_path)

@@ -53,9 +53,9 @@ def test_an_adapter_of_others_does_what_it_does_in_diffusers(settings, pipeline_
         hashes.add(config.pretrained.sha256)
         network, _ = full_step_network(config, data)
         assert not [name for name in network.state_dict() if "lora" in name]
-        before = theirs.unet(x, t, data.embeddings[[0, 2]]).sample
+        before = theirs.unet(x, t, data.embeddings["prompts"][[0, 2]]).sample
         theirs.load_lora_weights(place)
-        expected = theirs.unet(x, t, data.embeddings[[0, 2]]).sample
+        expected = theirs.unet(x, t, data.embeddings["prompts"][[0, 2]]).sample
         theirs.unload_lora_weights()
         assert (expected - before).abs().max() > 0.01
         outputs[kind] = network(x, t, torch.tensor([0, 2]))

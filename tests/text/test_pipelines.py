@@ -200,7 +200,7 @@ def test_from_pictures_with_captions(settings, pipeline_folder, tmp_path, monkey
     assert {"frechet_inf", "precision", "recall", "agreement", "diversity"} <= set(summary)
     critic = load(tmp_path / "run" / "checkpoints" / "000002").tensors["critic"]
     seen = critic["network.embeddings"]  # what tells the two captions apart
-    means = data.embeddings[:2].mean(dim=1)
+    means = data.embeddings["prompts"][:2].mean(dim=1)
     along = torch.nn.functional.cosine_similarity(seen[0] - seen[1], means[0] - means[1], dim=0)
     assert along == pytest.approx(1.0)
     assert critic["network.project.weight"].shape == (64, 16)
@@ -256,7 +256,7 @@ def test_what_is_no_such_pipeline_is_one_line(settings, pipeline_folder, tmp_pat
             ("model_index.json", {"text_encoder": None}, "has no text_encoder"),
             ("model_index.json", {"text_encoder": ["t", "T5EncoderModel"]}, "is a T5EncoderModel"),
             ("unet/config.json", {"in_channels": 9}, "inpainting"),
-            ("unet/config.json", {"cross_attention_dim": 32}, "attends to 32 numbers a token"),
+            ("unet/config.json", {"cross_attention_dim": 32}, "cross_attention_dim is 32, "),
             ("unet/config.json", {"addition_embed_type": "text_time"}, "addition_embed_type"),
             ("unet/config.json", {"layers_per_block": 2}, "do not fit its network"),
         ]

@@ -87,14 +87,14 @@ def test_too_long_prompts_are_said_once(settings, tmp_path):
         load_config("images", [*settings, f"prompts.path={tmp_path / 'long.txt'}"]),
         warn=said.append,
     )
-    assert said == ["prompts: 1 of 2 are too long for the text encoder, which cuts them"]
+    assert said == ["prompts: 1 of 2 are too long for the text_encoder, which cuts them"]
 
 
 def test_an_env_of_prompts(settings):
     """Episodes of some prompts: their numbers, and what tells their embeddings apart."""
     config, data = resolve(load_config("images", settings))
     seen = seeded_critic(config)
-    keep_prompts(seen, data.embeddings)
+    keep_prompts(seen, data.embeddings["prompts"])
     vectors = seen.get_buffer("network.embeddings").numpy()
 
     def lengths(_: torch.Tensor, prompts: list[str]) -> list[float]:

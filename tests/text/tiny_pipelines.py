@@ -5,14 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 WORDS = ["a", "thin", "thick", "seven", "two", "leaning", "left", "right"]
@@ -52,7 +64,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     )
 
 
-def tiny_autoencoder() -> AutoencoderKL:
+def tiny_autoencoder(**options: Any) -> AutoencoderKL:
     """Of 16x16 pixels and 8x8 latents."""
     return AutoencoderKL(
         in_channels=3,
@@ -64,6 +76,7 @@ def tiny_autoencoder() -> AutoencoderKL:
         norm_num_groups=4,
         sample_size=16,
         scaling_factor=0.5,
+        **options,
     )
 
 
@@ -95,6 +108,41 @@ def write_pipeline(folder: Path, scratch: Path, *, unet: dict[str, Any] | None =
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
+def write_sd3(folder: Path, scratch: Path) -> None:
+    """Write a StableDiffusion3Pipeline of 16x16 pixels, 8x8 latents, with all text encoders."""
+    torch.manual_seed(0)
+    clips = [CLIPTextConfig(**TEXT, projection_dim=dim) for dim in (12, 10)]
+    letters = [("\u2581", -2.0), *((chr(i), -3.0) for i in range(97, 123))]
+    t5 = T5Config(vocab_size=40, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=22,
+        pos_embed_max_size=8,
+    )
+    for block in transformer.transformer_blocks:
+        torch.nn.init.normal_(block.norm1.linear.weight, std=0.3)  # so that prompts matter
+    StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(20, shift=3.0),
+        vae=tiny_autoencoder(shift_factor=0.2, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=CLIPTextModelWithProjection(clips[0]),
+        tokenizer=write_tokenizer(scratch / "1"),
+        text_encoder_2=CLIPTextModelWithProjection(clips[1]),
+        tokenizer_2=write_tokenizer(scratch / "2"),
+        text_encoder_3=T5EncoderModel(t5),
+        tokenizer_3=T5Tokenizer(
+            [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), *letters], extra_ids=0
+        ),
     ).save_pretrained(folder)
 
 

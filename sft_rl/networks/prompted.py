@@ -1,0 +1,141 @@
+"""Denoisers of text-to-image pipelines behind our call, for latents and numbers of prompts."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from diffusers import ModelMixin, SD3Transformer2DModel, UNet2DConditionModel
+from torch import Tensor, nn
+
+from sft_rl.errors import UserError, first_line
+from sft_rl.networks.unet import UNet, image_shape
+
+Shape = tuple[int, ...]
+
+
+class Prompted(UNet):
+    """A denoiser of diffusers that attends to a prompt's embedding.
+
+    It keeps the embeddings of all prompts as ``prompts``, (K + 1, tokens, width), and whatever
+    else the pipeline makes of prompts by its name, and takes their numbers as labels; the last is
+    the empty prompt, for guidance.
+
+    Args:
+        shape: Shape of a latent, (channels, height, width).
+        options: Arguments of the network of diffusers.
+        table: Shape of the embeddings.
+        channels_last: Keep latents channel by channel in memory.
+        bfloat16: Compute in bfloat16 where torch's autocast deems it safe.
+
+    Raises:
+        UserError: If the options do not make such a network, or one of other inputs.
+    """
+
+    NETWORK: ClassVar[type[ModelMixin]]
+    prompts: Tensor
+
+    def __init__(
+        self,
+        shape: Shape,
+        options: dict[str, Any],
+        *,
+        table: Shape,
+        channels_last: bool = False,
+        bfloat16: bool = False,
+    ) -> None:
+        nn.Module.__init__(self)
+        channels, height, width = image_shape("model.kind: a text-to-image network", shape)
+        if options.get("in_channels") != channels:
+            raise UserError(
+                f"model.unet: takes {options.get('in_channels')} channels, the autoencoder's "
+                f"latents have {channels}; pipelines for inpainting and editing are not supported"
+            )
+        self.check(options, height, width)
+        try:
+            self.unet = self.NETWORK(**options)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise UserError(f"model.unet: {first_line(error)}") from error
+        for name, size in self.kept(options, table).items():
+            self.register_buffer(name, torch.zeros(size))
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.unet.to(memory_format=self.memory_format)
+        self.in_bfloat16 = bfloat16
+
+    @staticmethod
+    def check(options: dict[str, Any], height: int, width: int) -> None:
+        """Refuse options of inputs that there are not, or of latents of another size."""
+
+    @staticmethod
+    def kept(options: dict[str, Any], table: Shape) -> dict[str, Shape]:
+        """Shapes of what is kept of prompts, whose tokens are of shape `table`."""
+        return {"prompts": table}
+
+
+class TextUNet(Prompted):
+    """The U-Net of Stable Diffusion 1 and 2: ``diffusers.UNet2DConditionModel``."""
+
+    NETWORK = UNet2DConditionModel
+    UNSUPPORTED = (
+        "addition_embed_type",
+        "class_embed_type",
+        "encoder_hid_dim",
+        "time_cond_proj_dim",
+    )
+    """Arguments that bring inputs which are neither latents, time nor a prompt."""
+
+    @staticmethod
+    def check(options: dict[str, Any], height: int, width: int) -> None:
+        """Refuse a U-Net of other inputs."""
+        for name in TextUNet.UNSUPPORTED:
+            if options.get(name) is not None:
+                raise UserError(
+                    f"model.unet: {name} is {options[name]!r}; supported are U-Nets of latents, "
+                    "time and one text encoder, as of Stable Diffusion 1 and 2"
+                )
+
+    def called(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """Predict for a plain batch, with the embeddings of its prompts."""
+        assert labels is not None, "which prompt?"
+        output = self.unet(x, t, encoder_hidden_states=self.prompts[labels])
+        return output.sample  # type: ignore[no-any-return]
+
+
+class SD3(Prompted):
+    """The transformer of Stable Diffusion 3: ``diffusers.SD3Transformer2DModel``.
+
+    Beside tokens it takes ``pooled``, one vector a prompt, (K + 1, P).
+    """
+
+    NETWORK = SD3Transformer2DModel
+    pooled: Tensor
+
+    @staticmethod
+    def check(options: dict[str, Any], height: int, width: int) -> None:
+        """Refuse latents that are no whole patches, or more than there are positions for."""
+        patch, most = options["patch_size"], options["pos_embed_max_size"]
+        if height % patch or width % patch or max(height, width) > most * patch:
+            raise UserError(
+                f"data.image_size: makes latents of {height}x{width}, the transformer takes "
+                f"multiples of {patch} up to {most * patch}"
+            )
+
+    @staticmethod
+    def kept(options: dict[str, Any], table: Shape) -> dict[str, Shape]:
+        """Shapes of tokens and of pooled vectors."""
+        return {"prompts": table, "pooled": (table[0], options["pooled_projection_dim"])}
+
+    def called(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """Predict for a plain batch, with the embeddings of its prompts."""
+        assert labels is not None, "which prompt?"
+        output = self.unet(
+            x,
+            timestep=t,
+            encoder_hidden_states=self.prompts[labels],
+            pooled_projections=self.pooled[labels],
+        )
+        return output.sample  # type: ignore[no-any-return]
+
+
+BY_KIND = {"text_unet": TextUNet, "sd3": SD3}
+"""Denoisers by `model.kind`."""

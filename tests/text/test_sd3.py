@@ -1,0 +1,140 @@
+"""Transformers of flow matching: what a StableDiffusion3Pipeline draws, ours draws; few steps."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from tiny_pipelines import PROMPTS, write_sd3
+
+from sft_rl.cli import main
+from sft_rl.config.files import load_config
+from sft_rl.diffusion.noise import path_of
+from sft_rl.diffusion.prediction import Prediction
+from sft_rl.diffusion.schedule import own_steps
+from sft_rl.errors import UserError
+from sft_rl.export.few_step import FewStepScheduler
+from sft_rl.networks.guided import Guided
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.pretrained.pipelines import embeddings_of
+from sft_rl.runs.parts import full_step_network
+from sft_rl.runs.remote import open_run
+from sft_rl.runs.resolve import resolve
+
+TWO = [PROMPTS[0], PROMPTS[2]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sd3")
+    write_sd3(folder / "sd3", folder / "tokenizers")
+    return folder / "sd3"
+
+
+@pytest.fixture
+def own(settings: list[str], folder: Path) -> list[str]:
+    """Settings of a run, from pure noise in steps that diffusers' pipeline can take."""
+    return [*settings, f"pretrained.path={folder}", "sampler.start_time=19"]
+
+
+def drawn(pipeline: StableDiffusion3Pipeline, output_type: str, **options: object) -> torch.Tensor:
+    """By torch's own generator: the pipeline gives its scheduler no other."""
+    pipeline.set_progress_bar_config(disable=True)
+    torch.manual_seed(3)
+    options |= {"generator": torch.default_generator, "output_type": output_type}
+    return pipeline(TWO, **options).images
+
+
+def ours(policy: DenoisingPolicy) -> torch.Tensor:
+    torch.manual_seed(3)
+    return policy.sample(2, torch.default_generator, torch.tensor([0, 2]))
+
+
+def test_what_the_pipeline_draws_ours_draws(folder: Path, own: list[str]):
+    """All of its scheduler's own steps on the same noise, with guidance and without."""
+    config, data = resolve(load_config("images", own))
+    assert (config.noise.path, config.noise.shift, config.model.prediction) == ("flow", 3.0, "flow")
+    network, _ = full_step_network(config, data)
+    prediction, variance = Prediction.from_config(config.model), config.noise.variance
+    steps = own_steps(path_of(config.noise), prediction, variance=variance)
+    theirs, seen = StableDiffusion3Pipeline.from_pretrained(folder), []
+    for scale in (1.0, 3.0):
+        guided = Guided(network, scale=scale, null_label=3) if scale != 1.0 else network
+        policy = DenoisingPolicy(guided, steps, shape=(4, 8, 8), num_classes=3)
+        seen.append(ours(policy))
+        options = {"num_inference_steps": 20, "guidance_scale": scale}
+        options |= {"height": 16, "width": 16}
+        expected = drawn(theirs, "latent", **options)
+        torch.testing.assert_close(seen[-1], expected, rtol=0, atol=1e-4)
+        pixels = (data.units.in_units(seen[-1]) / 255).clamp(0, 1)
+        torch.testing.assert_close(pixels, drawn(theirs, "pt", **options), rtol=0, atol=1e-4)
+    assert (seen[0] - seen[1]).abs().max() > 0.01
+    assert (seen[0][0] - seen[0][1]).abs().max() > 0.1
+
+
+def test_few_steps_of_it(folder: Path, own: list[str], tmp_path: Path):
+    """Fine-tuned by an adapter; exported, the pipeline and the adapter draw what the run draws."""
+    run, whole, adapter = tmp_path / "run", tmp_path / "whole", tmp_path / "adapter"
+    own = [*own, "algorithm=pathwise", "metrics.full_step=3", "policy.learning_rate=0.01"]
+    assert main(["train", "images", *own, "--out", str(run)]) == 0
+    policy, _ = open_run(run).result()
+    expected = ours(policy)
+    assert main(["export", str(run), "--out", str(whole)]) == 0
+    theirs = StableDiffusion3Pipeline.from_pretrained(whole, trust_remote_code=True)
+    options = {"guidance_scale": 1, "height": 16, "width": 16}
+    torch.testing.assert_close(drawn(theirs, "latent", **options), expected, rtol=0, atol=1e-4)
+    assert main(["export", str(run), "--out", str(adapter), "--adapter", "--no-code"]) == 0
+    theirs = StableDiffusion3Pipeline.from_pretrained(folder)
+    theirs.scheduler = FewStepScheduler.from_pretrained(adapter / "scheduler")
+    before = drawn(theirs, "latent", **options)
+    theirs.load_lora_weights(adapter)
+    after = drawn(theirs, "latent", **options)
+    torch.testing.assert_close(after, expected, rtol=0, atol=1e-4)
+    assert (after - before).abs().max() > 0.01
+    assert "transformer_blocks.0.attn.add_q_proj" in " ".join(dict(policy.named_parameters()))
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_parts_that_may_be_missing_and_what_is_refused(
+    folder: Path, own: list[str], tmp_path: Path
+):
+    """Without T5, whose tokens are zeros then."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+
+    def refused(words: str, *settings: str) -> None:
+        with pytest.raises(UserError) as error:
+            resolve(load_config("images", [*own, f"pretrained.path={copy}", *settings]))
+        assert words in str(error.value), error.value
+        assert "\n" not in str(error.value)
+
+    refused("sampler.start_time: a pipeline of flow matching", "sampler.start_time=15")
+    refused("takes multiples of 2 up to 16", "data.image_size=36")
+    refused("takes multiples of 2 up to 16", "data.image_size=14")
+    for file, values, words in (
+        ("transformer/config.json", {"pooled_projection_dim": 5}, "pooled_projection_dim is 5"),
+        ("transformer/config.json", {"in_channels": 9}, "inpainting"),
+        ("model_index.json", {"text_encoder_2": [None, None]}, "has no text_encoder_2"),
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "use_dynamic_shift"),
+    ):
+        before = (copy / file).read_text()
+        change(copy / file, **values)
+        refused(words)
+        (copy / file).write_text(before)
+    change(copy / "model_index.json", text_encoder_3=[None, None], tokenizer_3=[None, None])
+    for part in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(copy / part)
+    cpu = torch.device("cpu")
+    found, complete = (embeddings_of(f, PROMPTS, cpu) for f in (copy, folder))
+    without = {"text_encoder_3": None, "tokenizer_3": None}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(copy, **without)
+    theirs = pipeline.encode_prompt(list(PROMPTS), None, None)
+    np.testing.assert_allclose(found["prompts"][:3], theirs[0].detach(), rtol=0, atol=1e-6)
+    assert torch.equal(found["pooled"], complete["pooled"])
+    assert found["prompts"].shape == complete["prompts"].shape == (4, 264, 32)
+    assert not torch.equal(found["prompts"], complete["prompts"])
