@@ -91,6 +91,8 @@ ELSEWHERE = {
     "reward.weights": "of terms beside the critic",
     "learner.num_workers": "goes with a launcher",
     "critic.kind": "others are for images",
+    "critic.space": "of a pipeline that is there",
+    "pretrained.vae_tiling": "of a pipeline that is there",
     "rollout.branch_step": "goes with groups",
     "sampler.schedule": "goes with a spacing; sampler.timesteps sets it, too",
     "options": "of a user's own classes",

@@ -99,8 +99,8 @@ class LoraConfig(Section):
     """Its size; the rank if not given."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Layers that get one, by their names or the ends of them, as peft takes them; none takes the
-    projections of attention, to_q, to_k, to_v and to_out.0, or where there are none of these all
-    linear layers and convolutions."""
+    projections of attention, to_q, to_k, to_v and to_out.0 (of Stable Diffusion 3 those of tokens,
+    too), or where there are none of these all linear layers and convolutions."""
 
     @model_validator(mode="after")
     def _has_a_rank(self) -> LoraConfig:
@@ -143,6 +143,9 @@ class CriticConfig(Section):
     objective: str = "wasserstein"
     """`wasserstein`, `hinge`, `n2ce` or `relativistic`, in pairs (a network); `mmd` or
     `sliced_wasserstein` (none); or a user's `module:Class`, a subclass of Critic."""
+    space: Literal["latents", "pixels"] = "latents"
+    """What it sees of a pipeline of latents: these, or the pictures that the autoencoder makes of
+    them, for which the gradient goes through that."""
     noise_ratio: Positive = 50.0
     """M of `n2ce`: how many generated samples it counts for each real one."""
     num_projections: Count = 64

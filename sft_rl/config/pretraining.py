@@ -27,6 +27,9 @@ class PretrainedConfig(Section):
     """Somebody's low-rank adapter of the U-Net of a StableDiffusionPipeline, which is merged into
     the weights before all else: a .safetensors file, or a folder with
     pytorch_lora_weights.safetensors."""
+    vae_tiling: bool = False
+    """Let the autoencoder of a pipeline of latents work on overlapping tiles of a picture, which
+    are blended: less memory for large ones."""
     sha256: str | None = None
     """Hash of the files of the weights; filled in, or given to refuse any others."""
 

@@ -42,6 +42,8 @@ class Latents(Section):
     """What is taken off encodings."""
     image_shape: tuple[Count, Count, Count]
     """Channels, height and width of the pictures."""
+    tiling: bool = False
+    """Whether the autoencoder works on overlapping tiles."""
 
 
 class Prompts(Section):

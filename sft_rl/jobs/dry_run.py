@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.config import Config, ResolvedConfig, TrainingConfig
 from sft_rl.critics import Critic
+from sft_rl.critics.pixels import InPixels
 from sft_rl.data import Dataset
 from sft_rl.errors import UserError
 from sft_rl.networks.mlp import num_parameters
@@ -191,6 +192,8 @@ def requirements(
     drawn = 2 * stored if training.n_critic > 1 else stored + a_batch
     forwards, batch = algorithm.kept_calls(num_steps)
     activations = {"policy": forwards * activation_bytes(policy, batch)}
+    if isinstance(critic, InPixels):
+        activations["policy"] += kept_bytes(partial(_seen, critic, policy), critic, critic.at_once)
     rows = training.micro_batch_size
     if counts["critic"]:
         size = min(training.batch_size, rows or training.batch_size)
@@ -237,6 +240,11 @@ def _rows(policy: DenoisingPolicy, num: int) -> tuple[Tensor, tuple[Tensor, ...]
 def _critic_loss(critic: Critic, policy: DenoisingPolicy, num: int) -> None:
     samples, labels = _rows(policy, num)
     critic.loss(samples, samples, torch.Generator(), *labels)
+
+
+def _seen(critic: Critic, policy: DenoisingPolicy, num: int) -> None:
+    samples, labels = _rows(policy, num)
+    critic(samples.requires_grad_(), *labels)
 
 
 def _values(value: nn.Module, policy: DenoisingPolicy, num: int) -> None:

@@ -68,6 +68,7 @@ def data_of(
         field = "data.name: pipeline" if path is None else f"prompts.path: {path}"
         raise UserError(f"{field} needs the folder of a text-to-image pipeline in pretrained.path")
     if not is_text and not is_pipeline(Path(config.pretrained.path or "")):
+        _check_no_latents(config)
         return data or load_dataset(config.data, progress)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.data.name == "pipeline":
@@ -92,6 +93,19 @@ def data_of(
             "and prompts.path"
         )
     return _prompted(config, _captioned(pictures), device, warn)
+
+
+def _check_no_latents(config: Config) -> None:
+    """Refuse what goes with latents alone."""
+    for field, given, off in (
+        ("critic.space", config.critic.space, "latents"),
+        ("pretrained.vae_tiling", config.pretrained.vae_tiling, False),
+    ):
+        if given != off:
+            raise UserError(
+                f"{field}: {given} needs a pipeline of latents in pretrained.path; the samples of "
+                f"this run have no autoencoder, leave it at {off}"
+            )
 
 
 def _captioned(pictures: ImageDataset) -> ImageDataset:
@@ -168,14 +182,16 @@ def _with_latents(config: Config, pictures: ImageDataset, device: torch.device) 
     folder = Path(str(config.pretrained.path))
     if config.data.flip:
         raise UserError("data.flip: goes with pixels, not with latents; leave it out")
-    latents, shape = latents_of(folder, pictures.train.shape[-1])
+    tiling = config.pretrained.vae_tiling
+    latents, shape = latents_of(folder, pictures.train.shape[-1], tiling=tiling)
     if pictures.train.shape[1] != latents.image_shape[0]:
         raise UserError(
             f"data.channels: the autoencoder of {folder} takes {latents.image_shape[0]}, got "
             f"{pictures.train.shape[1]}"
         )
     own = pictures.units.samples
-    key = {"format": FORMAT, "autoencoder": latents.sha256, "pictures": own.fingerprint}
+    vae = [latents.sha256, tiling]
+    key = {"format": FORMAT, "autoencoder": vae, "pictures": own.fingerprint}
 
     def encode() -> Checkpoint:
         parts = [
@@ -202,7 +218,7 @@ def _drawn(
             f"data.num_points: {num} pictures of {len(prompts)} prompts; take at least {least}"
         )
     folder, settings = Path(str(config.pretrained.path)), config.data
-    embeddings = _embeddings(config, prompts, device)
+    embeddings, tiling = _embeddings(config, prompts, device), config.pretrained.vae_tiling
     key = {
         "format": FORMAT,
         "network": config.pretrained.sha256,
@@ -211,7 +227,7 @@ def _drawn(
         "guidance_scale": config.sampler.guidance_scale,
         "pictures": [num, settings.image_size, settings.pipeline_steps, settings.seed],
         "prompts": {k: digest(v.numpy()) for k, v in embeddings.items()},
-        "autoencoder": latents_of(folder, settings.image_size)[0].sha256,
+        "autoencoder": [latents_of(folder, settings.image_size)[0].sha256, tiling],
         **arithmetic(device),
     }
 
@@ -231,7 +247,8 @@ def _pictures(
 ) -> Tensor:
     """Draw pictures, uint8, shape (N, C, H, W), of the prompts in turn."""
     folder, settings, num = Path(str(config.pretrained.path)), config.data, len(prompts)
-    latents, shape = latents_of(folder, settings.image_size)
+    tiling = config.pretrained.vae_tiling
+    latents, shape = latents_of(folder, settings.image_size, tiling=tiling)
     half = PIXEL_MAX / 2
     samples = Samples(
         shape=shape,

@@ -62,8 +62,15 @@ def check_pipeline(folder: Path) -> None:
             )
 
 
-def latents_of(folder: Path, image_size: int) -> tuple[Latents, tuple[int, int, int]]:
+def latents_of(
+    folder: Path, image_size: int, *, tiling: bool = False
+) -> tuple[Latents, tuple[int, int, int]]:
     """How a pipeline's autoencoder makes latents of square pictures, and their shape.
+
+    Args:
+        folder: The pipeline's.
+        image_size: Width of a picture.
+        tiling: Whether it works on overlapping tiles.
 
     Raises:
         UserError: If it does not halve them evenly, or there are no weights.
@@ -81,6 +88,7 @@ def latents_of(folder: Path, image_size: int) -> tuple[Latents, tuple[int, int, 
         scale=config.get("scaling_factor", 0.18215),
         shift=config.get("shift_factor") or 0.0,
         image_shape=(config["out_channels"], image_size, image_size),
+        tiling=tiling,
     )
     return latents, (config["latent_channels"], image_size // factor, image_size // factor)
 

@@ -118,15 +118,21 @@ def critic_of(config: ResolvedConfig, *, batch_size: int | None = None) -> Criti
         config: The run's configuration.
         batch_size: Samples of a critic step, if not the run's own.
     """
-    return build_critic(
+    latents = config.samples.latents if config.critic.space == "pixels" else None
+    critic = build_critic(
         config.critic,
-        config.samples.shape,
+        config.samples.shape if latents is None else latents.image_shape,
         batch_size=batch_size or config.training.batch_size,
         num_classes=config.model.num_classes,
         num_conditions=config.samples.num_conditions,
         prompt_width=config.samples.prompt_width,
         own=config.options,
     )
+    if latents is None:
+        return critic
+    from sft_rl.critics.pixels import InPixels  # here, since few need it
+
+    return InPixels(critic, latents)
 
 
 def seeded_critic(config: ResolvedConfig, *, batch_size: int | None = None) -> Critic:
@@ -179,8 +185,9 @@ def networks_of(
     policy = policy_of(config, network, explores=True).to(device)
     if config.model.compile:
         policy.network.compile()  # in place: names in state dicts stay
-        if isinstance(critic, NetworkCritic):
-            critic.compile()
+        for part in critic.modules():
+            if isinstance(part, NetworkCritic):
+                part.compile()
     pretrained = copy.deepcopy(policy).requires_grad_(False)
     if isinstance(pretrained.network, Adapted):
         pretrained.network.switch_off()
