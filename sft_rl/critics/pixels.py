@@ -6,6 +6,7 @@ from torch import Tensor
 from sft_rl.config import Latents
 from sft_rl.critics.base import Critic
 from sft_rl.data.latents import at_once, decoded
+from sft_rl.storage.state import State
 from sft_rl.types import Loss
 
 
@@ -46,10 +47,10 @@ class InPixels(Critic):
         """Restore the critic's constraints after an optimiser step."""
         self.critic.after_step()
 
-    def state(self) -> dict[str, Tensor | float]:
+    def state(self) -> State:
         """What the critic declares beside its network."""
         return self.critic.state()
 
-    def load_state(self, state: dict[str, Tensor | float]) -> None:
+    def load_state(self, state: State) -> None:
         """Undo :meth:`state`."""
         self.critic.load_state(state)
