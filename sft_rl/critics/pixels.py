@@ -40,8 +40,8 @@ class InPixels(Critic):
     ) -> Loss:
         """Compare a batch of decoded real latents with one of generated ones."""
         with torch.no_grad():
-            pictures = [decoded(self.latents, x) for x in (real, generated)]
-        return self.critic.loss(*pictures, generator, *labels)
+            seen, made = (decoded(self.latents, x) for x in (real, generated))
+        return self.critic.loss(seen, made, generator, *labels)
 
     def after_step(self) -> None:
         """Restore the critic's constraints after an optimiser step."""
