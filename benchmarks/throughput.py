@@ -5,7 +5,8 @@
     python -m benchmarks.throughput --workers             # without Ray
 
 Networks are as the preset makes them, untrained: speed does not depend on weights. All rows of a
-preset are measured in turn, several rounds, in one run; the table has medians and the spread.
+preset are measured in turn, several rounds, in one run; the table has medians and the spread. Of
+`pathwise` an iteration is compared with the forward and backward passes of its networks alone.
 Writes ``benchmarks/results/throughput.json`` and ``docs/images/time.png``.
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import RESULTS, machine
+from sft_rl.algorithms.base import Networks
 from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
@@ -33,10 +35,11 @@ from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.rollout.runner import Collector, LocalCollector, Request, RolloutRunner
 from sft_rl.runs.parts import learner_of, network_of, networks_of
 from sft_rl.runs.resolve import resolve
-from sft_rl.types import Trajectories
+from sft_rl.types import Trajectories, given
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "time.png"
 SHARDS = 8
+PARTS = ("rollout", "critic", "value", "policy")
 
 
 def bare_loop(policy: DenoisingPolicy, batch: int) -> None:
@@ -44,12 +47,12 @@ def bare_loop(policy: DenoisingPolicy, batch: int) -> None:
     latents = torch.empty(policy.num_steps + 1, batch, *policy.shape)
     log_probs = torch.empty(policy.num_steps, batch)
     source = torch.Generator().manual_seed(0)
-    noise = torch.empty(batch, *policy.shape)
+    noise, labels = torch.empty(batch, *policy.shape), policy.random_labels(batch, source)
     with torch.inference_mode():
         latents[0].normal_(generator=source)
         for k, step in enumerate(torch.arange(policy.num_steps)):
             noise.normal_(generator=source)
-            latents[k + 1], log_probs[k], _ = policy.act(latents[k], step, noise)
+            latents[k + 1], log_probs[k], _ = policy.act(latents[k], step, noise, labels)
 
 
 class Order:
@@ -113,20 +116,40 @@ def throughput(config: ResolvedConfig, workers: list[int], rounds: int) -> dict[
         return measured(ways, rounds=rounds, batch=batch)
 
 
+def bare_passes(networks: Networks, real: torch.Tensor, config: ResolvedConfig) -> None:
+    """The network passes of a pathwise iteration: no noise, no density, no optimiser's step."""
+    policy, critic = networks.policy, networks.critic
+    source = torch.Generator().manual_seed(0)
+    labels = given(policy.random_labels(len(real), source))
+    start, steps = torch.randn(real.shape, generator=source), torch.arange(policy.num_steps)
+    for _ in range(config.training.n_critic):
+        with torch.inference_mode():
+            for k in steps:
+                policy.output(start, k, *labels)
+        critic.loss(real, start, source, *labels).value.backward()
+    final = start
+    for k in steps:
+        final = 0.9 * final + 0.1 * policy.output(final, k, *labels)
+    critic.requires_grad_(False)
+    critic(final, *labels).mean().backward()
+    critic.requires_grad_(True)
+
+
 def shares(config: ResolvedConfig, rounds: int) -> dict[str, float]:
     """Median seconds of each part of an iteration, in one process."""
     data = load_dataset(config.data)
     networks = networks_of(config, network_of(config))
     learner = learner_of(config, networks, data)
     runner = build_runner(config)
-    seconds: dict[str, list[float]] = {"rollout": [], "critic": [], "value": [], "policy": []}
+    real = data.batch(config.training.batch_size, torch.Generator().manual_seed(0))
+    seconds: dict[str, list[float]] = {name: [] for name in (*PARTS, "bare")}
     for iteration in range(rounds + 1):
-        spent = dict.fromkeys(seconds, 0.0)
+        spent = dict.fromkeys(PARTS, 0.0)
 
         def timed(name: str, work: Callable[[], Any], spent: dict[str, float] = spent) -> Any:
             begun = time.perf_counter()
             result = work()
-            spent[name] += time.perf_counter() - begun
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - begun
             return result
 
         runner.load(iteration, learner.weights())
@@ -134,15 +157,17 @@ def shares(config: ResolvedConfig, rounds: int) -> dict[str, float]:
         for update in range(config.training.n_critic):
             batch = timed("rollout", partial(runner.collect, iteration, update))
             batches.append(batch)
-            step = partial(learner.update_critic, batch.final, iteration, update)
+            step = partial(learner.update_critic, batch.final, iteration, update, batch.labels)
             scores, _ = timed("critic", step)
             if learner.algorithm.uses_value:
                 timed("value", partial(learner.update_value, batch, scores))
         whole = Trajectories.concatenate(batches)
         timed("policy", partial(learner.update_policy, whole, iteration))
+        if config.algorithm == "pathwise":
+            timed("bare", partial(bare_passes, networks, real, config))
         for name, value in spent.items():
             seconds[name].append(value)
-    return {name: median(values[1:]) for name, values in seconds.items()}
+    return {name: median(values[1:]) for name, values in seconds.items() if values}
 
 
 def draw(parts: dict[str, dict[str, float]], file: Path) -> None:
@@ -152,15 +177,15 @@ def draw(parts: dict[str, dict[str, float]], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    colours = {"rollout": "#2a6f97", "critic": "#d1495b", "value": "#edae49", "policy": "#66a182"}
+    colours = dict(zip(PARTS, ("#2a6f97", "#d1495b", "#edae49", "#66a182"), strict=True))
     figure, axis = plt.subplots(figsize=(7.0, 0.8 + 0.5 * len(parts)))
     for row, seconds in enumerate(parts.values()):
-        left = 0.0
+        left, total = 0.0, sum(seconds[name] for name in colours)
         for name, colour in colours.items():
-            share = seconds[name] / sum(seconds.values())
+            share = seconds[name] / total
             axis.barh(row, share, left=left, color=colour, label=name if row == 0 else None)
             left += share
-        axis.text(1.01, row, f"{1000 * sum(seconds.values()):.0f} ms", va="center", fontsize=9)
+        axis.text(1.01, row, f"{1000 * total:.0f} ms", va="center", fontsize=9)
     axis.set_yticks(range(len(parts)), list(parts))
     axis.set_xlim(0, 1)
     axis.set_xlabel("share of an iteration in one process")
@@ -195,11 +220,13 @@ def main() -> None:
         for name, rate in rates[preset].items():
             spread = f"{rate['low']:.0f} - {rate['high']:.0f}"
             print(f"| {name} | {rate['median']:.0f} | {spread} | {rate['median'] / bare:.2f} |")
-    print("\n| one iteration | rollout | critic | value | policy | ms |\n|---|---|---|---|---|---|")
+    heads = ("one iteration", *PARTS, "ms", "passes of its networks alone")
+    print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name, seconds in parts.items():
-        total = sum(seconds.values())
-        cells = " | ".join(f"{value / total:.0%}" for value in seconds.values())
-        print(f"| {name} | {cells} | {1000 * total:.0f} |")
+        total = sum(seconds[part] for part in PARTS)
+        cells = [f"{seconds[part] / total:.0%}" for part in PARTS]
+        alone = f"{seconds['bare'] / total:.0%}" if "bare" in seconds else ""
+        print(f"| {name} | {' | '.join(cells)} | {1000 * total:.0f} | {alone} |")
     draw(parts, args.picture)
     content = {"machine": machine(), "rounds": args.rounds, "rates": rates, "seconds": parts}
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from importlib.resources import files
 from pathlib import Path
 from urllib.error import HTTPError
@@ -128,12 +127,14 @@ def test_trials_of_a_search_run_on_several_nodes(ray_cluster, sft_rl, tmp_path, 
     assert (storage / job_id / "best-T4.yaml").is_file()
 
 
-def interrupted(ray_cluster, tmp_path, arguments: tuple[str, ...], answer: str) -> tuple[int, str]:
+def interrupted(
+    ray_cluster, tmp_path, arguments: tuple[str, ...], answer: str, **environment: str
+) -> tuple[int, str]:
     """Press Ctrl-C at a terminal when the job trains, answer; return exit code and stderr."""
     terminal, stdin = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "sft_rl", *arguments],
-        env=ray_cluster.environment,
+        env=ray_cluster.environment | environment,
         cwd=tmp_path,
         stdin=stdin,
         stdout=subprocess.PIPE,
@@ -152,28 +153,16 @@ def interrupted(ray_cluster, tmp_path, arguments: tuple[str, ...], answer: str) 
     return process.returncode, errors
 
 
-def test_ctrl_c_leaves_the_job_or_stops_it(ray_cluster, sft_rl, tmp_path, tiny_settings):
-    storage = ("--storage", str(ray_cluster.folder / "runs"))
-    submit = ("submit", *storage, *train(*tiny_settings, FOREVER))
-    code, errors = interrupted(ray_cluster, tmp_path, submit, "")
-    assert code == 130, errors
-    assert "Stop it? [y/N]" in errors
-    job_id = re.findall(r"submitted (\S+)", errors)[0]
-    assert status(ray_cluster, job_id) == "RUNNING"
-    assert re.search(rf"^{job_id} +RUNNING .* sft-rl train", sft_rl("jobs", "list").stdout, re.M)
-    refused = sft_rl("jobs", "fetch", job_id)
-    assert refused.returncode == 2
-    assert "is RUNNING; wait for its end" in refused.stderr
-
-    code, errors = interrupted(ray_cluster, tmp_path, ("jobs", "logs", job_id, "--follow"), "y")
-    assert code == 143, errors
-    assert status(ray_cluster, job_id) == "STOPPED"
-
-
 def with_a_tag(scraped: str, tags: tuple[str, ...]) -> set[str]:
     """Return the names of the metrics that bear one of these tags."""
     lines = [line for line in scraped.splitlines() if any(tag in line for tag in tags)]
     return {line.split("{")[0] for line in lines}
+
+
+def holding(folder: Path, text: str) -> list[Path]:
+    """Files in which a text is."""
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
+    return [p for p in files if text.encode() in p.read_bytes()]
 
 
 SECRET = "open-sesame"
@@ -187,44 +176,68 @@ def reward(x):
 """
 
 
-def holding(folder: Path, text: str) -> list[Path]:
-    """Files in which a text is."""
-    files = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
-    return [p for p in files if text.encode() in p.read_bytes()]
-
-
-def test_a_detached_job_with_a_secret_is_seen_by_prometheus_and_stopped(
-    ray_cluster, sft_rl, tmp_path, tiny_settings
-):
-    storage = ("--storage", str(ray_cluster.folder / "runs"))
-    (tmp_path / "judge.py").write_text(JUDGE)
+@pytest.fixture(scope="module")
+def left_alone(ray_cluster, tmp_path_factory, tiny_settings) -> str:
+    """A job with a secret, which Ctrl-C left running."""
+    folder = tmp_path_factory.mktemp("judge")
+    (folder / "judge.py").write_text(JUDGE)
     scored = "reward.terms=[critic, {use: judge:reward, num_scorers: 1, num_cpus_per_scorer: 0.5}]"
     command = train(*tiny_settings, FOREVER, "rollout.num_workers=1", scored)
-    submit = ("submit", "--detach", "--secret", "JUDGE_KEY", *storage, *command)
-    missing = sft_rl(*submit)
+    storage = ("--storage", str(ray_cluster.folder / "runs"))
+    submit = ("submit", "--secret", "JUDGE_KEY", *storage, *command)
+    missing = ray_cluster.run(*submit, cwd=folder)
     assert missing.returncode == 2
     assert "--secret: got 'JUDGE_KEY', which is no variable of this environment" in missing.stderr
-    done = sft_rl(*submit, JUDGE_KEY=SECRET)
-    assert done.returncode == 0, done.stderr
-    job_id = done.stdout.strip()
-    assert job_id == submitted(done)
+    code, errors = interrupted(ray_cluster, folder, submit, "", JUDGE_KEY=SECRET)
+    assert code == 130, errors
+    assert "Stop it? [y/N]" in errors
+    return str(re.findall(r"submitted (\S+)", errors)[0])
+
+
+def test_ctrl_c_leaves_a_job_that_is_listed_and_not_fetched(ray_cluster, sft_rl, left_alone):
+    assert status(ray_cluster, left_alone) == "RUNNING"
+    listed = sft_rl("jobs", "list").stdout
+    assert re.search(rf"^{left_alone} +RUNNING .* sft-rl train", listed, re.M)
+    refused = sft_rl("jobs", "fetch", left_alone)
+    assert refused.returncode == 2
+    assert "is RUNNING; wait for its end" in refused.stderr
+
+
+def test_prometheus_sees_what_the_dashboard_shows(ray_cluster, left_alone):
     dashboard = (files("cluster") / "settings" / "grafana.json").read_text()
     shown = set(re.findall(r"ray_sft_rl_\w+(?=[\[{])", dashboard))
     assert len(shown) > 8
-    tags = (f'preset="swiss_roll",run="{job_id}"', f'worker="sft-rl/{job_id}/rollout-1"')
+    tags = (f'preset="swiss_roll",run="{left_alone}"', f'worker="sft-rl/{left_alone}/rollout-1"')
     wait_for(lambda: shown <= with_a_tag(ray_cluster.scraped(), tags))
-    shown = [ray_cluster.get("/api/jobs/")]
+
+
+def test_a_secret_is_in_no_list(ray_cluster, left_alone):
+    lists = [ray_cluster.get("/api/jobs/")]
     for what in ("jobs", "actors", "tasks", "workers", "nodes", "objects", "runtime_envs"):
-        shown.append(ray_cluster.get(f"/api/v0/{what}?detail=true&limit=10000"))
-    everything = json.dumps(shown)
-    (key,) = re.findall(r"_sft_rl_\w+.zip", ray_cluster.get(f"/api/jobs/{job_id}")["entrypoint"])
+        lists.append(ray_cluster.get(f"/api/v0/{what}?detail=true&limit=10000"))
+    everything = json.dumps(lists)
+    entrypoint = ray_cluster.get(f"/api/jobs/{left_alone}")["entrypoint"]
+    (key,) = re.findall(r"_sft_rl_\w+.zip", entrypoint)
     with pytest.raises(HTTPError, match="404"):
         ray_cluster.get(f"/api/packages/gcs/{key}")
     assert "JUDGE_KEY" in everything
     assert SECRET not in everything
-    stopped = sft_rl("jobs", "stop", job_id)
-    assert stopped.stdout == f"{job_id} is STOPPED\n"
-    assert holding(ray_cluster.folder, SECRET) == [], "nor is it in a file, of logs or others"
+
+
+def test_ctrl_c_stops_it_if_told_and_its_secret_is_in_no_file(
+    ray_cluster, sft_rl, tmp_path, left_alone
+):
+    follow = ("jobs", "logs", left_alone, "--follow")
+    code, errors = interrupted(ray_cluster, tmp_path, follow, "y")
+    assert code == 143, errors
+    assert status(ray_cluster, left_alone) == "STOPPED"
+    assert holding(ray_cluster.folder, SECRET) == [], "of logs or others"
+
+
+def test_a_job_that_was_just_sent_is_stopped(sft_rl, ray_cluster, tiny_settings):
+    storage = ("--storage", str(ray_cluster.folder / "runs"))
+    job_id = submitted(sft_rl("submit", "--detach", *storage, *train(*tiny_settings, FOREVER)))
+    assert sft_rl("jobs", "stop", job_id).stdout == f"{job_id} is STOPPED\n"
     assert sft_rl("jobs", "stop", job_id).stdout == f"{job_id} was already STOPPED\n"
 
 
@@ -297,50 +310,6 @@ def test_a_folder_that_the_cluster_cannot_write(sft_rl, tiny_settings):
     done = sft_rl("submit", *train(*tiny_settings, "--out", "/proc/nowhere"))
     assert done.returncode == 2
     assert "--out: cannot write to /proc/nowhere" in done.stdout
-
-
-def wheel(folder: Path, name: str, code: str) -> Path:
-    """Build a wheel of one module."""
-    path = folder / f"{name}-1.0-py3-none-any.whl"
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}.py", code)
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    return path
-
-
-@pytest.mark.slow
-def test_a_jobs_packages_are_there_in_its_process_and_its_workers(
-    ray_cluster, sft_rl, tmp_path, tiny_settings
-):
-    package = wheel(tmp_path, "judgement", "def reward(x):\n    return x[:, 0]\n")
-    (tmp_path / "env.yaml").write_text(yaml.safe_dump({"pip": [str(package)]}))
-    scored = "reward.terms=[critic, {use: judgement:reward, num_scorers: 1}]"
-    storage = ("--storage", str(ray_cluster.folder / "runs"))
-    own = (*tiny_settings, "rollout.num_workers=1", scored)
-    done = sft_rl("submit", "--env", "env.yaml", *storage, *train(*own))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "fine-tuning 3/3" in done.stdout
-
-
-@pytest.mark.slow
-def test_a_job_whose_environment_does_not_build_is_sent_again_if_asked(
-    ray_cluster, sft_rl, tmp_path
-):
-    (tmp_path / "env.yaml").write_text("pip: [/nonexistent/package.whl]")
-    job = train("rollout.num_workers=1")
-    done = sft_rl("submit", "--env", "env.yaml", "--retries", "1", *job)
-    assert done.returncode == 4
-    assert "did not run to its end: runtime_env setup failed" in done.stderr
-    first, second = re.findall(r"^submitted (\S+)$", done.stderr, re.MULTILINE)
-    assert second == f"{first}-2"
-    entrypoint = ray_cluster.get(f"/api/jobs/{second}")["entrypoint"]
-    assert entrypoint.endswith(f"/{first} --resume=auto"), "it would go on where the first was"
-    refused = sft_rl("submit", "--detach", "--retries", "1", *job)
-    assert refused.returncode == 2
-    assert "--retries: got 1; a followed `train` or `tune` can be sent again" in refused.stderr
 
 
 def test_an_unknown_job(sft_rl):
