@@ -126,7 +126,7 @@ def bare_passes(networks: Networks, real: torch.Tensor, config: ResolvedConfig) 
         with torch.inference_mode():
             for k in steps:
                 policy.output(start, k, *labels)
-        critic.loss(real, start, source, *labels).value.backward()
+        critic.loss(real, start, source, *labels).value.backward()  # type: ignore[no-untyped-call]
     final = start
     for k in steps:
         final = 0.9 * final + 0.1 * policy.output(final, k, *labels)
