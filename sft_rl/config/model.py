@@ -255,7 +255,8 @@ class ModelConfig(Section):
     pretraining; results differ in the last bits."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the U-Net computes in; weights and latents stay float32. Under bfloat16 likelihood
-    ratios are off 1 by rounding, which pathwise gradients do not mind."""
+    ratios are off 1 by rounding, which pathwise gradients do not mind. Weights beside a low-rank
+    adapter, which rest, are kept in bfloat16 then: the same numbers in half the memory."""
     gradient_checkpointing: bool = False
     """Let the blocks of a U-Net or transformer of diffusers be computed again on the way back, in
     place of kept: the same gradients with less memory in more time."""

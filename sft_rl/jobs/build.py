@@ -17,6 +17,7 @@ from torch import nn
 from envs import DenoisingVectorEnv
 from sft_rl.config import ResolvedConfig
 from sft_rl.jobs.memory import keep_freed_memory
+from sft_rl.networks.lora import Adapted
 from sft_rl.policy import load_arrays
 from sft_rl.rewards import Objective
 from sft_rl.rollout.runner import Collector, LocalCollector, RolloutRunner, Weights
@@ -53,6 +54,8 @@ def build_runner(
     if base is not None:
         load_arrays(network, base)
     policy = policy_of(config, network, explores=True).to(device)
+    if isinstance(policy.network, Adapted):
+        policy.network.round_base()
     if config.model.compile:
         policy.network.compile()
     env = DenoisingVectorEnv(

@@ -18,6 +18,7 @@ from sft_rl.critics import Critic
 from sft_rl.critics.pixels import InPixels
 from sft_rl.data import Dataset
 from sft_rl.errors import UserError
+from sft_rl.networks.lora import Adapted
 from sft_rl.networks.mlp import num_parameters
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.parts import algorithm_of, network_of, networks_of, resolve_device
@@ -180,8 +181,10 @@ def requirements(
     }
     copies = COPIES + draws_here + training.max_offpolicy_steps  # versions before
     at_rest = sum(p.numel() for p in policy.parameters() if not p.requires_grad)  # once for all
-    weights = copies * (counts["policy"] - at_rest) + (1 + draws_here) * at_rest
-    weights = FLOAT * (weights + counts["critic"] + counts["value"])
+    weights = copies * (counts["policy"] - at_rest) + counts["critic"] + counts["value"]
+    weights *= FLOAT
+    if isinstance(policy.network, Adapted):
+        weights += (1 + draws_here) * policy.network.bytes_at_rest
     used = [name for name in counts if name != "value" or algorithm.uses_value]
     trained = sum(counts[name] for name in used) - at_rest
     optimizers = FLOAT * ADAM * trained

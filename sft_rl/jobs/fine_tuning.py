@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,12 +27,13 @@ from sft_rl.learning.team import Team
 from sft_rl.learning.trainer import Trainer
 from sft_rl.learning.validation import Validation
 from sft_rl.metrics.evaluation import Evaluator
-from sft_rl.networks.lora import base_of
+from sft_rl.networks.lora import Adapted, base_of
 from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.pretrained.full_step import FullStep, Summary
 from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import OwnReward, Remote, build_objective
 from sft_rl.rollout.runner import Weights
+from sft_rl.runs.base import kept_base
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.parts import (
     learner_of,
@@ -111,6 +112,7 @@ def fine_tune(
                     )
                 )
                 stack.callback(collector.close)
+            stack.enter_context(_base_rounded(networks.policy.network, store, team))
             # The first optimiser takes a second to import; the workers start meanwhile.
             learner = learner_of(config, networks, data, team=team)
             validation = Validation(
@@ -145,6 +147,21 @@ def fine_tune(
         return conclude(
             learner, full_step(), before=before, store=store, validation=validation, clock=clock
         )
+
+
+@contextmanager
+def _base_rounded(network: nn.Module, store: RunFolder, team: Team) -> Iterator[None]:
+    """Train an adapter beside rounded weights; the result is measured, and has its hash, with all.
+
+    Results are the same: weights are rounded only where the network does it at every call.
+    """
+    if not isinstance(network, Adapted):
+        yield
+        return
+    network.round_base()
+    yield
+    if team.leads:
+        network.load_base(kept_base(store.path))
 
 
 def _go_on(learner: Learner, checkpoint: Checkpoint, *, store: RunFolder, team: Team) -> int:

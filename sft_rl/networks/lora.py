@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -74,6 +75,41 @@ class Adapted(nn.Module):
     def adapter(self) -> dict[str, Tensor]:
         """A and B by peft's names for them, in the network of others where there is one."""
         return dict(_peft().get_peft_model_state_dict(inner_of(self.network), adapter_name=NAME))
+
+    @property
+    def bytes_at_rest(self) -> int:
+        """What weights at rest take while the adapter is trained."""
+        rounded = {id(tensor) for tensor in self._rounded().values()}
+        return sum(
+            p.numel() * (2 if id(p) in rounded else p.element_size())
+            for p in self.parameters()
+            if not p.requires_grad
+        )
+
+    def round_base(self) -> None:
+        """Keep weights at rest in bfloat16, where the network rounds them at every call anyway.
+
+        They take half the memory, and all results stay the same bits. Copies share them.
+        """
+        for tensor in self._rounded().values():
+            tensor.data = tensor.data.to(torch.bfloat16)
+
+    def load_base(self, state: Mapping[str, Tensor]) -> None:
+        """Undo :meth:`round_base` by the state of the network without an adapter."""
+        for name, tensor in self._rounded().items():
+            tensor.data = state[name].to(tensor.device)
+
+    def _rounded(self) -> dict[str, Tensor]:
+        """What autocast rounds at every call, by its name in the network without an adapter."""
+        if not getattr(self.network, "in_bfloat16", False):
+            return {}
+        kept = getattr(self.network, "of_prompts", ())
+        found = {name: self.network.get_buffer(name) for name in kept}
+        for layer, module in self.network.named_modules():
+            if isinstance(module, LAYERS):
+                own = module.named_parameters(recurse=False)
+                found |= {f"{layer}.{name}": p for name, p in own if not p.requires_grad}
+        return {name.replace(".base_layer.", "."): tensor for name, tensor in found.items()}
 
     def switch_off(self) -> None:
         """Compute W x alone from now on."""

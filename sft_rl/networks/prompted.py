@@ -56,8 +56,10 @@ class Prompted(UNet):
             self.unet = self.NETWORK(**options)
         except (TypeError, ValueError, NotImplementedError) as error:
             raise UserError(f"model.unet: {first_line(error)}") from error
-        for name, size in self.kept(options, table).items():
+        kept = self.kept(options, table)
+        for name, size in kept.items():
             self.register_buffer(name, torch.zeros(size))
+        self.of_prompts = tuple(kept)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.unet.to(memory_format=self.memory_format)
         self.in_bfloat16 = bfloat16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from sft_rl.config import ResolvedConfig
 from sft_rl.storage.checkpoint import Checkpoint, load, save
@@ -26,5 +26,14 @@ def with_base(run: Path, config: ResolvedConfig, network: nn.Module) -> nn.Modul
         DamagedCheckpoint: If they are missing or damaged.
     """
     if config.policy.lora.rank is not None:
-        network.load_state_dict(load(run / BASE).tensors["network"])
+        network.load_state_dict(kept_base(run))
     return network
+
+
+def kept_base(run: Path) -> dict[str, Tensor]:
+    """Read the network's state from a run's folder.
+
+    Raises:
+        DamagedCheckpoint: If it is missing or damaged.
+    """
+    return load(run / BASE).tensors["network"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_pipelines import PROMPTS, write_pipeline
+from tiny_pipelines import PROMPTS, write_pipeline, write_sd3
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +11,13 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline")
     write_pipeline(folder / "sd", folder / "tokenizer")
     return folder / "sd"
+
+
+@pytest.fixture(scope="session")
+def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sd3")
+    write_sd3(folder / "sd3", folder / "tokenizers")
+    return folder / "sd3"
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ from sft_rl.policy import DenoisingPolicy
 from sft_rl.runs.parts import full_step_network, network_of, policy_of
 from sft_rl.runs.remote import open_run
 from sft_rl.runs.resolve import resolve
-from sft_rl.storage.checkpoint import load
+from sft_rl.storage.checkpoint import load, parameters_sha256
 
 ONE = torch.tensor([1, 1])
 
@@ -169,6 +169,16 @@ def captioned(folder: Path, captions: list[str]) -> None:
         (folder / f"{number}.txt").write_text(caption + "\n")
 
 
+def has_whole_weights(run: Path) -> None:
+    """The hashes of a run, whose base was rounded meanwhile, are of float32 weights."""
+    policy, _ = open_run(run).result()
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"frechet_inf", "precision", "recall", "agreement", "diversity"} <= set(summary["final"])
+    assert parameters_sha256(policy) == summary["policy_sha256"]
+    assert parameters_sha256(policy.network.base()) == summary["base_sha256"]
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
+
+
 def test_from_pictures_with_captions(settings, pipeline_folder, tmp_path, monkeypatch):
     """The critic sees latents of pictures with the caption that the generated ones have."""
     captioned(tmp_path / "pictures", [PROMPTS[i % 2] for i in range(20)])
@@ -194,10 +204,10 @@ def test_from_pictures_with_captions(settings, pipeline_folder, tmp_path, monkey
         assert (same == label).all()
         assert len(same)
     monkeypatch.setattr(classifier, "NUM_ITERATIONS", 2)
-    own += ["metrics.distance=frechet_inf", "metrics.full_step=off"]
-    assert main(["train", "images", *own, "--out", str(tmp_path / "run")]) == 0
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["final"]
-    assert {"frechet_inf", "precision", "recall", "agreement", "diversity"} <= set(summary)
+    own += ["metrics.distance=frechet_inf", "metrics.full_step=off", "policy.lora.rank=2"]
+    run = ["train", "images", *own, "model.precision=bfloat16", "--out", str(tmp_path / "run")]
+    assert main(run) == 0
+    has_whole_weights(tmp_path / "run")
     critic = load(tmp_path / "run" / "checkpoints" / "000002").tensors["critic"]
     seen = critic["network.embeddings"]  # what tells the two captions apart
     means = data.embeddings["prompts"][:2].mean(dim=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from tiny_pipelines import PROMPTS, write_sd3
+from tiny_pipelines import PROMPTS
 
 from sft_rl.cli import main
 from sft_rl.config.files import load_config
@@ -27,17 +27,10 @@ from sft_rl.runs.resolve import resolve
 TWO = [PROMPTS[0], PROMPTS[2]]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sd3")
-    write_sd3(folder / "sd3", folder / "tokenizers")
-    return folder / "sd3"
-
-
 @pytest.fixture
-def own(settings: list[str], folder: Path) -> list[str]:
+def own(settings: list[str], sd3_folder: Path) -> list[str]:
     """Settings of a run, from pure noise in steps that diffusers' pipeline can take."""
-    return [*settings, f"pretrained.path={folder}", "sampler.start_time=19"]
+    return [*settings, f"pretrained.path={sd3_folder}", "sampler.start_time=19"]
 
 
 def drawn(pipeline: StableDiffusion3Pipeline, output_type: str, **options: object) -> torch.Tensor:
@@ -53,14 +46,14 @@ def ours(policy: DenoisingPolicy) -> torch.Tensor:
     return policy.sample(2, torch.default_generator, torch.tensor([0, 2]))
 
 
-def test_what_the_pipeline_draws_ours_draws(folder: Path, own: list[str]):
+def test_what_the_pipeline_draws_ours_draws(sd3_folder: Path, own: list[str]):
     """All of its scheduler's own steps on the same noise, with guidance and without."""
     config, data = resolve(load_config("images", own))
     assert (config.noise.path, config.noise.shift, config.model.prediction) == ("flow", 3.0, "flow")
     network, _ = full_step_network(config, data)
     prediction, variance = Prediction.from_config(config.model), config.noise.variance
     steps = own_steps(path_of(config.noise), prediction, variance=variance)
-    theirs, seen = StableDiffusion3Pipeline.from_pretrained(folder), []
+    theirs, seen = StableDiffusion3Pipeline.from_pretrained(sd3_folder), []
     for scale in (1.0, 3.0):
         guided = Guided(network, scale=scale, null_label=3) if scale != 1.0 else network
         policy = DenoisingPolicy(guided, steps, shape=(4, 8, 8), num_classes=3)
@@ -75,7 +68,7 @@ def test_what_the_pipeline_draws_ours_draws(folder: Path, own: list[str]):
     assert (seen[0][0] - seen[0][1]).abs().max() > 0.1
 
 
-def test_few_steps_of_it(folder: Path, own: list[str], tmp_path: Path):
+def test_few_steps_of_it(sd3_folder: Path, own: list[str], tmp_path: Path):
     """Fine-tuned by an adapter; exported, the pipeline and the adapter draw what the run draws."""
     run, whole, adapter = tmp_path / "run", tmp_path / "whole", tmp_path / "adapter"
     own = [*own, "algorithm=pathwise", "metrics.full_step=off", "policy.learning_rate=0.01"]
@@ -87,7 +80,7 @@ def test_few_steps_of_it(folder: Path, own: list[str], tmp_path: Path):
     options = {"guidance_scale": 1, "height": 16, "width": 16}
     torch.testing.assert_close(drawn(theirs, "latent", **options), expected, rtol=0, atol=1e-4)
     assert main(["export", str(run), "--out", str(adapter), "--adapter", "--no-code"]) == 0
-    theirs = StableDiffusion3Pipeline.from_pretrained(folder)
+    theirs = StableDiffusion3Pipeline.from_pretrained(sd3_folder)
     theirs.scheduler = FewStepScheduler.from_pretrained(adapter / "scheduler")
     before = drawn(theirs, "latent", **options)
     theirs.load_lora_weights(adapter)
@@ -102,10 +95,10 @@ def change(file: Path, **values: object) -> None:
 
 
 def test_parts_that_may_be_missing_and_what_is_refused(
-    folder: Path, own: list[str], tmp_path: Path
+    sd3_folder: Path, own: list[str], tmp_path: Path
 ):
     """Without T5, whose tokens are zeros then."""
-    copy = shutil.copytree(folder, tmp_path / "copy")
+    copy = shutil.copytree(sd3_folder, tmp_path / "copy")
 
     def refused(words: str, *settings: str) -> None:
         with pytest.raises(UserError) as error:
@@ -130,7 +123,7 @@ def test_parts_that_may_be_missing_and_what_is_refused(
     for part in ("text_encoder_3", "tokenizer_3"):
         shutil.rmtree(copy / part)
     cpu = torch.device("cpu")
-    found, complete = (embeddings_of(f, PROMPTS, cpu) for f in (copy, folder))
+    found, complete = (embeddings_of(f, PROMPTS, cpu) for f in (copy, sd3_folder))
     without = {"text_encoder_3": None, "tokenizer_3": None}
     pipeline = StableDiffusion3Pipeline.from_pretrained(copy, **without)
     theirs = pipeline.encode_prompt(list(PROMPTS), None, None)
