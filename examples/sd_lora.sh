@@ -5,7 +5,7 @@
 #   sh examples/sd_lora.sh sd15 pictures            # pictures, each with a .txt beside it: the critic leads
 #   sh examples/sd_lora.sh sd15 prompts.txt my_rewards:aesthetic     # prompts and a reward
 set -eu
-base=$1 what=$2 reward=${3:-}
+base=$1 what=$2 reward=${3:-} name=$(basename "$1")
 common="pretrained.path=$base data.image_size=512 sampler.num_steps=4 policy.lora.rank=16 metrics.full_step=off
   training.batch_size=8 model.gradient_checkpointing=true model.precision=bfloat16 rollout.num_workers=0"
 
@@ -20,6 +20,6 @@ else
   set -- $common "data.path=$what" data.captions=txt algorithm=pathwise pathwise.checkpoint_activations=true
 fi
 sft-rl train images "$@" --dry-run
-sft-rl train images "$@" --out runs/sd15-4
-sft-rl export runs/sd15-4 --out sd15-4-steps
-sft-rl export runs/sd15-4 --out sd15-4-lora --adapter
+sft-rl train images "$@" --out "runs/$name-4"
+sft-rl export "runs/$name-4" --out "$name-4-steps"
+sft-rl export "runs/$name-4" --out "$name-4-lora" --adapter
