@@ -18,6 +18,7 @@ from sft_rl.diffusion.reverse import (
 )
 from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.seeding import random_labels
+from sft_rl.storage.dtensors import whole
 from sft_rl.types import Progress, given, silent
 
 POINTS_A_CHUNK, IMAGES_A_CHUNK = 2500, 250
@@ -335,8 +336,11 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def to_arrays(module: nn.Module) -> dict[str, np.ndarray]:
-    """Return a module's state as plain arrays, the form in which weights travel."""
-    return {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
+    """Return a module's state as plain arrays, the form in which weights travel.
+
+    All learners of a team that splits it ask together.
+    """
+    return {name: whole(tensor).cpu().numpy() for name, tensor in module.state_dict().items()}
 
 
 def load_arrays(module: nn.Module, arrays: dict[str, np.ndarray]) -> None:

@@ -90,6 +90,7 @@ ELSEWHERE = {
     "reward.terms": "functions of the user's",
     "reward.weights": "of terms beside the critic",
     "learner.num_workers": "goes with a launcher",
+    "learner.strategy": "of several learners",
     "critic.kind": "others are for images",
     "critic.space": "of a pipeline that is there",
     "pretrained.vae_tiling": "of a pipeline that is there",

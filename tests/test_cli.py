@@ -198,6 +198,10 @@ def test_a_users_own_points(
             ["learner.launcher=ray_train", "'local'"],
         ),
         (
+            ["train", "swiss_roll", "learner.strategy=fsdp"],
+            ["learner.strategy", "there is one", "learner.num_workers"],
+        ),
+        (
             ["train", "swiss_roll", "learner.launcher=ray_train", "learner.num_cpus=999"],
             ["learner.num_cpus", "999"],
         ),

@@ -64,6 +64,10 @@ def test_only_the_adapter_is_trained_sent_and_kept(attending: list[str]):
     other = copy.deepcopy(of.policy)
     shared = {id(p) for p in other.parameters()} & {id(p) for p in of.policy.parameters()}
     assert len(shared) == len(list(adapted.parameters())) - len(trained)
+    resting = list(adapted.resting())
+    assert all(a is b for a, b in zip(resting, other.network.resting(), strict=True))
+    num_resting = sum(p.numel() for module in resting for p in module.parameters())
+    assert num_resting == sum(p.numel() for p in adapted.parameters() if not p.requires_grad)
     moved(adapted)
     assert not torch.equal(adapted(x, t), pretrained(x, t))
     assert not torch.equal(adapted(x, t), other.network(x, t))

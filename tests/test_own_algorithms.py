@@ -16,7 +16,6 @@ from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
 from sft_rl.learning.optim import accumulate
 from sft_rl.rewards import handed_over, objective_of
-from sft_rl.runs.parts import network_of, networks_of
 from sft_rl.runs.resolve import resolve
 from sft_rl.storage.metrics_log import MetricsLog
 from sft_rl.storage.state import kept_state, load_kept_state
@@ -127,13 +126,18 @@ def test_what_rewards_and_critics_declare_is_kept(tiny_settings: tuple[str, ...]
         resolve(config, reward=["critic", elsewhere])
 
 
-def test_looking_at_a_reward_leaves_what_it_keeps(tiny_config: TinyConfig):
-    config, (settings, own) = tiny_config(), handed_over(Novelty)
+def test_looking_at_a_reward_leaves_what_it_keeps():
+    settings, own = handed_over(Novelty)
     objective = objective_of(settings, own, options={}, num_classes=0, device="cpu")
     objective.fixed_scores(torch.ones(4, 2))
-    policy = networks_of(config, network_of(config), objective).policy
-    objective.measured(policy, num=8, seed=0, purpose="a look")
+    objective.looked_at(torch.ones(8, 2))
     assert objective.state()["Novelty.num@number"] == 4
+
+
+def test_learners_do_not_split_networks_that_they_do_not_know(tiny_settings: tuple[str, ...]):
+    team = ("learner.launcher=ray_train", "learner.num_workers=2", "learner.strategy=fsdp")
+    with pytest.raises(UserError, match=r"fsdp does not go with algorithm=memories:Forgetful"):
+        resolve(load_config("swiss_roll", [*tiny_settings, *team, "algorithm=memories:Forgetful"]))
 
 
 def test_what_is_not_declared_is_found(tiny_settings: tuple[str, ...]):

@@ -72,14 +72,21 @@ def test_sigterm_saves_and_the_run_goes_on(
 
 
 def test_two_learners(tmp_path: Path, tiny_settings: tuple[str, ...]):
+    """Of an adapter, whose weights at rest all copies of the policy share, split or not."""
+    tiny_settings += ("policy.lora.rank=2", "sampler.learn_std=true")
     done = run(tmp_path / "one", *tiny_settings)
     assert done.returncode == 0, done.stderr
     done = run(tmp_path / "two", *tiny_settings, *LAUNCH, "learner.num_workers=2")
     assert done.returncode == 0, done.stderr
-    one, two = (
-        pd.read_csv(tmp_path / n / "metrics.csv").drop(columns=TIMES) for n in ("one", "two")
+    split = ("learner.num_workers=2", "learner.strategy=fsdp")
+    done = run(tmp_path / "split", *tiny_settings, *LAUNCH, *split)
+    assert done.returncode == 0, done.stderr
+    one, two, parted = (
+        pd.read_csv(tmp_path / n / "metrics.csv").drop(columns=TIMES)
+        for n in ("one", "two", "split")
     )
     pd.testing.assert_frame_equal(two, one, rtol=1e-3, atol=1e-4)
+    pd.testing.assert_frame_equal(parted, one, rtol=1e-3, atol=1e-4)
 
 
 def test_a_learners_own_error_is_one_line(

@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from processes import PROCESSES
 
 from sft_rl.config import ResolvedConfig
+from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.distributed.team import TorchTeam
 from sft_rl.jobs.clock import Clock
@@ -20,11 +21,15 @@ from sft_rl.jobs.fine_tuning import fine_tune
 from sft_rl.learning.team import Team
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.runs.folder import RunFolder
-from sft_rl.runs.parts import full_step_network, measured_full_step
+from sft_rl.runs.parts import full_step_network, measured_full_step, network_of
+from sft_rl.runs.resolve import resolve
+from sft_rl.storage.dtensors import own_part, whole
 
 pytestmark = PROCESSES
 
 SIZE = 2
+NAMES = ("sft_pg", "ppo", "pathwise", "hybrid", "grpo", "nft", "vectors")
+SPLIT = ("sft_pg", "nft", "vectors", "unet", "ended", "begun")
 TIMES = ["seconds", "seconds_waiting", "trajectories_per_second"]
 
 
@@ -37,31 +42,54 @@ class Quiet:
 
 
 def learn(config: ResolvedConfig, out: Path, team: Team) -> None:
+    """Run, or go on where a run that is there was interrupted."""
+    checkpoint = None
+    if team.leads:
+        store = RunFolder.open(out) if out.exists() else RunFolder.create(out, config)
+        checkpoint = store.resume(config)
+    else:
+        store = RunFolder(out, config)
     data = load_dataset(config.data)
     evaluator = Evaluator(data, config.metrics)
     network, _ = full_step_network(config, data)
+    measured = measured_full_step(config, network, evaluator)
     fine_tune(
         network,
-        lambda: measured_full_step(config, network, evaluator),
-        store=RunFolder.create(out, config) if team.leads else RunFolder(out, config),
+        lambda: measured,
+        store=store,
         evaluator=evaluator,
         clock=Clock(time.perf_counter(), Quiet()),
+        checkpoint=team.leaders(checkpoint),
         team=team,
     )
 
 
-def member(rank: int, folder: Path, configs: dict[str, ResolvedConfig]) -> None:
+def member(
+    rank: int, folder: Path, configs: dict[str, ResolvedConfig], split: dict[str, ResolvedConfig]
+) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=SIZE)
     for name, config in configs.items():
         learn(config, folder / name, TorchTeam())
+    for name, config in split.items():
+        learn(config, folder / f"split {name}", TorchTeam(splits=True))
+    torch.manual_seed(0)
+    network = network_of(split["unet"])
+    before = network.state_dict()
+    TorchTeam(splits=True).split(network)
+    now = {name: whole(p) for name, p in network.named_parameters()}
+    assert all(torch.equal(now[name], p) for name, p in before.items())
+    size = sum(own_part(p).numel() for p in network.parameters())
+    (folder / f"size {rank}").write_text(str(size))
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def runs(
-    tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., ResolvedConfig]
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_config: Callable[..., ResolvedConfig],
+    tiny_digits: tuple[str, ...],
 ) -> dict[str, tuple[Path, Path]]:
     """Each algorithm's run by one learner, and by two; 33 rows cannot be halved."""
     alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
@@ -94,11 +122,32 @@ def runs(
     }
     for name, config in configs.items():
         learn(config, alone / name, Team())
-    mp.start_processes(member, (together, configs), nprocs=SIZE, start_method="forkserver")
-    return {name: (alone / name, together / name) for name in configs}
+    through = ("algorithm=pathwise", "pathwise.checkpoint_activations=true")
+    more = {
+        "unet": resolve(load_config("digits", [*tiny_digits, *through]))[0],
+        "whole": tiny_config("critic.regulariser=spectral_norm", "training.lr_decay=none"),
+    }
+    for name, config in more.items():
+        learn(config, alone / name, Team())
+    whole = more.pop("whole")
+    begun = whole.model_copy(
+        update={"training": whole.training.model_copy(update={"num_iterations": 2})}
+    )
+    # One that a single learner begins and two end, and the other way round.
+    split = {name: configs[name] for name in SPLIT if name in configs} | more
+    split |= {"ended": whole, "begun": begun}
+    learn(begun, together / "split ended", Team())
+    arguments = (together, configs, split)
+    mp.start_processes(member, arguments, nprocs=SIZE, start_method="forkserver")
+    learn(whole, together / "split begun", Team())
+    by_one = {name: alone / name if name in configs | more else alone / "whole" for name in split}
+    return {
+        **{name: (alone / name, together / name) for name in configs},
+        **{f"split {name}": (by_one[name], together / f"split {name}") for name in split},
+    }
 
 
-@pytest.mark.parametrize("name", ["sft_pg", "ppo", "pathwise", "hybrid", "grpo", "nft", "vectors"])
+@pytest.mark.parametrize("name", [*NAMES, *(f"split {name}" for name in SPLIT)])
 def test_two_learners_give_the_numbers_of_one(runs: dict[str, tuple[Path, Path]], name: str):
     alone, together = (pd.read_csv(out / "metrics.csv").drop(columns=TIMES) for out in runs[name])
     assert together["iteration"].tolist() == [1, 2, 3]
@@ -106,6 +155,15 @@ def test_two_learners_give_the_numbers_of_one(runs: dict[str, tuple[Path, Path]]
     ours, theirs = (RunFolder.open(out).result()[0] for out in runs[name])
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_each_keeps_its_part(runs: dict[str, tuple[Path, Path]]):
+    out = runs["split unet"][1]
+    sizes = [int((out.parent / f"size {rank}").read_text()) for rank in range(SIZE)]
+    assert sum(sizes) == sum(
+        p.numel() for p in RunFolder.open(out).result()[0].network.parameters()
+    )
+    assert max(sizes) < 0.55 * sum(sizes)  # an odd row of a tensor goes to the first
 
 
 def test_deterministic_kernels_are_chosen_and_change_nothing_here(

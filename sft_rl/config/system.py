@@ -108,6 +108,9 @@ class LearnerConfig(Section):
     num_workers: Count = 1
     """Learners under `ray_train` that share the work on every batch; a result depends on it in
     the last bits."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several learners holds: `ddp` all weights, gradients and moments, `fsdp` (FSDP2
+    of torch) its part of them, for a model whose training does not fit one GPU."""
     max_failures: NonNegativeInt = 8
     """How often Ray Train restarts the learners."""
     num_threads: Threads = 1

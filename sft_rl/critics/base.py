@@ -26,6 +26,10 @@ class Critic(Stateful, nn.Module):
     """The options it takes, a section of settings of its own: ``options.NAME`` on the command line
     for a user's critic."""
 
+    differentiates_twice: bool = True
+    """Whether its loss may hold a gradient, or calls the critic in other ways than ``critic(x)``:
+    then learners that split networks leave it whole."""
+
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,); differentiable in x."""
         raise NotImplementedError

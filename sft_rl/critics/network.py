@@ -38,6 +38,8 @@ def relativistic_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
     return F.softplus(generated_scores - real_scores).mean()
 
 
+PENALTIES = ("gradient_penalty", "r1", "r1_r2")
+"""Regularisers by the critic's gradient."""
 OBJECTIVES = ("wasserstein", "hinge", "n2ce", "relativistic")
 
 
@@ -86,6 +88,7 @@ class NetworkCritic(Critic):
         super().__init__()
         self.network = network
         self.config = config
+        self.differentiates_twice = config.regulariser in PENALTIES
         self.register_buffer("num_steps", torch.tensor(0))
 
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
@@ -104,7 +107,7 @@ class NetworkCritic(Critic):
         every = self.config.penalty_every  # StyleGAN2's lazy regularisation (Karras et al., 2020)
         # A dry run's counter is "meta": it counts a step with the penalty.
         is_due = self.num_steps.is_meta or int(self.num_steps) % every == 0
-        if self.config.regulariser in ("gradient_penalty", "r1", "r1_r2") and is_due:
+        if self.differentiates_twice and is_due:
             penalty, norm = self._penalty(real, generated, generator, *labels)
             value = value + every * self.config.penalty_weight * penalty
             metrics |= {"critic_penalty": penalty.detach(), "critic_input_grad_norm": norm}

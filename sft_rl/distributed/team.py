@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sft_rl.learning.team import Team
 from sft_rl.rollout.runner import Collector, Request
+from sft_rl.storage.dtensors import is_split
 from sft_rl.types import Trajectories
 
 T = TypeVar("T")
@@ -23,9 +24,13 @@ class TorchTeam(Team):
     """The processes of the current process group; rank 0 leads.
 
     Every learner runs the same program, so that their collective calls meet.
+
+    Args:
+        splits: Whether each keeps only its part of the weights, gradients and moments.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, splits: bool = False) -> None:
+        self.splits = splits
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.leads = self.rank == 0
         self._divided: set[nn.Parameter] = set()
@@ -36,13 +41,30 @@ class TorchTeam(Team):
         divided = [module for module in modules if any(True for _ in module.parameters())]
         for module in divided:
             module.forward = partial(_on_own_rows, self, module.forward, by_vector)
-            self._divided.update(module.parameters())
+            # What is split is summed on the way back, by FSDP itself.
+            self._divided.update(p for p in module.parameters() if not is_split(p))
         try:
             yield
         finally:
             for module in divided:
                 del module.forward  # the class's own comes to light again
             self._divided.clear()
+
+    def split(self, *networks: nn.Module) -> None:
+        """See :meth:`Team.split`."""
+        if self.splits:
+            from sft_rl.distributed import sharding  # here: FSDP is slow to import
+
+            for network in networks:
+                sharding.split(network)
+
+    def gather(self, *networks: nn.Module) -> None:
+        """See :meth:`Team.gather`."""
+        if self.splits:
+            from sft_rl.distributed import sharding
+
+            for network in networks:
+                sharding.gather(network)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """See :meth:`Team.sum_gradients`; one message for all of them."""

@@ -114,12 +114,14 @@ class _Job:
         board: The driver's board.
         place: Path or URL of the run's folder.
         distance: A number that evaluations have, and other iterations have not.
+        splits: Whether several learners split the networks.
     """
 
     work: Any
     board: Any
     place: str
     distance: str
+    splits: bool
 
 
 def run_on_train(
@@ -153,7 +155,9 @@ def run_on_train(
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     # A process of its own: Ctrl-C and SIGTERM stay ours, and it ends with us at any time.
     fit = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
-    given_up = fit.remote(_Job(ray.put(work), board, place, distance), config)
+    given_up = fit.remote(
+        _Job(ray.put(work), board, place, distance, config.strategy == "fsdp"), config
+    )
     if _follow(board, given_up, observer, notice):
         ray.wait([given_up], timeout=END_S)
         return
@@ -213,7 +217,7 @@ def _learn(given: dict[str, Any]) -> None:
     job: _Job = given["job"]
     receive_secrets()
     alone = get_context().get_world_size() == 1
-    team = Team() if alone else TorchTeam()
+    team = Team() if alone else TorchTeam(splits=job.splits)
     observer = _Reports(_BoardObserver(job.board) if team.leads else Silent(), job, team)
     try:
         work: Work = ray.get(job.work)

@@ -142,8 +142,10 @@ def fine_tune(
             )
             with clock.phase("fine-tuning"):
                 trainer.train()
+            team.gather(learner.result.network, networks.pretrained.network)
         if not team.leads:
             return {}
+        validation.team = Team()  # the others have left
         return conclude(
             learner, full_step(), before=before, store=store, validation=validation, clock=clock
         )

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.config import CriticConfig, PolicyConfig, TrainingConfig, ValueConfig
 from sft_rl.data import Dataset
-from sft_rl.errors import UserError
+from sft_rl.learning.monitors import numbers
 from sft_rl.learning.optim import (
-    Adam,
     accumulate,
+    clip_gradients,
     decay_factor,
+    judge_optimizer,
     micro_batches,
+    policy_optimizer,
     update_average,
 )
 from sft_rl.learning.team import Team
@@ -30,9 +31,11 @@ from sft_rl.policy import DenoisingPolicy, to_arrays
 from sft_rl.rollout.runner import Weights
 from sft_rl.seeding import derive_seed, generator
 from sft_rl.storage.checkpoint import TensorGroups
+from sft_rl.storage.dtensors import whole
 from sft_rl.storage.state import (
     kept_state,
     load_kept_state,
+    load_module_tensors,
     load_optimizer_tensors,
     optimizer_tensors,
 )
@@ -81,27 +84,22 @@ class Learner:
         self.seed = seed
         self.device = networks.policy.device
         self.version = 0
-        self.average = copy.deepcopy(networks.policy).requires_grad_(False)
-        if networks.policy.network._compiled_call_impl is not None:  # a copy is not
-            self.average.network.compile()
+        self.team.split(networks.pretrained.network)
+        self.average = self._copied()
         # Versions before, oldest first: they drew what is still on its way when rollouts overlap.
         lead = training.max_offpolicy_steps
-        self.previous = nn.ModuleList(copy.deepcopy(self.average) for _ in range(lead)).eval()
-        self.best = copy.deepcopy(self.average)
+        self.previous = nn.ModuleList(self._copied() for _ in range(lead)).eval()
+        self.best = self._copied()
         self.best_loss = math.inf
-        self.optimizers: dict[str, Optimizer] = {"policy": self._policy_optimizer()}
-        for name, module, own in (
-            ("critic", networks.critic, optimisation.critic),
-            ("value", networks.value, optimisation.value),
-        ):
-            parameters = list(module.parameters())
-            if parameters:  # a critic without a network has none, nor has one that takes no part
-                self.optimizers[name] = Adam(
-                    parameters, lr=own.learning_rate, betas=own.adam_betas, fused=True
-                )
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "algorithm weights"))
             algorithm.begin(networks)
+        self._split()
+        self.optimizers = {
+            "policy": policy_optimizer(networks.policy, optimisation.policy),
+            **judge_optimizer("critic", networks.critic, optimisation.critic),
+            **judge_optimizer("value", networks.value, optimisation.value),
+        }
         self._base_rates = {
             name: [group["lr"] for group in optimizer.param_groups]
             for name, optimizer in self.optimizers.items()
@@ -235,9 +233,7 @@ class Learner:
                     deviation = torch.as_tensor(ratio) - 1.0
                     metrics["first_ratio_deviation"] = deviation.abs().max().item()
                 self.team.sum_gradients(policy.parameters())
-                norm = nn.utils.clip_grad_norm_(
-                    policy.parameters(), self.optimisation.policy.max_grad_norm
-                )
+                norm = clip_gradients(policy.parameters(), self.optimisation.policy.max_grad_norm)
                 self.optimizers["policy"].step()
                 metrics |= {"policy_loss": loss.value.item(), "policy_grad_norm": norm.item()}
                 metrics |= numbers(watched)
@@ -275,33 +271,48 @@ class Learner:
         optimizer.step()
         return loss
 
-    def _policy_optimizer(self) -> Optimizer:
-        policy, options = self.networks.policy, self.optimisation.policy
-        groups: list[dict[str, Any]] = [
-            {
-                "params": [p for p in policy.network.parameters() if p.requires_grad],
-                "lr": options.learning_rate,
-            }
-        ]
-        if policy.log_std_scale is not None:
-            groups.append({"params": [policy.log_std_scale], "lr": options.std_learning_rate})
-        return Adam(groups, betas=options.adam_betas, fused=True)
+    def _copied(self) -> DenoisingPolicy:
+        """A copy of the policy that is not trained; split at once, if the team splits networks."""
+        policy = self.networks.policy
+        copied = copy.deepcopy(policy).requires_grad_(False)
+        if policy.network._compiled_call_impl is not None:  # a copy is not
+            copied.network.compile()
+        self.team.split(copied.network)
+        return copied
+
+    def _split(self) -> None:
+        """Split what is trained, once all copies are made, and policies that an algorithm keeps."""
+        networks = self.networks
+        kept = (own for own in vars(self.algorithm).values() if isinstance(own, DenoisingPolicy))
+        self.team.split(*(policy.network for policy in (*kept, networks.policy)), networks.value)
+        if not networks.critic.differentiates_twice:
+            self.team.split(networks.critic)
+
+    def _whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Named tensors without a part missing, on the leader's CPU; other learners get none."""
+        gathered = ((name, whole(tensor)) for name, tensor in tensors.items())
+        return {name: tensor.cpu() for name, tensor in gathered if self.team.leads}
 
     def state(self) -> TensorGroups:
-        """Everything that is needed to go on: networks, average, optimisers, normalisations."""
-        groups = {name: dict(module.state_dict()) for name, module in self._modules().items()}
+        """Everything that is needed to go on: networks, average, optimisers, normalisations.
+
+        The learners of a team ask together; the leader gets it.
+        """
+        groups = {
+            name: self._whole(module.state_dict()) for name, module in self._modules().items()
+        }
         groups["objective"] = self.networks.objective.state()
         for name, optimizer in self.optimizers.items():
-            groups[f"{name}_optimizer"] = optimizer_tensors(optimizer)
+            groups[f"{name}_optimizer"] = self._whole(optimizer_tensors(optimizer))
         for name, owner in self._owners().items():
             if kept := kept_state(owner):
-                groups[name] = kept
+                groups[name] = self._whole(kept)
         return groups
 
     def load_state(self, groups: TensorGroups, *, version: int) -> None:
         """Undo :meth:`state`; names and shapes must match exactly."""
         for name, module in self._modules().items():
-            module.load_state_dict(groups[name])
+            load_module_tensors(module, groups[name])
         self.networks.objective.load_state(groups["objective"])
         for name, optimizer in self.optimizers.items():
             load_optimizer_tensors(optimizer, groups[f"{name}_optimizer"])
@@ -322,20 +333,6 @@ class Learner:
             "value": self.networks.value,
             **({"previous": self.previous} if self.previous else {}),
         }
-
-
-def numbers(metrics: Mapping[str, Tensor | float]) -> Metrics:
-    """What an algorithm or a critic watched, as plain numbers.
-
-    Raises:
-        UserError: Naming a metric that is not one number.
-    """
-    found: Metrics = {}
-    for name, value in metrics.items():
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise UserError(f"metric {name!r}: one number is kept, got {tuple(value.shape)}")
-        found[name] = float(value)
-    return found
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ from sft_rl.algorithms.baselines import baseline_values
 from sft_rl.errors import UserError
 from sft_rl.learning.optim import micro_batches
 from sft_rl.learning.team import Team
+from sft_rl.storage.dtensors import whole
 from sft_rl.types import Metrics, Trajectories, Transitions, given
 
 NUM_WATCHED = 256
@@ -24,6 +26,20 @@ MAX_RATIO_DEVIATION = 0.05
 
 class TrainingAlarm(UserError):
     """Training has gone wrong; the last checkpoint is kept."""
+
+
+def numbers(metrics: Mapping[str, Tensor | float]) -> Metrics:
+    """What an algorithm or a critic watched, as plain numbers.
+
+    Raises:
+        UserError: Naming a metric that is not one number.
+    """
+    found: Metrics = {}
+    for name, value in metrics.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise UserError(f"metric {name!r}: one number is kept, got {tuple(value.shape)}")
+        found[name] = float(value)
+    return found
 
 
 class Alarm:
@@ -222,7 +238,8 @@ def _policy_gradient(
         log_prob = policy.log_prob(some.latents, some.actions, some.step_index, some.labels)
         ((log_prob * some.advantages).mean() * share).backward()  # type: ignore[no-untyped-call]
     team.sum_gradients(policy.parameters())
-    gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+    grads = [whole(p.grad) for p in policy.parameters() if p.grad is not None]
+    gradient = torch.cat([grad.flatten() for grad in grads])
     policy.zero_grad(set_to_none=True)
     return gradient
 

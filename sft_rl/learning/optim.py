@@ -4,12 +4,15 @@ import inspect
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sft_rl.config import CriticConfig, PolicyConfig, ValueConfig
+from sft_rl.policy import DenoisingPolicy
+from sft_rl.storage.dtensors import is_split, own_part, whole
 from sft_rl.types import Loss
 
 Kind = TypeVar("Kind", bound=Optimizer)
@@ -29,6 +32,47 @@ def eager(kind: type[Kind]) -> type[Kind]:
 
 Adam = eager(torch.optim.Adam)
 RMSprop = eager(torch.optim.RMSprop)
+
+
+def policy_optimizer(policy: DenoisingPolicy, options: PolicyConfig) -> Optimizer:
+    """Adam of what is trained of a policy, its learned noise at a rate of its own."""
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for p in policy.network.parameters() if p.requires_grad],
+            "lr": options.learning_rate,
+        }
+    ]
+    if policy.log_std_scale is not None:
+        groups.append({"params": [policy.log_std_scale], "lr": options.std_learning_rate})
+    return Adam(groups, betas=options.adam_betas, fused=True)
+
+
+def judge_optimizer(
+    name: str, judge: nn.Module, options: CriticConfig | ValueConfig
+) -> dict[str, Optimizer]:
+    """Adam of a critic or value, by its name; none for one without parameters."""
+    parameters = list(judge.parameters())
+    if not parameters:  # a critic without a network, or one that takes no part
+        return {}
+    return {name: Adam(parameters, lr=options.learning_rate, betas=options.adam_betas, fused=True)}
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients so that their norm is at most `max_norm`; return what it was.
+
+    It is the norm of all together, those that are split among learners included.
+    """
+    kinds: dict[bool, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        kinds.setdefault(is_split(parameter), []).append(parameter)
+    norms = [
+        whole(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]))
+        for kind in kinds.values()
+    ]
+    norm = norms[0] if len(norms) == 1 else torch.hypot(*norms)
+    for kind in kinds.values():  # torch does not mix them
+        nn.utils.clip_grads_with_norm_(kind, max_norm, norm)
+    return norm
 
 
 def decay_factor(kind: str, progress: float) -> float:
@@ -53,7 +97,8 @@ def update_average(
     done = num_updates + 1
     weight = 1.0 - min(decay, done / (done + ramp))
     pairs = zip(average.parameters(), module.parameters(), strict=True)
-    own, new = zip(*(pair for pair in pairs if pair[0] is not pair[1]), strict=True)
+    moved = ((own_part(a), own_part(b)) for a, b in pairs if a is not b)
+    own, new = zip(*moved, strict=True)
     torch._foreach_lerp_(own, new, weight)
 
 

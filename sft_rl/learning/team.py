@@ -33,6 +33,16 @@ class Team:
         """
         yield
 
+    def split(self, *networks: nn.Module) -> None:
+        """Leave this learner its part of networks' weights, if the team splits them.
+
+        Their weights and gradients are split tensors then (``storage.dtensors``), and all learners
+        make every pass together. Split networks cannot be copied.
+        """
+
+    def gather(self, *networks: nn.Module) -> None:
+        """Give every learner all of networks that were split, for passes of its own."""
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Complete the gradients of divided modules, which so far know their own rows only."""
 

@@ -11,9 +11,11 @@ from sft_rl.algorithms import Networks
 from sft_rl.learning.team import Team
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.rewards.objective import Measured
-from sft_rl.types import Metrics
+from sft_rl.seeding import generator
+from sft_rl.types import Metrics, given
 
+Measured = dict[str, tuple[float, float]]
+"""Mean and standard deviation of scores, by the reward's name."""
 MAX_LOST = 0.1
 """Precision or recall that may be lost while a reward rises, before it is called hacked."""
 MAX_GROWTH = 2.0
@@ -69,12 +71,17 @@ class Validation:
         return -worth, {**measured, "objective": worth, **terms}, picture
 
     def scored(self, policy: DenoisingPolicy, purpose: str) -> Measured:
-        """Mean and standard deviation of every reward's scores of a policy's samples."""
-        found: Measured = {}
-        if self.team.leads:
-            seed = self.evaluator.config.seed
-            found = self.objective.measured(policy, num=self.num_scored, seed=seed, purpose=purpose)
-        return self.team.leaders(found)
+        """Mean and standard deviation of every reward's raw scores of a policy's samples.
+
+        The same purpose gives the same noise and labels, whatever the policy.
+        """
+        source = generator(self.evaluator.config.seed, purpose, device=policy.device)
+        labels = policy.random_labels(self.num_scored, source)
+        x = policy.sample(self.num_scored, source, labels)  # by all, if they split the policy
+        scores = self.objective.looked_at(x, *given(labels)) if self.team.leads else {}
+        return self.team.leaders(
+            {k: (s.double().mean().item(), s.double().std().item()) for k, s in scores.items()}
+        )
 
     def worth(self, distance: float, scored: Measured) -> float:
         """The objective, of a distance to data and the rewards' scores."""

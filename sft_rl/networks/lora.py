@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -28,7 +28,8 @@ class Adapted(nn.Module):
     r"""A network whose layers compute :math:`W x + \frac{\alpha}{r} B A x`, W at rest.
 
     A is random and B zero at first, so that it starts as the network. A and B alone have
-    gradients, and are its state: what travels, and what a checkpoint holds. Copies share W.
+    gradients, and are its state: what travels, and what a checkpoint holds. Copies share W, and the
+    modules that hold nothing else.
 
     Args:
         network: The network; it is changed in place.
@@ -75,6 +76,10 @@ class Adapted(nn.Module):
     def adapter(self) -> dict[str, Tensor]:
         """A and B by peft's names for them, in the network of others where there is one."""
         return dict(_peft().get_peft_model_state_dict(inner_of(self.network), adapter_name=NAME))
+
+    def resting(self) -> Iterator[nn.Module]:
+        """The largest modules that have weights at rest alone, and are called."""
+        return _resting(self.network)
 
     @property
     def bytes_at_rest(self) -> int:
@@ -127,6 +132,7 @@ class Adapted(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         memo.update({id(own[name]): own[name] for name in self.at_rest if name in own})
+        memo.update({id(module): module for module in self.resting()})
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         state = self.__getstate__()  # type: ignore[no-untyped-call]
@@ -157,6 +163,17 @@ def _leave_base_out(adapted: Adapted, state: dict[str, Tensor], prefix: str, _: 
 def _base_is_there(adapted: Adapted, found: Any) -> None:
     base = tuple(adapted.at_rest)
     found.missing_keys[:] = [name for name in found.missing_keys if not name.endswith(base)]
+
+
+def _resting(module: nn.Module) -> Iterator[nn.Module]:
+    names = [name for name, _ in module.named_parameters()]
+    called = not isinstance(module, nn.ModuleList | nn.ModuleDict)
+    if names and called and not any("lora_" in name for name in names):
+        yield module
+        return
+    for name, child in module.named_children():
+        if not name.startswith("lora_"):
+            yield from _resting(child)
 
 
 def _taken_out(network: nn.Module, *, merge: bool) -> nn.Module:

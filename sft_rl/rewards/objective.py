@@ -21,18 +21,12 @@ import torch
 from torch import Tensor
 
 from sft_rl.config import TermConfig
-from sft_rl.policy import DenoisingPolicy
 from sft_rl.rewards.normalise import Normaliser
 from sft_rl.rewards.parts import InParts
-from sft_rl.seeding import generator
 from sft_rl.storage.state import declared_state, load_declared_state
-from sft_rl.types import given
 
 Score = Callable[..., Tensor]
 """Scores samples (B, *shape) in model units, and labels (B,) if there are classes, shape (B,)."""
-
-Measured = dict[str, tuple[float, float]]
-"""Mean and standard deviation of scores, by the reward's name."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +103,6 @@ class Objective:
         """Let the normalisations take a batch of raw scores into account."""
         for term in self.terms:
             term.normaliser.observe(scores[term.config.name], *labels)
-
-    def measured(self, policy: DenoisingPolicy, *, num: int, seed: int, purpose: str) -> Measured:
-        """Mean and standard deviation of every reward's raw scores of a policy's samples.
-
-        The same seed and purpose give the same noise and labels, whatever the policy.
-        """
-        source = generator(seed, purpose, device=policy.device)
-        labels = policy.random_labels(num, source)
-        with torch.no_grad():
-            x = policy.sample(num, source, labels)
-        scores = self.looked_at(x, *given(labels))
-        return {k: (s.double().mean().item(), s.double().std().item()) for k, s in scores.items()}
 
     @torch.no_grad()
     def looked_at(self, x: Tensor, *labels: Tensor) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ FREE_TO_CHANGE = (
     "learner.max_failures",
     "learner.num_cpus",
     "learner.num_gpus",
+    "learner.strategy",
     "metrics.clip_path",
     "metrics.dinov2_path",
     "metrics.inception_path",

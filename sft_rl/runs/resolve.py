@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sft_rl.algorithms import ALGORITHMS
 from sft_rl.config import Config, PretrainedConfig, ResolvedConfig
-from sft_rl.config.extensions import with_typed_options
+from sft_rl.config.extensions import is_reference, with_typed_options
 from sft_rl.config.paths import with_absolute_paths
 from sft_rl.critics import check_objective
 from sft_rl.data import Dataset, check_labels
@@ -294,6 +295,8 @@ def _check_system(config: Config) -> None:
             f"learner.num_workers: {config.learner.num_workers} learners need "
             "learner.launcher=ray_train, got 'local'"
         )
+    if config.learner.strategy == "fsdp":
+        _check_fsdp(config)
     if config.rollout.cuda_graphs and rollout_device(config).type != "cuda":
         raise UserError(
             "rollout.cuda_graphs: needs rollouts on a GPU, these are on the CPU; see device and "
@@ -302,6 +305,19 @@ def _check_system(config: Config) -> None:
     if config.model.compile and config.learner.num_workers > 1:
         raise UserError(
             "model.compile: goes with one learner, not with learner.num_workers above 1"
+        )
+
+
+def _check_fsdp(config: Config) -> None:
+    if config.learner.num_workers == 1:
+        raise UserError(
+            "learner.strategy: fsdp splits networks over learners, and there is one; set "
+            "learner.num_workers above 1, with learner.launcher=ray_train"
+        )
+    if is_reference(config.algorithm):
+        raise UserError(
+            f"learner.strategy: fsdp does not go with algorithm={config.algorithm}, which may keep "
+            f"networks and optimisers of its own; it goes with {', '.join(ALGORITHMS)}"
         )
 
 

@@ -7,6 +7,7 @@ in every checkpoint, and a resumed run goes on with it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sft_rl.errors import UserError
+from sft_rl.storage.dtensors import split_like
 
 State = dict[str, Tensor | np.ndarray | float]
 """Named tensors, arrays and numbers."""
@@ -87,7 +89,7 @@ def load_kept_state(owner: Any, tensors: dict[str, Tensor]) -> None:
         own = [key for key in left if key.startswith(f"{name}.")]
         entries = {key.removeprefix(f"{name}."): left.pop(key) for key in own}
         if isinstance(part, nn.Module):
-            part.load_state_dict(entries)
+            load_module_tensors(part, entries)
         else:
             load_optimizer_tensors(part, entries)
     load_declared_state(owner, left)
@@ -108,6 +110,12 @@ def load_declared_state(owner: Any, tensors: dict[str, Tensor]) -> None:
         getattr(owner, "load_state", partial(Stateful.load_state, owner))(state)
 
 
+def load_module_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load a module's state of whole tensors, also where the module is split among learners."""
+    own = module.state_dict()
+    module.load_state_dict({k: split_like(v, own.get(k, v)) for k, v in tensors.items()})
+
+
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     """Return an optimiser's state as named tensors: ``PARAMETER.FIELD``."""
     return {
@@ -123,15 +131,17 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> 
     Raises:
         RuntimeError: If a tensor has not the shape of its parameter, which torch does not look at.
     """
-    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, field = name.partition(".")
-        if int(index) >= len(shapes) or (tensor.ndim and tensor.shape != shapes[int(index)]):
+        own = parameters[int(index)] if int(index) < len(parameters) else None
+        if own is None or (tensor.ndim and tensor.shape != own.shape):
             raise RuntimeError(
                 f"optimiser: {name} of shape {tuple(tensor.shape)} fits no parameter"
             )
-        entries.setdefault(int(index), {})[field] = tensor.clone()
+        placed = split_like(tensor, own) if tensor.ndim else tensor
+        entries.setdefault(int(index), {})[field] = placed.clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
 
 
