@@ -88,7 +88,9 @@ def fine_tune(
     prepare_process(deterministic=config.training.deterministic)
     with clock.phase("first evaluation"), num_threads(config.learner.num_threads):
         device = next(network.parameters()).device
-        objective = build_objective(config, reward, device=device, remote=_scorers(store, clock))
+        objective = build_objective(
+            config, reward, data=data, device=device, remote=_scorers(store, clock)
+        )
         networks = networks_of(config, network, objective)
         before = evaluator.samples(networks.policy)
         base = base_of(networks.policy.network)

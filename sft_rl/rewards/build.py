@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sft_rl.config import CRITIC, OWN, ResolvedConfig, RewardConfig, TermConfig
 from sft_rl.config.extensions import load_object
 from sft_rl.config.files import explain
+from sft_rl.data.dataset import Dataset
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError
 from sft_rl.rewards.normalise import Normaliser
@@ -58,6 +59,7 @@ def build_objective(
     config: ResolvedConfig,
     reward: OwnReward = None,
     *,
+    data: Dataset | None = None,
     device: torch.device | str = "cpu",
     remote: Remote | None = None,
 ) -> Objective:
@@ -66,6 +68,7 @@ def build_objective(
     Args:
         config: The run's settings.
         reward: What Python hands over.
+        data: The run's data, for rewards that want them.
         device: Where networks are.
         remote: Starts the scorers of terms that want Ray actors; without it they are built here.
 
@@ -78,7 +81,9 @@ def build_objective(
         "device": device,
     }
     own = {} if reward is None else handed_over(reward)[1]
-    return objective_of(config.reward, own, options=config.options, remote=remote, **around)
+    return objective_of(
+        config.reward, own, options=config.options, data=data, remote=remote, **around
+    )
 
 
 def objective_of(
@@ -86,6 +91,7 @@ def objective_of(
     own: Mapping[str, Any],
     *,
     options: dict[str, Any],
+    data: Dataset | None = None,
     remote: Remote | None = None,
     **around: Any,
 ) -> Objective:
@@ -95,6 +101,7 @@ def objective_of(
         rewards: The settings.
         own: What Python handed over.
         options: Options of users' own classes and functions.
+        data: The run's data, for rewards that want them.
         remote: Starts scorers elsewhere; None builds all here.
         around: Units, number of classes and device, as of :class:`Reward`.
     """
@@ -117,13 +124,13 @@ def objective_of(
         make = partial(as_reward, term, own.get(term.name), options)
         owner = None
         if term.uses_ray and remote is not None:
-            if hasattr(own.get(term.name) or load_object("reward.terms", term.use), "state"):
-                raise UserError(
-                    f"{field} keeps a state, so it is scored here: leave num_scorers out"
-                )
+            loaded = own.get(term.name) or load_object("reward.terms", term.use)
+            for name, does in (("state", "keeps a state"), ("wants_data", "wants the run's data")):
+                if hasattr(loaded, name):
+                    raise UserError(f"{field} {does}, so it is scored here: leave num_scorers out")
             score, has_gradient = remote(term, partial(make, **around)), False
         else:
-            score = reward = make(**around)
+            score = reward = make(data=data, **around)
             has_gradient, owner = reward.has_gradient, reward.function
         if not has_gradient:
             at_once = max(term.num_scorers, 1) if term.is_elsewhere else 1

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sft_rl.config import TermConfig
 from sft_rl.config.extensions import load_object, own_options
+from sft_rl.data.dataset import Dataset
 from sft_rl.data.pictures import to_rgb
 from sft_rl.data.units import Units
 from sft_rl.errors import OwnCodeFailed, UserError, did_you_mean
@@ -157,16 +158,24 @@ class Reward:
         return [Image.fromarray(image) for image in to_rgb(values, 0, self.units.samples.pixel_max)]
 
 
-def as_reward(term: TermConfig, given: Any, options: dict[str, Any], **around: Any) -> Reward:
+def as_reward(
+    term: TermConfig,
+    given: Any,
+    options: dict[str, Any],
+    *,
+    data: Dataset | None = None,
+    **around: Any,
+) -> Reward:
     """Find a term's reward: what Python hands over, or a user's by ``module:name``.
 
-    A class is made with an instance of its ``Options`` if it declares any, else without arguments;
-    a function that has ``Options`` gets one as ``options=``.
+    A class is made with an instance of its ``Options`` if it declares any, and with ``data=`` if it
+    has ``wants_data``; a function that has ``Options`` gets one as ``options=``.
 
     Args:
         term: The term's settings.
         given: What Python hands over; None otherwise.
         options: Options of users' own classes and functions.
+        data: The run's data; None where they are not.
         around: Further arguments of :class:`Reward`.
 
     Raises:
@@ -179,8 +188,11 @@ def as_reward(term: TermConfig, given: Any, options: dict[str, Any], **around: A
     loaded = load_object("reward.terms", term.use) if given is None else given
     if isinstance(loaded, type):
         own = (own_options(loaded, options),) if hasattr(loaded, "Options") else ()
+        beside = {"data": data} if getattr(loaded, "wants_data", False) else {}
+        if beside and data is None:
+            raise UserError(f"reward: {term.name!r} wants a run's data, which are not known here")
         try:
-            loaded = loaded(*own)
+            loaded = loaded(*own, **beside)
         except TypeError as error:
             raise UserError(f"reward: {term.name!r} cannot be made: {error}") from error
     elif hasattr(loaded, "Options") and inspect.isroutine(loaded):

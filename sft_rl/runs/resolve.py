@@ -123,7 +123,7 @@ def check(
             critic_of(config)
         value_of(config)
     if trains:
-        objective = build_objective(config, reward, remote=lambda *_: torch.zeros)
+        objective = build_objective(config, reward, data=data, remote=lambda *_: torch.zeros)
         _check_objective(config, objective, data)
     path, num_classes = config.pretrained.path, config.model.num_classes
     field = f"pretrained.path: {path}" if path else "model.unet.num_class_embeds: the model"
