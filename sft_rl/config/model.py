@@ -213,19 +213,22 @@ class NoiseConfig(Section):
         return self
 
 
-OF_PROMPTS = ("text_unet", "sd3")
+OF_PROMPTS = ("text_unet", "sd3", "pixart")
 """Networks of text-to-image pipelines."""
 
 
 class ModelConfig(Section):
     """The network that predicts the noise, or what is equivalent to it."""
 
-    kind: Literal["mlp", "paper_mlp", "unet", "dit", "edm", "text_unet", "sd3", "own"] = "mlp"
+    kind: Literal["mlp", "paper_mlp", "unet", "dit", "edm", "text_unet", "sd3", "pixart", "own"] = (
+        "mlp"
+    )
     """`mlp`: continuous time; `paper_mlp`: the paper's toy, one learned scale per step; `unet`:
     the UNet2DModel of diffusers, for images; `dit`: its DiTTransformer2DModel, of pixels and
-    conditional on classes; `edm`: NVlabs' DDPM++, NCSN++ or ADM, and `text_unet`
-    and `sd3`: the UNet2DConditionModel or SD3Transformer2DModel of a text-to-image pipeline, which
-    `pretrained.path` reads; `own`: a network that Python hands over, or that `factory` makes."""
+    conditional on classes; `edm`: NVlabs' DDPM++, NCSN++ or ADM, and `text_unet`,
+    `sd3` and `pixart`: the UNet2DConditionModel, SD3Transformer2DModel or PixArtTransformer2DModel
+    of a text-to-image pipeline, which `pretrained.path` reads; `own`: a network that Python hands
+    over, or that `factory` makes."""
     factory: Reference | None = None
     """A user's `module:function` that returns the network, any torch module that is called as
     `network(x, times[, labels])`; sets `kind=own`."""

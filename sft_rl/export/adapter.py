@@ -49,11 +49,16 @@ def write_adapter(store: RunFolder, policy: DenoisingPolicy, out: Path) -> None:
         UserError: If it has none that others can use, or the folder cannot be written.
     """
     network = adapted(store, policy)
-    state = {f"base_model.model.{name}": tensor for name, tensor in network.adapter().items()}
     try:
         out.mkdir(parents=True)
-        network.config.save_pretrained(str(out))
-        write_synced(out / "adapter_model.safetensors", save(state))
+        save_by_peft(network, out)
         (out / "README.md").write_text(model_card(store, policy, usage=USAGE))
     except OSError as error:
         raise UserError(f"--out: cannot write to {out}: {error.strerror}") from error
+
+
+def save_by_peft(network: Adapted, out: Path) -> None:
+    """Write the two files of an adapter that peft reads into a folder."""
+    state = {f"base_model.model.{name}": tensor for name, tensor in network.adapter().items()}
+    network.config.save_pretrained(str(out))
+    write_synced(out / "adapter_model.safetensors", save(state))

@@ -13,7 +13,7 @@ from diffusers import loaders
 
 from sft_rl.errors import UserError
 from sft_rl.export import few_step
-from sft_rl.export.adapter import adapted
+from sft_rl.export.adapter import adapted, save_by_peft
 from sft_rl.export.card import model_card
 from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.networks.lora import inner_of, merged
@@ -75,7 +75,7 @@ images = {KINDS[kind].call}.images"""
         (out / "README.md").write_text(model_card(store, policy, usage=usage))
 
 
-def write_text_adapter(
+def write_latent_adapter(
     store: RunFolder,
     policy: DenoisingPolicy,
     scheduler: FewStepScheduler,
@@ -85,26 +85,33 @@ def write_text_adapter(
 ) -> None:
     """Write the file that ``load_lora_weights`` reads, and the scheduler; arguments as above.
 
+    Of a pipeline that has no such method, the files that peft reads.
+
     Raises:
         UserError: If there is no adapter, or it is on other weights than the pipeline's.
     """
     network = adapted(store, policy)
     name = read_json(Path(str(store.config.pretrained.path)) / "model_index.json")["_class_name"]
     kind = KINDS[name]
-    layers = {
-        f"{kind.denoiser}_lora_layers": network.adapter(),
-        f"{kind.denoiser}_lora_adapter_metadata": network.config.to_dict(),
-    }
+    part = kind.denoiser
     with _writing(out):
         out.mkdir(parents=True)
-        getattr(loaders, str(kind.lora)).save_lora_weights(out, **layers)
+        if kind.lora is None:
+            save_by_peft(network, out)
+            load = f"""from peft import PeftModel
+pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, "FOLDER").merge_and_unload()"""
+        else:
+            layers = {f"{part}_lora_layers": network.adapter()}
+            layers[f"{part}_lora_adapter_metadata"] = network.config.to_dict()
+            getattr(loaders, kind.lora).save_lora_weights(out, **layers)
+            load = 'pipeline.load_lora_weights("FOLDER")'
         _write_scheduler(scheduler, out, with_code=with_code)
         place = CODE.stem if with_code else few_step.__name__
         usage = f"""from diffusers import {name}
 from {place} import {FewStepScheduler.__name__}  # the file is in FOLDER/scheduler
 
 pipeline = {name}.from_pretrained("BASE MODEL")
-pipeline.load_lora_weights("FOLDER")
+{load}
 pipeline.scheduler = {FewStepScheduler.__name__}.from_pretrained("FOLDER/scheduler")
 images = {kind.call}.images"""
         (out / "README.md").write_text(model_card(store, policy, usage=usage))

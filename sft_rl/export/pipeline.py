@@ -15,7 +15,7 @@ from sft_rl.export.adapter import write_adapter
 from sft_rl.export.card import model_card
 from sft_rl.export.few_step import FewStepScheduler
 from sft_rl.export.few_step_pipeline import FewStepPipeline
-from sft_rl.export.latent_pipeline import write_latent_pipeline, write_text_adapter
+from sft_rl.export.latent_pipeline import write_latent_adapter, write_latent_pipeline
 from sft_rl.export.program import program_usage, to_program
 from sft_rl.networks.lora import base_of, inner_of, merged
 from sft_rl.networks.unet import UNet
@@ -49,16 +49,13 @@ def export(run: Path, out: Path, *, with_code: bool, adapter: bool = False) -> N
         raise UserError(f"--out: {out} exists already, choose another name")
     samples = store.config.samples
     if adapter or samples.latents is not None:
-        asks_scale = True
-        if samples.latents is not None:
-            asks_scale = kind_of(Path(str(store.config.pretrained.path))).asks_scale
-        scheduler = few_step_scheduler(policy, asks_scale=asks_scale)
-        if not adapter:
-            write_latent_pipeline(store, policy, scheduler, out, with_code=with_code)
-        elif samples.prompts is None:
+        if samples.latents is None:
             write_adapter(store, policy, out)
-        else:
-            write_text_adapter(store, policy, scheduler, out, with_code=with_code)
+            return
+        kind = kind_of(Path(str(store.config.pretrained.path)))
+        scheduler = few_step_scheduler(policy, asks_scale=kind.asks_scale)
+        write = write_latent_adapter if adapter else write_latent_pipeline
+        write(store, policy, scheduler, out, with_code=with_code)
         return
     is_pipeline = isinstance(base_of(policy.network), UNet) and policy.conditions is None
     pipeline = to_pipeline(policy) if is_pipeline else None

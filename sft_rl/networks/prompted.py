@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from diffusers import ModelMixin, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import (
+    ModelMixin,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 
 from sft_rl.errors import UserError, first_line
@@ -139,5 +144,47 @@ class SD3(Prompted):
         return output.sample  # type: ignore[no-any-return]
 
 
-BY_KIND = {"text_unet": TextUNet, "sd3": SD3}
+class PixArt(Prompted):
+    """The transformer of PixArt-alpha and -Sigma: ``diffusers.PixArtTransformer2DModel``.
+
+    Beside tokens it keeps ``mask``, which of them are a prompt's, (K + 1, tokens).
+    """
+
+    NETWORK = PixArtTransformer2DModel
+    mask: Tensor
+
+    @staticmethod
+    def check(options: dict[str, Any], height: int, width: int) -> None:
+        """Refuse a network of pictures' sizes, and latents that are no whole patches."""
+        sized, patch = options.get("use_additional_conditions"), options["patch_size"]
+        if sized or (sized is None and options["sample_size"] == 128):
+            raise UserError(
+                "model.unet: takes the size of a picture, as PixArt-alpha of 1024 pixels does; "
+                "supported are PixArt-Sigma, and alpha of 256 or 512 pixels"
+            )
+        if height % patch or width % patch:
+            raise UserError(
+                f"data.image_size: makes latents of {height}x{width}, the transformer takes "
+                f"multiples of {patch}"
+            )
+
+    @staticmethod
+    def kept(options: dict[str, Any], table: Shape) -> dict[str, Shape]:
+        """Shapes of tokens and of their mask."""
+        return {"prompts": table, "mask": table[:2]}
+
+    def called(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """Predict for a plain batch, with the embeddings of its prompts."""
+        assert labels is not None, "which prompt?"
+        output = self.unet(
+            x,
+            timestep=t,
+            encoder_hidden_states=self.prompts[labels],
+            encoder_attention_mask=self.mask[labels],
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+        )
+        return output.sample  # type: ignore[no-any-return]
+
+
+BY_KIND = {"text_unet": TextUNet, "sd3": SD3, "pixart": PixArt}
 """Denoisers by `model.kind`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from diffusers import (
     DiTTransformer2DModel,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
@@ -44,6 +45,7 @@ KINDS = {
     "DiTTransformer2DModel": ("dit", DiTTransformer2DModel),
     "UNet2DConditionModel": ("text_unet", UNet2DConditionModel),
     "SD3Transformer2DModel": ("sd3", SD3Transformer2DModel),
+    "PixArtTransformer2DModel": ("pixart", PixArtTransformer2DModel),
 }
 """Networks of diffusers that are read, with `model.kind`."""
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

@@ -27,7 +27,7 @@ class PipelineKind:
         widths: Arguments of the denoiser that say how many numbers it takes of an embedding.
         arguments: Further arguments of ``encode_prompt``.
         call: How a user calls it: guidance is in the weights.
-        lora: The class of diffusers that writes and reads its adapters; None if there is none.
+        lora: The class of diffusers that writes and reads its adapters; without one peft does.
         asks_scale: Whether it asks the scheduler to scale what the denoiser sees.
     """
 
@@ -52,6 +52,21 @@ class PipelineKind:
         return {k: v for k, v in every.items() if k.startswith(("tokenizer", "text_encoder"))}
 
 
+def _pixart(num_tokens: int) -> PipelineKind:
+    return PipelineKind(
+        parts={
+            "text_encoder": "T5EncoderModel",
+            "tokenizer": "T5Tokenizer",
+            "transformer": "PixArtTransformer2DModel",
+            "vae": "AutoencoderKL",
+            "scheduler": "",
+        },
+        embeddings={"prompts": 0, "mask": 1},
+        widths={"prompts": "caption_channels"},
+        arguments={"max_sequence_length": num_tokens},
+    )
+
+
 KINDS = {
     "StableDiffusionPipeline": PipelineKind(
         parts={**CLIP, "unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": ""},
@@ -74,6 +89,8 @@ KINDS = {
         lora="SD3LoraLoaderMixin",
         asks_scale=False,
     ),
+    "PixArtAlphaPipeline": _pixart(num_tokens=120),
+    "PixArtSigmaPipeline": _pixart(num_tokens=300),
     "DiTPipeline": PipelineKind(
         parts={"transformer": "DiTTransformer2DModel", "vae": "AutoencoderKL", "scheduler": ""},
         call="pipeline(class_labels=[0, 1], guidance_scale=1)",

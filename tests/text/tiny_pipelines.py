@@ -9,6 +9,8 @@ from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -115,8 +117,7 @@ def write_sd3(folder: Path, scratch: Path) -> None:
     """Write a StableDiffusion3Pipeline of 16x16 pixels, 8x8 latents, with all text encoders."""
     torch.manual_seed(0)
     clips = [CLIPTextConfig(**TEXT, projection_dim=dim) for dim in (12, 10)]
-    letters = [("\u2581", -2.0), *((chr(i), -3.0) for i in range(97, 123))]
-    t5 = T5Config(vocab_size=40, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    t5, tokenizer = tiny_t5()
     transformer = SD3Transformer2DModel(
         sample_size=8,
         in_channels=4,
@@ -139,11 +140,43 @@ def write_sd3(folder: Path, scratch: Path) -> None:
         tokenizer=write_tokenizer(scratch / "1"),
         text_encoder_2=CLIPTextModelWithProjection(clips[1]),
         tokenizer_2=write_tokenizer(scratch / "2"),
-        text_encoder_3=T5EncoderModel(t5),
-        tokenizer_3=T5Tokenizer(
-            [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), *letters], extra_ids=0
-        ),
+        text_encoder_3=t5,
+        tokenizer_3=tokenizer,
     ).save_pretrained(folder)
+
+
+def write_pixart(folder: Path) -> None:
+    """Write a PixArtSigmaPipeline of 16x16 pixels, 8x8 latents, with a learned variance."""
+    torch.manual_seed(0)
+    t5, tokenizer = tiny_t5()
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        sample_size=8,
+        caption_channels=32,
+    )
+    for block in transformer.transformer_blocks:
+        torch.nn.init.normal_(block.attn2.to_v.weight)  # so that prompts matter
+    PixArtSigmaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=t5,
+        vae=tiny_autoencoder(),
+        transformer=transformer,
+        scheduler=DDPMScheduler(20, beta_end=0.3, clip_sample=False),
+    ).save_pretrained(folder)
+
+
+def tiny_t5() -> tuple[T5EncoderModel, T5Tokenizer]:
+    """Of letters, 32 numbers each."""
+    config = T5Config(vocab_size=40, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    letters = [("\u2581", -2.0), *((chr(i), -3.0) for i in range(97, 123))]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0)]
+    return T5EncoderModel(config), T5Tokenizer([*special, *letters], extra_ids=0)
 
 
 def write_clip(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Transformers of flow matching: what a StableDiffusion3Pipeline draws, ours draws; few steps."""
+"""Pipelines of transformers: what StableDiffusion3 and PixArt draw, ours draw; few steps."""
 
 import json
 import shutil
@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
+from peft import PeftModel
 from tiny_pipelines import PROMPTS
 
 from sft_rl.cli import main
@@ -25,16 +26,27 @@ from sft_rl.runs.remote import open_run
 from sft_rl.runs.resolve import resolve
 
 TWO = [PROMPTS[0], PROMPTS[2]]
+SIZE = {
+    "sd3": {"height": 16, "width": 16},
+    "pixart": {"height": 16, "width": 16, "use_resolution_binning": False},
+}
+NOISE = {"sd3": ("flow", 3.0, "none", "flow"), "pixart": ("vp", 1.0, "fixed_small", "epsilon")}
 
 
 @pytest.fixture
-def own(settings: list[str], sd3_folder: Path) -> list[str]:
-    """Settings of a run, from pure noise in steps that diffusers' pipeline can take."""
-    return [*settings, f"pretrained.path={sd3_folder}", "sampler.start_time=19"]
+def folder(kind: str, request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(f"{kind}_folder")
+    return found
 
 
-def drawn(pipeline: StableDiffusion3Pipeline, output_type: str, **options: object) -> torch.Tensor:
-    """By torch's own generator: the pipeline gives its scheduler no other."""
+@pytest.fixture
+def own(settings: list[str], folder: Path) -> list[str]:
+    """Settings of a run, from pure noise, which is where flow matching starts."""
+    return [*settings, f"pretrained.path={folder}", "sampler.start_time=19"]
+
+
+def drawn(pipeline: DiffusionPipeline, output_type: str, **options: object) -> torch.Tensor:
+    """By torch's own generator: not all pipelines give their scheduler another."""
     pipeline.set_progress_bar_config(disable=True)
     torch.manual_seed(3)
     options |= {"generator": torch.default_generator, "output_type": output_type}
@@ -46,59 +58,79 @@ def ours(policy: DenoisingPolicy) -> torch.Tensor:
     return policy.sample(2, torch.default_generator, torch.tensor([0, 2]))
 
 
-def test_what_the_pipeline_draws_ours_draws(sd3_folder: Path, own: list[str]):
+@pytest.mark.parametrize("kind", ["sd3", "pixart"])
+def test_what_the_pipeline_draws_ours_draws(kind: str, folder: Path, own: list[str]):
     """All of its scheduler's own steps on the same noise, with guidance and without."""
     config, data = resolve(load_config("images", own))
-    assert (config.noise.path, config.noise.shift, config.model.prediction) == ("flow", 3.0, "flow")
+    noise, prediction = config.noise, Prediction.from_config(config.model)
+    assert (noise.path, noise.shift, noise.variance, prediction.kind) == NOISE[kind]
     network, _ = full_step_network(config, data)
-    prediction, variance = Prediction.from_config(config.model), config.noise.variance
-    steps = own_steps(path_of(config.noise), prediction, variance=variance)
-    theirs, seen = StableDiffusion3Pipeline.from_pretrained(sd3_folder), []
+    steps = own_steps(path_of(noise), prediction, variance=noise.variance)
+    theirs, seen = DiffusionPipeline.from_pretrained(folder), []
     for scale in (1.0, 3.0):
         guided = Guided(network, scale=scale, null_label=3) if scale != 1.0 else network
         policy = DenoisingPolicy(guided, steps, shape=(4, 8, 8), num_classes=3)
         seen.append(ours(policy))
-        options = {"num_inference_steps": 20, "guidance_scale": scale}
-        options |= {"height": 16, "width": 16}
+        options = {"num_inference_steps": 20, "guidance_scale": scale, **SIZE[kind]}
         expected = drawn(theirs, "latent", **options)
         torch.testing.assert_close(seen[-1], expected, rtol=0, atol=1e-4)
         pixels = (data.units.in_units(seen[-1]) / 255).clamp(0, 1)
         torch.testing.assert_close(pixels, drawn(theirs, "pt", **options), rtol=0, atol=1e-4)
     assert (seen[0] - seen[1]).abs().max() > 0.01
-    assert (seen[0][0] - seen[0][1]).abs().max() > 0.1
+    labels = torch.tensor([1, 1])
+    torch.manual_seed(3)
+    other = policy.sample(2, torch.default_generator, labels)
+    assert (seen[1] - other).abs().flatten(1).max(dim=1).values.min() > 0.01
 
 
-def test_few_steps_of_it(sd3_folder: Path, own: list[str], tmp_path: Path):
+@pytest.mark.parametrize("kind", ["sd3", pytest.param("pixart", marks=pytest.mark.slow)])
+def test_few_steps_of_it(kind: str, folder: Path, own: list[str], tmp_path: Path):
     """Fine-tuned by an adapter; exported, the pipeline and the adapter draw what the run draws."""
     run, whole, adapter = tmp_path / "run", tmp_path / "whole", tmp_path / "adapter"
-    own = [*own, "algorithm=pathwise", "metrics.full_step=off", "policy.learning_rate=0.01"]
+    own = [*own, "algorithm=pathwise", "metrics.full_step=off", "policy.learning_rate=0.05"]
     assert main(["train", "images", *own, "--out", str(run)]) == 0
     policy, _ = open_run(run).result()
     expected = ours(policy)
     assert main(["export", str(run), "--out", str(whole)]) == 0
-    theirs = StableDiffusion3Pipeline.from_pretrained(whole, trust_remote_code=True)
-    options = {"guidance_scale": 1, "height": 16, "width": 16}
+    theirs = DiffusionPipeline.from_pretrained(whole, trust_remote_code=True)
+    options = {"guidance_scale": 1, **SIZE[kind]}
     torch.testing.assert_close(drawn(theirs, "latent", **options), expected, rtol=0, atol=1e-4)
     assert main(["export", str(run), "--out", str(adapter), "--adapter", "--no-code"]) == 0
-    theirs = StableDiffusion3Pipeline.from_pretrained(sd3_folder)
+    theirs = DiffusionPipeline.from_pretrained(folder)
     theirs.scheduler = FewStepScheduler.from_pretrained(adapter / "scheduler")
     before = drawn(theirs, "latent", **options)
-    theirs.load_lora_weights(adapter)
+    if kind == "sd3":
+        theirs.load_lora_weights(adapter)
+        assert "transformer_blocks.0.attn.add_q_proj" in " ".join(policy.state_dict())
+    else:
+        theirs.transformer = PeftModel.from_pretrained(theirs.transformer, adapter)
     after = drawn(theirs, "latent", **options)
     torch.testing.assert_close(after, expected, rtol=0, atol=1e-4)
     assert (after - before).abs().max() > 0.01
-    assert "transformer_blocks.0.attn.add_q_proj" in " ".join(dict(policy.named_parameters()))
 
 
 def change(file: Path, **values: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
+@pytest.mark.parametrize("kind", ["pixart"])
+def test_a_network_of_pictures_sizes_is_refused(folder: Path, own: list[str], tmp_path: Path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    change(copy / "transformer" / "config.json", use_additional_conditions=True)
+    for more, words in (
+        ([f"pretrained.path={copy}"], "takes the size of a picture"),
+        (["data.image_size=14"], "takes multiples of 2"),
+    ):
+        with pytest.raises(UserError, match=words):
+            resolve(load_config("images", [*own, *more]))
+
+
+@pytest.mark.parametrize("kind", ["sd3"])
 def test_parts_that_may_be_missing_and_what_is_refused(
-    sd3_folder: Path, own: list[str], tmp_path: Path
+    folder: Path, own: list[str], tmp_path: Path
 ):
     """Without T5, whose tokens are zeros then."""
-    copy = shutil.copytree(sd3_folder, tmp_path / "copy")
+    copy = shutil.copytree(folder, tmp_path / "copy")
 
     def refused(words: str, *settings: str) -> None:
         with pytest.raises(UserError) as error:
@@ -123,7 +155,7 @@ def test_parts_that_may_be_missing_and_what_is_refused(
     for part in ("text_encoder_3", "tokenizer_3"):
         shutil.rmtree(copy / part)
     cpu = torch.device("cpu")
-    found, complete = (embeddings_of(f, PROMPTS, cpu) for f in (copy, sd3_folder))
+    found, complete = (embeddings_of(f, PROMPTS, cpu) for f in (copy, folder))
     without = {"text_encoder_3": None, "tokenizer_3": None}
     pipeline = StableDiffusion3Pipeline.from_pretrained(copy, **without)
     theirs = pipeline.encode_prompt(list(PROMPTS), None, None)
