@@ -24,8 +24,8 @@ class PretrainedConfig(Section):
     """Which of NVlabs' EDMPrecond, VPPrecond and VEPrecond stands around an EDM network, where its
     file does not say so."""
     lora: str | None = None
-    """Somebody's low-rank adapter of the U-Net of a StableDiffusionPipeline, which is merged into
-    the weights before all else: a .safetensors file, or a folder with
+    """Somebody's low-rank adapter of the denoiser of a pipeline of Stable Diffusion, which is
+    merged into the weights before all else: a .safetensors file, or a folder with
     pytorch_lora_weights.safetensors."""
     vae_tiling: bool = False
     """Let the autoencoder of a pipeline of latents work on overlapping tiles of a picture, which

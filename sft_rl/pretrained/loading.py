@@ -36,7 +36,7 @@ from sft_rl.pretrained.folders import (
 )
 from sft_rl.pretrained.low_rank import merge_lora
 from sft_rl.pretrained.pipeline_kinds import KINDS as PIPELINES
-from sft_rl.pretrained.pipelines import check_pipeline, is_pipeline
+from sft_rl.pretrained.pipelines import check_pipeline, is_pipeline, kind_of
 from sft_rl.pretrained.schedulers import Sections, read_scheduler
 from sft_rl.pretrained.states import read_state
 
@@ -64,10 +64,11 @@ def read_pretrained(options: PretrainedConfig, *, num_classes: int) -> Sections:
             weights are not those of `pretrained.sha256`.
     """
     sections = _model(options, num_classes)
-    if options.lora is not None and sections["model"]["kind"] != "text_unet":
+    folder = Path(str(options.path))
+    if options.lora is not None and (not is_pipeline(folder) or kind_of(folder).lora is None):
+        with_adapters = " or ".join(name for name, kind in PIPELINES.items() if kind.lora)
         raise UserError(
-            "pretrained.lora: goes with the folder of a StableDiffusionPipeline, "
-            f"{options.path} is none"
+            f"pretrained.lora: goes with the folder of a {with_adapters}, {options.path} is none"
         )
     expected, digest = options.sha256, weights_sha256(options)
     if expected not in (None, digest):
@@ -122,7 +123,8 @@ def load_pretrained(network: nn.Module, options: PretrainedConfig) -> None:
             f"{reason}"
         ) from error
     if options.lora is not None:
-        merge_lora(network.get_submodule("unet"), options.lora)
+        kind = kind_of(Path(str(options.path)))
+        merge_lora(network.get_submodule("unet"), kind, options.lora)
 
 
 def _weights(options: PretrainedConfig) -> dict[str, Tensor]:

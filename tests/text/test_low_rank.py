@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -65,6 +65,25 @@ def test_an_adapter_of_others_does_what_it_does_in_diffusers(settings, pipeline_
     assert not torch.allclose(outputs["old"], outputs["diffusers"])  # it says no alpha: the rank
 
 
+def test_so_does_one_of_a_transformer(settings, sd3_folder, tmp_path):
+    theirs = StableDiffusion3Pipeline.from_pretrained(sd3_folder)
+    options = LoraConfig(r=RANK, target_modules=["to_q", "add_k_proj"], init_lora_weights=False)
+    theirs.transformer.add_adapter(options)
+    layers = get_peft_model_state_dict(theirs.transformer)
+    own = {"transformer_lora_adapter_metadata": options.to_dict()}
+    StableDiffusion3Pipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers, **own)
+    of_both = [f"pretrained.path={sd3_folder}", f"pretrained.lora={tmp_path}"]
+    config, data = resolve(load_config("images", [*settings, *of_both, "sampler.start_time=19"]))
+    network, _ = full_step_network(config, data)
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 15.0])
+    tokens, pooled = (data.embeddings[name][[0, 2]] for name in ("prompts", "pooled"))
+    given = {"timestep": t, "encoder_hidden_states": tokens, "pooled_projections": pooled}
+    expected = theirs.transformer(x, **given).sample
+    torch.testing.assert_close(network(x, t, torch.tensor([0, 2])), expected, rtol=1e-4, atol=1e-5)
+    theirs.transformer.disable_adapters()
+    assert (theirs.transformer(x, **given).sample - expected).abs().max() > 0.01
+
+
 def test_what_is_no_such_adapter_is_one_line(settings, adapters, tmp_path, capsys):
     def refused(place: Path | str, *own: str) -> str:
         run = ["train", "images", *settings, f"pretrained.lora={place}", "--out", f"{tmp_path}/run"]
@@ -79,7 +98,7 @@ def test_what_is_no_such_adapter_is_one_line(settings, adapters, tmp_path, capsy
     assert "pretrained.lora: cannot read" in refused(broken)
     for name in ("unet.mid_block.attn.to_q.lora_A.weight", "text_encoder.q_proj.lora_A.weight"):
         save_file({name: torch.ones(2, 8)}, broken)
-        assert "tensors of layers that the U-Net has not, the first is" in refused(broken)
+        assert "tensors of layers that the unet has not, the first is" in refused(broken)
     alone = [s for s in settings if not s.startswith(("pretrained.", "prompts.", "data."))]
     with pytest.raises(UserError, match=r"pretrained\.lora: goes with pretrained\.path"):
         load_config("digits", [*alone, f"pretrained.lora={adapters['old']}"])
