@@ -1,12 +1,16 @@
 #!/bin/sh
-# From Stable Diffusion 1.5 or 3 to four steps by a low-rank adapter. Not run as it stands: no weights were there.
-# By --dry-run, without weights: 12.7 GiB, of 3 (medium) 14.6, text encoders and autoencoder aside.
+# From Stable Diffusion 1.5, XL or 3 to four steps by a low-rank adapter. Not run as it stands: no weights were there.
+# By --dry-run, without weights: 8.3 GiB, of XL 25.3, of 3 (medium) 11.5, text encoders and autoencoder aside.
 #   hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --local-dir sd15
 #   sh examples/sd_lora.sh sd15 pictures            # pictures, each with a .txt beside it: the critic leads
 #   sh examples/sd_lora.sh sd15 prompts.txt my_rewards:aesthetic     # prompts and a reward
 set -eu
 base=$1 what=$2 reward=${3:-} name=$(basename "$1")
-common="pretrained.path=$base data.image_size=512 sampler.num_steps=4 policy.lora.rank=16 metrics.full_step=off
+size=512
+if [ -d "$base/unet" ] && [ -d "$base/text_encoder_2" ]; then
+  size=1024  # what XL was trained on
+fi
+common="pretrained.path=$base data.image_size=$size sampler.num_steps=4 policy.lora.rank=16 metrics.full_step=off
   training.batch_size=8 model.gradient_checkpointing=true model.precision=bfloat16 rollout.num_workers=0"
 
 if [ -d "$base/transformer" ]; then

@@ -15,7 +15,7 @@ class PretrainedConfig(Section):
     path: str | None = None
     """A UNet2DModel, unconditional or conditional on classes: a folder of diffusers, a name on the
     Hugging Face hub, or the file of an original PyTorch DDPM; or the folder of a pipeline of
-    latents: Stable Diffusion 1 to 3, PixArt or DiT. It sets `model`, and a folder's scheduler
+    latents: Stable Diffusion, PixArt or DiT. It sets `model`, and a folder's scheduler
     `noise`, too."""
     variant: str | None = None
     """Which weights, where there are several: `ema` is `diffusion_pytorch_model.ema.safetensors`;

@@ -17,6 +17,8 @@ from sft_rl.errors import UserError, first_line
 from sft_rl.networks.unet import UNet, image_shape
 
 Shape = tuple[int, ...]
+SIZE = "size"
+"""What is kept of the pictures, beside what a pipeline makes of prompts."""
 
 
 class Prompted(UNet):
@@ -64,7 +66,7 @@ class Prompted(UNet):
         kept = self.kept(options, table)
         for name, size in kept.items():
             self.register_buffer(name, torch.zeros(size))
-        self.of_prompts = tuple(kept)
+        self.of_prompts = tuple(name for name in kept if name != SIZE)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.unet.to(memory_format=self.memory_format)
         self.in_bfloat16 = bfloat16
@@ -75,36 +77,62 @@ class Prompted(UNet):
 
     @staticmethod
     def kept(options: dict[str, Any], table: Shape) -> dict[str, Shape]:
-        """Shapes of what is kept of prompts, whose tokens are of shape `table`."""
-        return {"prompts": table}
+        """Shapes of what is kept of prompts, whose tokens are of shape `table`.
+
+        Their widths are those that the network takes.
+        """
+        raise NotImplementedError
 
 
 class TextUNet(Prompted):
-    """The U-Net of Stable Diffusion 1 and 2: ``diffusers.UNet2DConditionModel``."""
+    """The U-Net of Stable Diffusion 1, 2 and XL: ``diffusers.UNet2DConditionModel``.
+
+    That of XL also takes ``pooled``, one vector a prompt, (K + 1, P), and ``size``, height and
+    width of the pictures in pixels, (K + 1, 2).
+    """
 
     NETWORK = UNet2DConditionModel
-    UNSUPPORTED = (
-        "addition_embed_type",
-        "class_embed_type",
-        "encoder_hid_dim",
-        "time_cond_proj_dim",
-    )
+    UNSUPPORTED = ("class_embed_type", "encoder_hid_dim", "time_cond_proj_dim")
     """Arguments that bring inputs which are neither latents, time nor a prompt."""
+    pooled: Tensor
+    size: Tensor
 
     @staticmethod
     def check(options: dict[str, Any], height: int, width: int) -> None:
         """Refuse a U-Net of other inputs."""
-        for name in TextUNet.UNSUPPORTED:
-            if options.get(name) is not None:
-                raise UserError(
-                    f"model.unet: {name} is {options[name]!r}; supported are U-Nets of latents, "
-                    "time and one text encoder, as of Stable Diffusion 1 and 2"
-                )
+        given = [name for name in TextUNet.UNSUPPORTED if options.get(name) is not None]
+        if options.get("addition_embed_type") not in (None, "text_time"):
+            given.append("addition_embed_type")
+        for name in given:
+            raise UserError(
+                f"model.unet: {name} is {options[name]!r}; supported are U-Nets of latents, "
+                "time and prompts, as of Stable Diffusion 1, 2 and XL"
+            )
+
+    @staticmethod
+    def kept(options: dict[str, Any], table: Shape) -> dict[str, Shape]:
+        """Shapes of tokens; of XL of pooled vectors and sizes, too."""
+        kept = {"prompts": (*table[:2], options["cross_attention_dim"])}
+        if options.get("addition_embed_type") is None:
+            return kept
+        added = options["projection_class_embeddings_input_dim"]
+        pooled = added - 6 * options["addition_time_embed_dim"]
+        return {**kept, "pooled": (table[0], pooled), SIZE: (table[0], 2)}
 
     def called(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        """Predict for a plain batch, with the embeddings of its prompts."""
+        """Predict for a plain batch, with the embeddings of its prompts.
+
+        XL's pictures are said to be whole: of their own size, and cut at (0, 0).
+        """
         assert labels is not None, "which prompt?"
-        output = self.unet(x, t, encoder_hidden_states=self.prompts[labels])
+        added = {}
+        if "pooled" in self.of_prompts:
+            size = self.size[labels]
+            times = torch.cat([size, torch.zeros_like(size), size], dim=-1)
+            added = {"text_embeds": self.pooled[labels], "time_ids": times}
+        output = self.unet(
+            x, t, encoder_hidden_states=self.prompts[labels], added_cond_kwargs=added
+        )
         return output.sample  # type: ignore[no-any-return]
 
 
@@ -130,7 +158,10 @@ class SD3(Prompted):
     @staticmethod
     def kept(options: dict[str, Any], table: Shape) -> dict[str, Shape]:
         """Shapes of tokens and of pooled vectors."""
-        return {"prompts": table, "pooled": (table[0], options["pooled_projection_dim"])}
+        return {
+            "prompts": (*table[:2], options["joint_attention_dim"]),
+            "pooled": (table[0], options["pooled_projection_dim"]),
+        }
 
     def called(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """Predict for a plain batch, with the embeddings of its prompts."""
@@ -147,21 +178,18 @@ class SD3(Prompted):
 class PixArt(Prompted):
     """The transformer of PixArt-alpha and -Sigma: ``diffusers.PixArtTransformer2DModel``.
 
-    Beside tokens it keeps ``mask``, which of them are a prompt's, (K + 1, tokens).
+    Beside tokens it keeps ``mask``, which of them are a prompt's, (K + 1, tokens); alpha of 1024
+    pixels also ``size``, height and width of the pictures in pixels, (K + 1, 2).
     """
 
     NETWORK = PixArtTransformer2DModel
     mask: Tensor
+    size: Tensor
 
     @staticmethod
     def check(options: dict[str, Any], height: int, width: int) -> None:
-        """Refuse a network of pictures' sizes, and latents that are no whole patches."""
-        sized, patch = options.get("use_additional_conditions"), options["patch_size"]
-        if sized or (sized is None and options["sample_size"] == 128):
-            raise UserError(
-                "model.unet: takes the size of a picture, as PixArt-alpha of 1024 pixels does; "
-                "supported are PixArt-Sigma, and alpha of 256 or 512 pixels"
-            )
+        """Refuse latents that are no whole patches."""
+        patch = options["patch_size"]
         if height % patch or width % patch:
             raise UserError(
                 f"data.image_size: makes latents of {height}x{width}, the transformer takes "
@@ -170,18 +198,24 @@ class PixArt(Prompted):
 
     @staticmethod
     def kept(options: dict[str, Any], table: Shape) -> dict[str, Shape]:
-        """Shapes of tokens and of their mask."""
-        return {"prompts": table, "mask": table[:2]}
+        """Shapes of tokens and of their mask, and of sizes."""
+        kept = {"prompts": (*table[:2], options["caption_channels"]), "mask": table[:2]}
+        sized = options.get("use_additional_conditions")
+        if sized is None:
+            sized = options["sample_size"] == 128
+        return {**kept, SIZE: (table[0], 2)} if sized else kept
 
     def called(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """Predict for a plain batch, with the embeddings of its prompts."""
         assert labels is not None, "which prompt?"
+        size = self.size[labels] if self.unet.use_additional_conditions else None
+        ratio = None if size is None else size[:, :1] / size[:, 1:]
         output = self.unet(
             x,
             timestep=t,
             encoder_hidden_states=self.prompts[labels],
             encoder_attention_mask=self.mask[labels],
-            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+            added_cond_kwargs={"resolution": size, "aspect_ratio": ratio},
         )
         return output.sample  # type: ignore[no-any-return]
 

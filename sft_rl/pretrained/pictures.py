@@ -28,7 +28,6 @@ from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.pipelines import (
     embeddings_of,
     is_pipeline,
-    kind_of,
     latents_of,
     num_too_long,
 )
@@ -131,7 +130,7 @@ def _prompted(
     data = _with_latents(config, pictures, device)
     for encoder, num in num_too_long(folder, texts).items():
         warn(f"prompts: {num:,} of {len(texts):,} are too long for the {encoder}, which cuts them")
-    embeddings = _embeddings(config, texts, device)
+    embeddings = _embeddings(config, texts, pictures.train.shape[-1], device)
     _, tokens, width = embeddings["prompts"].shape
     prompts = Prompts(texts=texts, metadata=_said_of(texts, config), num_tokens=tokens, width=width)
     own = {"prompts": prompts, "num_classes": len(texts)}
@@ -139,22 +138,29 @@ def _prompted(
     return replace(data, units=units, embeddings=embeddings)
 
 
-def _embeddings(config: Config, texts: tuple[str, ...], device: torch.device) -> dict[str, Tensor]:
-    """What the pipeline makes of some prompts.
+def _embeddings(
+    config: Config, texts: tuple[str, ...], image_size: int, device: torch.device
+) -> dict[str, Tensor]:
+    """What the pipeline's denoiser keeps of some prompts, and of pictures of one size.
 
     Raises:
-        UserError: If it is of another width than its denoiser takes.
+        UserError: If the pipeline has no such thing, or one of another width.
     """
+    from sft_rl.networks.prompted import BY_KIND, SIZE  # here: diffusers is slow to import
+
     folder = Path(str(config.pretrained.path))
-    embeddings = embeddings_of(folder, texts, device)
-    for name, option in kind_of(folder).widths.items():
-        takes, gives = config.model.unet[option], embeddings[name].shape[-1]
+    size = torch.full((len(texts) + 1, 2), float(image_size))
+    found = {**embeddings_of(folder, texts, device), SIZE: size}
+    table = tuple(found["prompts"].shape)
+    kept = BY_KIND[config.model.kind].kept(config.model.unet, table)
+    for name, (*_, takes) in kept.items():
+        gives = found[name].shape[-1] if name in found else "none"
         if takes != gives:
             raise UserError(
-                f"model.unet: {option} is {takes}, the text encoders of {folder} give {gives} "
-                "numbers"
+                f"model.unet: takes {takes} numbers of a prompt as {name}, the text encoders of "
+                f"{folder} give {gives}"
             )
-    return embeddings
+    return {name: found[name] for name in kept}
 
 
 def _said_of(texts: tuple[str, ...], config: Config) -> tuple[Metadata, ...]:
@@ -218,7 +224,8 @@ def _drawn(
             f"data.num_points: {num} pictures of {len(prompts)} prompts; take at least {least}"
         )
     folder, settings = Path(str(config.pretrained.path)), config.data
-    embeddings, tiling = _embeddings(config, prompts, device), config.pretrained.vae_tiling
+    embeddings = _embeddings(config, prompts, settings.image_size, device)
+    tiling = config.pretrained.vae_tiling
     key = {
         "format": FORMAT,
         "network": config.pretrained.sha256,
@@ -273,7 +280,8 @@ def pipeline_policy(
     config: Config, prompts: tuple[str, ...], shape: tuple[int, ...], *, num_steps: int
 ) -> DenoisingPolicy:
     """The pipeline's own sampler, with its guidance: two calls a step, of `num_steps`."""
-    num, embeddings = len(prompts), _embeddings(config, prompts, torch.device("cpu"))
+    num, cpu = len(prompts), torch.device("cpu")
+    embeddings = _embeddings(config, prompts, config.data.image_size, cpu)
     table = tuple(embeddings["prompts"].shape)
     from sft_rl.pretrained.loading import load_pretrained  # here: diffusers is slow to import
 

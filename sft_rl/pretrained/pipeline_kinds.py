@@ -24,7 +24,6 @@ class PipelineKind:
         optional: Parts that may be left out.
         embeddings: What its ``encode_prompt`` makes of prompts, by the names under which the
             denoiser keeps it, with the place among what is returned.
-        widths: Arguments of the denoiser that say how many numbers it takes of an embedding.
         arguments: Further arguments of ``encode_prompt``.
         call: How a user calls it: guidance is in the weights.
         lora: The class of diffusers that writes and reads its adapters; without one peft does.
@@ -34,7 +33,6 @@ class PipelineKind:
     parts: Mapping[str, str]
     optional: Mapping[str, str] = field(default_factory=dict)
     embeddings: Mapping[str, int] = field(default_factory=dict)
-    widths: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     call: str = 'pipeline("PROMPT", guidance_scale=1)'
     lora: str | None = None
@@ -62,7 +60,6 @@ def _pixart(num_tokens: int) -> PipelineKind:
             "scheduler": "",
         },
         embeddings={"prompts": 0, "mask": 1},
-        widths={"prompts": "caption_channels"},
         arguments={"max_sequence_length": num_tokens},
     )
 
@@ -71,9 +68,20 @@ KINDS = {
     "StableDiffusionPipeline": PipelineKind(
         parts={**CLIP, "unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": ""},
         embeddings={"prompts": 0},
-        widths={"prompts": "cross_attention_dim"},
         arguments={"num_images_per_prompt": 1},
         lora="StableDiffusionLoraLoaderMixin",
+    ),
+    "StableDiffusionXLPipeline": PipelineKind(
+        parts={
+            **TWO_CLIPS,
+            "text_encoder": "CLIPTextModel",
+            "unet": "UNet2DConditionModel",
+            "vae": "AutoencoderKL",
+            "scheduler": "",
+        },
+        embeddings={"prompts": 0, "pooled": 2},
+        arguments={"num_images_per_prompt": 1},
+        lora="StableDiffusionXLLoraLoaderMixin",
     ),
     "StableDiffusion3Pipeline": PipelineKind(
         parts={
@@ -84,7 +92,6 @@ KINDS = {
         },
         optional={"text_encoder_3": "T5EncoderModel", "tokenizer_3": "T5Tokenizer"},
         embeddings={"prompts": 0, "pooled": 2},
-        widths={"prompts": "joint_attention_dim", "pooled": "pooled_projection_dim"},
         arguments={"prompt_2": None, "prompt_3": None, "max_sequence_length": 256},
         lora="SD3LoraLoaderMixin",
         asks_scale=False,

@@ -77,6 +77,11 @@ def latents_of(
     """
     config = read_json(folder / "vae" / "config.json")
     factor = 2 ** (len(config["block_out_channels"]) - 1)
+    if config.get("latents_mean") is not None:
+        raise UserError(
+            f"pretrained.path: the autoencoder of {folder} has latents_mean; supported are those "
+            "with scaling_factor and shift_factor alone"
+        )
     if image_size % factor:
         raise UserError(
             f"data.image_size: the autoencoder of {folder} makes one number of {factor}x{factor} "
@@ -152,7 +157,12 @@ def _embedded(folder: Path, prompts: list[str], device: torch.device) -> dict[st
         )
         for name, place in kind.embeddings.items():
             parts[name].append(made[place].float().cpu())
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+    embeddings = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    default = pipeline.config.get("force_zeros_for_empty_prompt", False)
+    if _index(folder).get("force_zeros_for_empty_prompt", default):  # so XL guides itself
+        for tensor in embeddings.values():
+            tensor[-1] = 0.0
+    return embeddings
 
 
 def _of_text_alone(folder: Path, device: torch.device) -> Any:

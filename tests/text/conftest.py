@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_pipelines import PROMPTS, write_pipeline, write_pixart, write_sd3
+from tiny_pipelines import PROMPTS, write_pipeline, write_sd3
 
 
 @pytest.fixture(scope="session")
@@ -15,15 +15,8 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sd3")
-    write_sd3(folder / "sd3", folder / "tokenizers")
-    return folder / "sd3"
-
-
-@pytest.fixture(scope="session")
-def pixart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pixart") / "pixart"
-    write_pixart(folder)
+    folder = tmp_path_factory.mktemp("pipeline") / "sd3"
+    write_sd3(folder)
     return folder
 
 

@@ -266,8 +266,12 @@ def test_what_is_no_such_pipeline_is_one_line(settings, pipeline_folder, tmp_pat
             ("model_index.json", {"text_encoder": None}, "has no text_encoder"),
             ("model_index.json", {"text_encoder": ["t", "T5EncoderModel"]}, "is a T5EncoderModel"),
             ("unet/config.json", {"in_channels": 9}, "inpainting"),
-            ("unet/config.json", {"cross_attention_dim": 32}, "cross_attention_dim is 32, "),
-            ("unet/config.json", {"addition_embed_type": "text_time"}, "addition_embed_type"),
+            (
+                "unet/config.json",
+                {"cross_attention_dim": 32},
+                "takes 32 numbers of a prompt as prompts",
+            ),
+            ("unet/config.json", {"addition_embed_type": "text"}, "addition_embed_type"),
             ("unet/config.json", {"layers_per_block": 2}, "do not fit its network"),
         ]
     ):

@@ -9,11 +9,13 @@ from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from transformers import (
@@ -113,11 +115,12 @@ def write_pipeline(folder: Path, scratch: Path, *, unet: dict[str, Any] | None =
     ).save_pretrained(folder)
 
 
-def write_sd3(folder: Path, scratch: Path) -> None:
+def write_sd3(folder: Path) -> None:
     """Write a StableDiffusion3Pipeline of 16x16 pixels, 8x8 latents, with all text encoders."""
     torch.manual_seed(0)
     clips = [CLIPTextConfig(**TEXT, projection_dim=dim) for dim in (12, 10)]
     t5, tokenizer = tiny_t5()
+    scratch = folder.with_name("of sd3")
     transformer = SD3Transformer2DModel(
         sample_size=8,
         in_channels=4,
@@ -146,27 +149,64 @@ def write_sd3(folder: Path, scratch: Path) -> None:
 
 
 def write_pixart(folder: Path) -> None:
-    """Write a PixArtSigmaPipeline of 16x16 pixels, 8x8 latents, with a learned variance."""
+    """Write a PixArtAlphaPipeline of 16x16 pixels, 8x8 latents, which sees sizes of pictures."""
+    _write_pixart(folder, PixArtAlphaPipeline, sample_size=128)
+
+
+def write_sigma(folder: Path) -> None:
+    """Write a PixArtSigmaPipeline of 16x16 pixels, 8x8 latents."""
+    _write_pixart(folder, PixArtSigmaPipeline, sample_size=8)
+
+
+def _write_pixart(folder: Path, kind: Any, *, sample_size: int) -> None:
     torch.manual_seed(0)
     t5, tokenizer = tiny_t5()
     transformer = PixArtTransformer2DModel(
         num_attention_heads=2,
-        attention_head_dim=8,
+        attention_head_dim=12,
         in_channels=4,
-        out_channels=8,
+        out_channels=8,  # the second half is a variance
         num_layers=2,
         norm_num_groups=4,
-        cross_attention_dim=16,
-        sample_size=8,
+        cross_attention_dim=24,
+        sample_size=sample_size,
         caption_channels=32,
     )
     for block in transformer.transformer_blocks:
         torch.nn.init.normal_(block.attn2.to_v.weight)  # so that prompts matter
-    PixArtSigmaPipeline(
+    kind(
         tokenizer=tokenizer,
         text_encoder=t5,
         vae=tiny_autoencoder(),
         transformer=transformer,
+        scheduler=DDPMScheduler(20, beta_end=0.3, clip_sample=False),
+    ).save_pretrained(folder)
+
+
+def write_sdxl(folder: Path) -> None:
+    """Write a StableDiffusionXLPipeline of 16x16 pixels, 8x8 latents."""
+    torch.manual_seed(0)
+    text = CLIPTextConfig(**TEXT, projection_dim=12)
+    scratch = folder.with_name("of sdxl")
+    StableDiffusionXLPipeline(
+        vae=tiny_autoencoder(),
+        text_encoder=CLIPTextModel(text),
+        text_encoder_2=CLIPTextModelWithProjection(text),
+        tokenizer=write_tokenizer(scratch / "1"),
+        tokenizer_2=write_tokenizer(scratch / "2"),
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=32,
+            attention_head_dim=4,
+            norm_num_groups=4,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=12 + 6 * 8,
+        ),
         scheduler=DDPMScheduler(20, beta_end=0.3, clip_sample=False),
     ).save_pretrained(folder)
 

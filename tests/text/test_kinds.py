@@ -1,4 +1,4 @@
-"""Pipelines of transformers: what StableDiffusion3 and PixArt draw, ours draw; few steps."""
+"""Other text-to-image pipelines: what they draw, ours draw; fine-tuned to few steps of them."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 from peft import PeftModel
-from tiny_pipelines import PROMPTS
+from tiny_pipelines import PROMPTS, write_pixart, write_sdxl, write_sigma
 
 from sft_rl.cli import main
 from sft_rl.config.files import load_config
@@ -26,17 +26,20 @@ from sft_rl.runs.remote import open_run
 from sft_rl.runs.resolve import resolve
 
 TWO = [PROMPTS[0], PROMPTS[2]]
-SIZE = {
-    "sd3": {"height": 16, "width": 16},
-    "pixart": {"height": 16, "width": 16, "use_resolution_binning": False},
-}
-NOISE = {"sd3": ("flow", 3.0, "none", "flow"), "pixart": ("vp", 1.0, "fixed_small", "epsilon")}
+OF_DDPM = ("vp", 1.0, "fixed_small", "epsilon")
+SIZE = {"height": 16, "width": 16}
+OF_PIXART = {**SIZE, "use_resolution_binning": False}
+CALLS = {"sd3": SIZE, "sdxl": SIZE, "pixart": OF_PIXART, "sigma": OF_PIXART}
+WRITERS = {"sdxl": write_sdxl, "pixart": write_pixart, "sigma": write_sigma}
 
 
 @pytest.fixture
-def folder(kind: str, request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(f"{kind}_folder")
-    return found
+def folder(kind: str, sd3_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if kind == "sd3":
+        return sd3_folder
+    folder = tmp_path_factory.mktemp("pipeline") / kind
+    WRITERS[kind](folder)
+    return folder
 
 
 @pytest.fixture
@@ -58,12 +61,13 @@ def ours(policy: DenoisingPolicy) -> torch.Tensor:
     return policy.sample(2, torch.default_generator, torch.tensor([0, 2]))
 
 
-@pytest.mark.parametrize("kind", ["sd3", "pixart"])
+@pytest.mark.parametrize("kind", ["sd3", "sdxl", "pixart"])
 def test_what_the_pipeline_draws_ours_draws(kind: str, folder: Path, own: list[str]):
     """All of its scheduler's own steps on the same noise, with guidance and without."""
     config, data = resolve(load_config("images", own))
     noise, prediction = config.noise, Prediction.from_config(config.model)
-    assert (noise.path, noise.shift, noise.variance, prediction.kind) == NOISE[kind]
+    found = noise.path, noise.shift, noise.variance, prediction.kind
+    assert found == (("flow", 3.0, "none", "flow") if kind == "sd3" else OF_DDPM)
     network, _ = full_step_network(config, data)
     steps = own_steps(path_of(noise), prediction, variance=noise.variance)
     theirs, seen = DiffusionPipeline.from_pretrained(folder), []
@@ -71,7 +75,7 @@ def test_what_the_pipeline_draws_ours_draws(kind: str, folder: Path, own: list[s
         guided = Guided(network, scale=scale, null_label=3) if scale != 1.0 else network
         policy = DenoisingPolicy(guided, steps, shape=(4, 8, 8), num_classes=3)
         seen.append(ours(policy))
-        options = {"num_inference_steps": 20, "guidance_scale": scale, **SIZE[kind]}
+        options = {"num_inference_steps": 20, "guidance_scale": scale, **CALLS[kind]}
         expected = drawn(theirs, "latent", **options)
         torch.testing.assert_close(seen[-1], expected, rtol=0, atol=1e-4)
         pixels = (data.units.in_units(seen[-1]) / 255).clamp(0, 1)
@@ -83,7 +87,9 @@ def test_what_the_pipeline_draws_ours_draws(kind: str, folder: Path, own: list[s
     assert (seen[1] - other).abs().flatten(1).max(dim=1).values.min() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["sd3", pytest.param("pixart", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["sd3", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sdxl", "sigma"))]
+)
 def test_few_steps_of_it(kind: str, folder: Path, own: list[str], tmp_path: Path):
     """Fine-tuned by an adapter; exported, the pipeline and the adapter draw what the run draws."""
     run, whole, adapter = tmp_path / "run", tmp_path / "whole", tmp_path / "adapter"
@@ -93,15 +99,15 @@ def test_few_steps_of_it(kind: str, folder: Path, own: list[str], tmp_path: Path
     expected = ours(policy)
     assert main(["export", str(run), "--out", str(whole)]) == 0
     theirs = DiffusionPipeline.from_pretrained(whole, trust_remote_code=True)
-    options = {"guidance_scale": 1, **SIZE[kind]}
+    options = {"guidance_scale": 1, **CALLS[kind]}
     torch.testing.assert_close(drawn(theirs, "latent", **options), expected, rtol=0, atol=1e-4)
     assert main(["export", str(run), "--out", str(adapter), "--adapter", "--no-code"]) == 0
     theirs = DiffusionPipeline.from_pretrained(folder)
     theirs.scheduler = FewStepScheduler.from_pretrained(adapter / "scheduler")
     before = drawn(theirs, "latent", **options)
-    if kind == "sd3":
+    if kind != "sigma":
         theirs.load_lora_weights(adapter)
-        assert "transformer_blocks.0.attn.add_q_proj" in " ".join(policy.state_dict())
+        assert ("attn.add_q_proj" in " ".join(policy.state_dict())) == (kind == "sd3")
     else:
         theirs.transformer = PeftModel.from_pretrained(theirs.transformer, adapter)
     after = drawn(theirs, "latent", **options)
@@ -111,18 +117,6 @@ def test_few_steps_of_it(kind: str, folder: Path, own: list[str], tmp_path: Path
 
 def change(file: Path, **values: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
-
-
-@pytest.mark.parametrize("kind", ["pixart"])
-def test_a_network_of_pictures_sizes_is_refused(folder: Path, own: list[str], tmp_path: Path):
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    change(copy / "transformer" / "config.json", use_additional_conditions=True)
-    for more, words in (
-        ([f"pretrained.path={copy}"], "takes the size of a picture"),
-        (["data.image_size=14"], "takes multiples of 2"),
-    ):
-        with pytest.raises(UserError, match=words):
-            resolve(load_config("images", [*own, *more]))
 
 
 @pytest.mark.parametrize("kind", ["sd3"])
@@ -142,8 +136,13 @@ def test_parts_that_may_be_missing_and_what_is_refused(
     refused("takes multiples of 2 up to 16", "data.image_size=36")
     refused("takes multiples of 2 up to 16", "data.image_size=14")
     for file, values, words in (
-        ("transformer/config.json", {"pooled_projection_dim": 5}, "pooled_projection_dim is 5"),
+        (
+            "transformer/config.json",
+            {"pooled_projection_dim": 5},
+            "takes 5 numbers of a prompt as pooled",
+        ),
         ("transformer/config.json", {"in_channels": 9}, "inpainting"),
+        ("vae/config.json", {"latents_mean": [0.0] * 4}, "has latents_mean"),
         ("model_index.json", {"text_encoder_2": [None, None]}, "has no text_encoder_2"),
         ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "use_dynamic_shift"),
     ):
