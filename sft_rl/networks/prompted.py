@@ -113,10 +113,11 @@ class TextUNet(Prompted):
     def kept(options: dict[str, Any], table: Shape) -> dict[str, Shape]:
         """Shapes of tokens; of XL of pooled vectors and sizes, too."""
         kept = {"prompts": (*table[:2], options["cross_attention_dim"])}
-        if options.get("addition_embed_type") is None:
+        if options.get("addition_embed_type") != "text_time":
             return kept
-        added = options["projection_class_embeddings_input_dim"]
-        pooled = added - 6 * options["addition_time_embed_dim"]
+        names = ("projection_class_embeddings_input_dim", "addition_time_embed_dim")
+        added, of_time = (options.get(name) or 0 for name in names)
+        pooled = added - 6 * of_time
         return {**kept, "pooled": (table[0], pooled), SIZE: (table[0], 2)}
 
     def called(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

@@ -272,6 +272,7 @@ def test_what_is_no_such_pipeline_is_one_line(settings, pipeline_folder, tmp_pat
                 "takes 32 numbers of a prompt as prompts",
             ),
             ("unet/config.json", {"addition_embed_type": "text"}, "addition_embed_type"),
+            ("unet/config.json", {"addition_embed_type": "text_time"}, "as pooled, the text enc"),
             ("unet/config.json", {"layers_per_block": 2}, "do not fit its network"),
         ]
     ):
