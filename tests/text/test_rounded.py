@@ -13,7 +13,9 @@ from sft_rl.runs.resolve import resolve
 LABELS = torch.tensor([0, 2])
 
 
-@pytest.mark.parametrize("kind", ["pipeline_folder", "sd3_folder"])
+@pytest.mark.parametrize(
+    "kind", ["sd3_folder", pytest.param("pipeline_folder", marks=pytest.mark.slow)]
+)
 def test_what_is_rounded_at_every_call_is_kept_rounded(
     settings: list[str], kind: str, request: pytest.FixtureRequest
 ):
