@@ -17,7 +17,8 @@ from sft_rl.pretrained.pipeline_kinds import PipelineKind
 def merge_lora(network: Any, kind: PipelineKind, given: str) -> None:
     """Add an adapter to the weights of a pipeline's denoiser, as diffusers reads and fuses it.
 
-    Files of diffusers, by its names of today or its older ones, and of kohya are read.
+    Files of diffusers, by its names of today or its older ones, and of kohya, by those or by the
+    original's names of blocks, are read.
 
     Args:
         network: The denoiser.
@@ -28,6 +29,7 @@ def merge_lora(network: Any, kind: PipelineKind, given: str) -> None:
         UserError: If it cannot be read, or is not for this network alone.
     """
     file = lora_file(given)
+    blocks = {"unet_config": network.config} if kind.denoiser == "unet" else {}
     try:
         state, *alphas, metadata = getattr(loaders, str(kind.lora)).lora_state_dict(
             file.parent,
@@ -35,6 +37,7 @@ def merge_lora(network: Any, kind: PipelineKind, given: str) -> None:
             use_safetensors=True,
             local_files_only=True,
             return_lora_metadata=True,
+            **blocks,
         )
         _check(state, network, kind.denoiser, file)
         own = {"network_alphas": alphas[0]} if alphas else {}

@@ -16,6 +16,13 @@ from sft_rl.runs.parts import full_step_network
 from sft_rl.runs.resolve import resolve
 
 RANK, ALPHA = 2, 6
+BLOCKS = {
+    "down_blocks_1_attentions_0": "input_blocks_3_1",
+    "mid_block_attentions_0": "middle_block_1",
+    "up_blocks_0_attentions_0": "output_blocks_0_1",
+    "up_blocks_0_attentions_1": "output_blocks_1_1",
+}
+"""Names of blocks as the original code of Stable Diffusion has them."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +38,7 @@ def adapters(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     StableDiffusionPipeline.save_lora_weights(
         folder, unet_lora_layers=state, unet_lora_adapter_metadata=options.to_dict()
     )
-    old, kohya = {}, {}
+    old, kohya, original = {}, {}, {}
     for name, tensor in state.items():
         layer, _, side = name.removesuffix(".weight").rpartition(".lora_")
         way = {"A": "down", "B": "up"}[side]
@@ -39,9 +46,13 @@ def adapters(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         flat = f"lora_unet_{layer.replace('.', '_')}"
         kohya[f"{flat}.lora_{way}.weight"] = tensor
         kohya[f"{flat}.alpha"] = torch.tensor(float(ALPHA))
-    for kind, tensors in (("old", old), ("kohya", kohya)):
+    for name, tensor in kohya.items():
+        found = next(block for block in BLOCKS if block in name)
+        original[name.replace(found, BLOCKS[found])] = tensor
+    for kind, tensors in (("old", old), ("kohya", kohya), ("original", original)):
         save_file(tensors, folder / f"{kind}.safetensors")
-    return {"diffusers": folder, **{k: folder / f"{k}.safetensors" for k in ("old", "kohya")}}
+    files = {k: folder / f"{k}.safetensors" for k in ("old", "kohya", "original")}
+    return {"diffusers": folder, **files}
 
 
 def test_an_adapter_of_others_does_what_it_does_in_diffusers(settings, pipeline_folder, adapters):
@@ -54,7 +65,7 @@ def test_an_adapter_of_others_does_what_it_does_in_diffusers(settings, pipeline_
         network, _ = full_step_network(config, data)
         assert not [name for name in network.state_dict() if "lora" in name]
         before = theirs.unet(x, t, data.embeddings["prompts"][[0, 2]]).sample
-        theirs.load_lora_weights(place)
+        theirs.load_lora_weights(adapters["kohya"] if kind == "original" else place)
         expected = theirs.unet(x, t, data.embeddings["prompts"][[0, 2]]).sample
         theirs.unload_lora_weights()
         assert (expected - before).abs().max() > 0.01
@@ -62,6 +73,7 @@ def test_an_adapter_of_others_does_what_it_does_in_diffusers(settings, pipeline_
         torch.testing.assert_close(outputs[kind], expected, rtol=1e-4, atol=1e-5)
     assert len(hashes) == len(adapters)
     torch.testing.assert_close(outputs["kohya"], outputs["diffusers"])
+    torch.testing.assert_close(outputs["original"], outputs["diffusers"])
     assert not torch.allclose(outputs["old"], outputs["diffusers"])  # it says no alpha: the rank
 
 
