@@ -77,7 +77,7 @@ def run_once(folder: Path, seed: int, settings: list[str], picture: Path | None)
         with torch.inference_mode():
             latents = policy.sample(len(labels), generator(0, "benchmark"), labels)
         images = data.units.to_data(latents)
-        found = classifier.classes_of(torch.from_numpy(images) / (PIXEL_MAX / 2) - 1)
+        found = classifier.classes_of(torch.from_numpy(images), data.units)
         read[name] = float((found == digits[labels].numpy()).mean())
         rows.append(images.reshape(len(digits), OF_EACH, *images.shape[1:])[:, 0])
     if picture is not None:

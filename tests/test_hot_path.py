@@ -136,3 +136,8 @@ def test_a_dry_run_counts_the_trajectories_that_are_held(tiny_config: TinyConfig
     a_copy = elsewhere["memory, weights"] / 4
     assert here["memory, weights"] == pytest.approx(5 * a_copy, rel=0.02)
     assert overlapping["memory, weights"] == pytest.approx(8 * a_copy, rel=0.02)
+    four = ("rollout.num_workers=1", "learner.launcher=ray_train", "learner.num_workers=4")
+    split = gib(*wide, *four, "learner.strategy=fsdp")
+    assert split["memory, weights"] == pytest.approx(a_copy, rel=0.02)
+    assert split["memory, optimisers"] == pytest.approx(here["memory, optimisers"] / 4, abs=0.006)
+    assert gib(*wide, *four)["memory, weights"] == elsewhere["memory, weights"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_rl.algorithms import Algorithm, Networks
-from sft_rl.config import Config, ResolvedConfig, TrainingConfig
+from sft_rl.config import Config, LearnerConfig, ResolvedConfig, TrainingConfig
 from sft_rl.critics import Critic
 from sft_rl.critics.pixels import InPixels
 from sft_rl.data import Dataset
@@ -31,9 +31,9 @@ COPIES = 4
 """The policy in training, its average, its best state and the pretrained one, of any run."""
 ADAM = 3
 """Gradient and two moments of every parameter in training."""
-LIBRARIES, RAY = GIB // 2, GIB // 10
-"""What Python, torch and the rest take for themselves in main memory, and Ray (benchmarks.memory).
-"""
+LIBRARIES, DIFFUSERS, RAY = GIB // 2, GIB // 8, GIB // 10
+"""What Python, torch and the rest take for themselves in main memory; what networks of images need
+besides; and Ray (benchmarks.memory)."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -142,12 +142,15 @@ def requirements_of(config: ResolvedConfig, micro_batch_size: int | None) -> Req
     with torch.device("meta"):
         networks = networks_of(config, network_of(config))
     on_cpu = resolve_device(config.device).type == "cpu"
+    is_images = config.samples.pixel_max is not None
+    libraries = LIBRARIES + DIFFUSERS * is_images + RAY * config.uses_ray
     return requirements(
         networks,
         algorithm_of(config),
         training,
+        learner=config.learner,
         draws_here=config.rollout.num_workers == 0,
-        libraries=(LIBRARIES + RAY * config.uses_ray) * on_cpu,
+        libraries=libraries * on_cpu,
     )
 
 
@@ -156,6 +159,7 @@ def requirements(
     algorithm: Algorithm,
     training: TrainingConfig,
     *,
+    learner: LearnerConfig,
     draws_here: bool,
     libraries: int = 0,
 ) -> Requirements:
@@ -169,43 +173,27 @@ def requirements(
         networks: Policy, critic and value, on the meta device.
         algorithm: Says what a policy step keeps.
         training: Batch sizes.
+        learner: How many share the work, and whether they split the networks.
         draws_here: Whether the learner's process draws, with a policy of its own.
         libraries: Bytes that libraries take for themselves.
     """
-    policy, critic, value = networks.policy, networks.critic, networks.value
+    policy = networks.policy
     num_steps, shape = policy.num_steps, policy.shape
     counts = {
         "policy": num_parameters(policy),
-        "critic": num_parameters(critic),
-        "value": num_parameters(value),
+        "critic": num_parameters(networks.critic),
+        "value": num_parameters(networks.value),
     }
-    copies = COPIES + draws_here + training.max_offpolicy_steps  # versions before
-    at_rest = sum(p.numel() for p in policy.parameters() if not p.requires_grad)  # once for all
-    weights = copies * (counts["policy"] - at_rest) + counts["critic"] + counts["value"]
-    weights *= FLOAT
-    if isinstance(policy.network, Adapted):
-        weights += (1 + draws_here) * policy.network.bytes_at_rest
-    used = [name for name in counts if name != "value" or algorithm.uses_value]
-    trained = sum(counts[name] for name in used) - at_rest
-    optimizers = FLOAT * ADAM * trained
+    at_rest = sum(p.numel() for p in policy.parameters() if not p.requires_grad)
+    weights, optimizers, whole = _held(networks, algorithm, training, learner, draws_here)
     kept = num_steps + 1 + algorithm.looks_ahead * num_steps  # latents, and what was expected
     a_batch = FLOAT * kept * training.batch_size * math.prod(shape)
     stored = training.n_critic * a_batch
     # Several batches are joined for the policy step; one of a warm-up replaces that before it.
     drawn = 2 * stored if training.n_critic > 1 else stored + a_batch
     forwards, batch = algorithm.kept_calls(num_steps)
-    activations = {"policy": forwards * activation_bytes(policy, batch)}
-    if isinstance(critic, InPixels):
-        activations["policy"] += kept_bytes(partial(_seen, critic, policy), critic, critic.at_once)
-    rows = training.micro_batch_size
-    if counts["critic"]:
-        size = min(training.batch_size, rows or training.batch_size)
-        activations["critic"] = kept_bytes(partial(_critic_loss, critic, policy), critic, size)
-    if algorithm.uses_value:
-        states = training.batch_size * num_steps
-        size = min(states, rows or states)
-        activations["value"] = kept_bytes(partial(_values, value, policy), value, size)
-    tensors = weights + optimizers + max(stored + max(activations.values()), drawn)
+    activations = _activations(networks, algorithm, training, num_learners=learner.num_workers)
+    tensors = weights + optimizers + max(stored + max(activations.values()), drawn, whole)
     total = libraries + tensors
     rows_of_table = {
         "samples": "x".join(str(n) for n in shape),
@@ -222,6 +210,55 @@ def requirements(
         "memory, all": _gib(total),
     }
     return Requirements(rows_of_table, total)
+
+
+def _held(
+    networks: Networks,
+    algorithm: Algorithm,
+    training: TrainingConfig,
+    learner: LearnerConfig,
+    draws_here: bool,
+) -> tuple[int, int, int]:
+    """Bytes of a learner's weights, of gradients and moments, and of what is whole at the ends.
+
+    Learners that split networks hold a part; they begin and end with two whole policies, though.
+    """
+    policy, critic, value = networks.policy, networks.critic, networks.value
+    num = learner.num_workers if learner.strategy == "fsdp" else 1
+    own = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    judges = num_parameters(critic) // (1 if critic.differentiates_twice else num)
+    of_value = num_parameters(value) // num
+    is_adapted = isinstance(policy.network, Adapted)
+    copies, part = COPIES + training.max_offpolicy_steps, 1 if is_adapted else num
+    weights = FLOAT * (own * copies // part + own * draws_here + judges + of_value)
+    if isinstance(policy.network, Adapted):  # weights at rest are there once for all copies
+        at_rest = policy.network.bytes_at_rest
+        weights += at_rest // num + at_rest * draws_here
+    trained = own // part + judges + of_value * algorithm.uses_value
+    return weights, FLOAT * ADAM * trained, 2 * FLOAT * own * (num > 1)
+
+
+def _activations(
+    networks: Networks, algorithm: Algorithm, training: TrainingConfig, *, num_learners: int
+) -> dict[str, int]:
+    """Bytes that an update of each network keeps for the way back, of a learner's own rows."""
+    policy, critic, value = networks.policy, networks.critic, networks.value
+    rows = training.micro_batch_size
+
+    def own(num: int) -> int:
+        return -(-min(num, rows or num) // num_learners)
+
+    forwards, batch = algorithm.kept_calls(policy.num_steps)
+    found = {"policy": forwards * activation_bytes(policy, -(-batch // num_learners))}
+    if isinstance(critic, InPixels):
+        found["policy"] += kept_bytes(partial(_seen, critic, policy), critic, critic.at_once)
+    if num_parameters(critic):
+        size = own(training.batch_size)
+        found["critic"] = kept_bytes(partial(_critic_loss, critic, policy), critic, size)
+    if algorithm.uses_value:
+        size = own(training.batch_size * policy.num_steps)
+        found["value"] = kept_bytes(partial(_values, value, policy), value, size)
+    return found
 
 
 def activation_bytes(policy: DenoisingPolicy, batch: int) -> int:

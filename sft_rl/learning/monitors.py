@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ from sft_rl.algorithms.baselines import baseline_values
 from sft_rl.errors import UserError
 from sft_rl.learning.optim import micro_batches
 from sft_rl.learning.team import Team
+from sft_rl.policy import IMAGES_A_CHUNK, POINTS_A_CHUNK, DenoisingPolicy
 from sft_rl.storage.dtensors import whole
 from sft_rl.types import Metrics, Trajectories, Transitions, given
 
@@ -94,15 +95,14 @@ def drift(trajectories: Trajectories, networks: Networks) -> Metrics:
     Looks at the first 256 trajectories. Steps without noise have no density and count as 0.
     """
     policy = networks.policy
-    latents, labels = trajectories.latents[:, :NUM_WATCHED], _watched_labels(trajectories)
+    change = (_log_probs(policy, trajectories) - trajectories.log_probs[:, :NUM_WATCHED]).abs()
+    metrics = {f"log_prob_drift_{k}": v for k, v in enumerate(change.mean(dim=1).tolist())}
     steps = trajectories.step_index[:, :NUM_WATCHED]
-    log_probs = policy.log_prob(latents[:-1], latents[1:], steps, labels)
-    change = (log_probs - trajectories.log_probs[:, :NUM_WATCHED]).abs().mean(dim=1)
-    metrics = {f"log_prob_drift_{k}": value for k, value in enumerate(change.tolist())}
-    has_noise = (policy.step_std(steps).flatten(2).squeeze(2) > 0).expand(log_probs.shape)
+    has_noise = (policy.step_std(steps).flatten(2).squeeze(2) > 0).expand(change.shape)
     if has_noise.any():
-        kl = policy.kl(networks.pretrained, latents[:-1], steps, labels)
-        metrics["kl_to_pretrained"] = kl[has_noise].mean().item()
+        first = networks.pretrained
+        kl = [policy.kl(first, x[:-1], k, labels) for x, k, labels in _watched(trajectories)]
+        metrics["kl_to_pretrained"] = torch.cat(kl, dim=1)[has_noise].mean().item()
     return metrics
 
 
@@ -118,10 +118,8 @@ def staleness(trajectories: Trajectories, networks: Networks) -> Metrics:
     and of chains ln(1 + chi^2) = ln E[r^2], nats, which grows without a bound. Steps without noise
     have no density and count as ratio 1. Looks at the first 256 trajectories.
     """
-    policy, old = networks.policy, trajectories.log_probs[:, :NUM_WATCHED].double()
-    latents, labels = trajectories.latents[:, :NUM_WATCHED], _watched_labels(trajectories)
-    steps = trajectories.step_index[:, :NUM_WATCHED]
-    log_ratio = policy.log_prob(latents[:-1], latents[1:], steps, labels).double() - old
+    old = trajectories.log_probs[:, :NUM_WATCHED].double()
+    log_ratio = _log_probs(networks.policy, trajectories).double() - old
     chain = log_ratio.sum(dim=0)
     shares = _effective_share(log_ratio).tolist()
     return {
@@ -242,6 +240,26 @@ def _policy_gradient(
     gradient = torch.cat([grad.flatten() for grad in grads])
     policy.zero_grad(set_to_none=True)
     return gradient
+
+
+def _log_probs(policy: DenoisingPolicy, trajectories: Trajectories) -> Tensor:
+    """Log-probs of the watched trajectories' actions, nats, shape (T, n)."""
+    watched = _watched(trajectories)
+    return torch.cat([policy.log_prob(x[:-1], x[1:], k, labels) for x, k, labels in watched], dim=1)
+
+
+def _watched(trajectories: Trajectories) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield latents (T+1, n, *shape), steps and labels of the watched trajectories, few at once.
+
+    All T * 256 states together would take the memory of a policy step.
+    """
+    latents, steps, labels = trajectories.latents, trajectories.step_index, trajectories.labels
+    rows = POINTS_A_CHUNK if latents.ndim == 3 else IMAGES_A_CHUNK
+    num, size = min(latents.shape[1], NUM_WATCHED), max(rows // trajectories.num_steps, 1)
+    for start in range(0, num, size):
+        some = slice(start, min(start + size, num))
+        own = some if steps.shape[1] > 1 else slice(None)  # one for all
+        yield latents[:, some], steps[:, own], None if labels is None else labels[some]
 
 
 def _watched_labels(trajectories: Trajectories) -> Tensor | None:

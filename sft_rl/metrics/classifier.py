@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sft_rl.data.images import ImageDataset
+from sft_rl.data.units import Units
 from sft_rl.seeding import derive_seed, generator, num_threads
 from sft_rl.storage.cache import Key, arithmetic, cached, digest
 from sft_rl.storage.checkpoint import Checkpoint
@@ -51,18 +52,25 @@ class Classifier(nn.Module):
         return self.classes(F.silu(self.features(self.tower(images))))  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def classes_of(self, images: Tensor) -> Array:
-        """The class that it takes each of the images (N, C, H, W) for, int64, shape (N,)."""
-        return torch.cat([self(part).argmax(1) for part in torch.split(images, CHUNK)]).numpy()
+    def classes_of(self, images: Tensor, units: Units) -> Array:
+        """The class that it takes each of the images for, int64, shape (N,).
+
+        Args:
+            images: In pixel values, uint8, shape (N, C, H, W).
+            units: Turn a few at once into what it sees.
+        """
+        parts = torch.split(images, CHUNK)
+        return torch.cat([self(units.to_model(part)).argmax(1) for part in parts]).numpy()
 
     @torch.inference_mode()
-    def embed(self, images: Tensor) -> Array:
-        """Features of images (N, C, H, W) of -1..1, float64, shape (N, 32).
+    def embed(self, images: Tensor, units: Units) -> Array:
+        """Features of images, float64, shape (N, 32); arguments as of :meth:`classes_of`.
 
         Scaled so that their variance over the training images is 1 on average.
         """
-        parts = [self.features(self.tower(part)) for part in torch.split(images, CHUNK)]
-        return (torch.cat(parts) / self.spread).double().numpy()
+        parts = torch.split(images, CHUNK)
+        found = [self.features(self.tower(units.to_model(part))) for part in parts]
+        return (torch.cat(found) / self.spread).double().numpy()
 
 
 def classifier_key(data: ImageDataset, seed: int = 0) -> Key:
@@ -109,8 +117,7 @@ def cached_classifier(data: ImageDataset, *, seed: int = 0) -> tuple[Classifier,
 def _accuracy(classifier: Classifier, data: ImageDataset) -> float:
     """Share of the held-out images that it names rightly."""
     assert data.held_out is not None and data.held_out_labels is not None, "labels are needed"
-    held_out = data.units.to_model(torch.from_numpy(data.held_out))
-    guesses = classifier.classes_of(held_out)
+    guesses = classifier.classes_of(torch.from_numpy(data.held_out), data.units)
     return float((guesses == data.held_out_labels.numpy()).mean())
 
 
@@ -134,6 +141,6 @@ def _train(data: ImageDataset, labels: Tensor, num_classes: int, seed: int) -> C
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     classifier.eval().requires_grad_(False)
-    features = classifier.embed(data.units.to_model(data.train[:10_000]))
+    features = classifier.embed(data.train[:10_000], data.units)
     classifier.spread.fill_(float(np.sqrt(features.var(axis=0).mean())))
     return classifier

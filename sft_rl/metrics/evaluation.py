@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from sft_rl.config import MetricsConfig
@@ -18,6 +20,8 @@ from sft_rl.seeding import generator
 from sft_rl.storage.cache import Key, digest
 from sft_rl.types import Metrics, Progress, silent
 
+AT_ONCE = 5000
+"""Samples that are drawn before they are kept as the data are: whole chunks of a policy's."""
 NUM_FLOOR_DRAWS = 8
 VALIDATION_FACTOR = 2
 REFERENCES = {"held_out": "held-out", "train": "training"}
@@ -104,8 +108,20 @@ class Evaluator:
     ) -> Array:
         source = self._source(policy, purpose)
         labels = policy.random_labels(num, source)
-        samples = policy.sample(num, source, labels, progress=progress)
-        return self.data.units.joined(samples, labels)
+        units, whole = self.data.units, None
+        for start in range(0, num, AT_ONCE):
+            rows = slice(start, min(start + AT_ONCE, num))
+
+            def tell(done: int, total: int, _: Metrics, rows: slice = rows) -> None:
+                progress(rows.start + math.ceil((rows.stop - rows.start) * done / total), num, {})
+
+            own = None if labels is None else labels[rows]
+            drawn = policy.sample(rows.stop - start, source, own, progress=tell)
+            part = units.joined(drawn, own)  # pixels are bytes: a fourth of what was drawn
+            whole = np.empty((num, *part.shape[1:]), part.dtype) if whole is None else whole
+            whole[rows] = part
+        assert whole is not None, "no protocol wants none"
+        return whole
 
     def validate(self, policy: DenoisingPolicy) -> tuple[Metrics, Array | None]:
         """Measure a policy against validation data, with noise of its own, and make a picture.

@@ -98,11 +98,11 @@ class ClassifierFeatures:
 
     def __call__(self, images: Array) -> Array:
         """Map images (N, C, H, W), uint8, to float64 (N, 32)."""
-        return self._trained[0].embed(self.data.units.to_model(torch.from_numpy(images)))
+        return self._trained[0].embed(torch.from_numpy(images), self.data.units)
 
     def classes(self, images: Array) -> Array:
         """The class that it takes each image for, int64, shape (N,)."""
-        return self._trained[0].classes_of(self.data.units.to_model(torch.from_numpy(images)))
+        return self._trained[0].classes_of(torch.from_numpy(images), self.data.units)
 
     def published(self, reference: Gaussian, real: Array, generated: Array) -> Metrics:
         """Precision and recall."""

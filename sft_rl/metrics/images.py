@@ -21,7 +21,10 @@ from sft_rl.types import Metrics
 
 Array = np.ndarray
 FORMAT = 1
-CHUNK = 500
+CHUNK, BLOCK = 500, 5000
+"""Images that are compared at once, and with how many others."""
+MOST_PRODUCTS, FEWEST = 4 * 10**11, 500
+"""Products of pixel values when copies are looked for: how many of the samples that allows."""
 
 
 class FeaturesTo:
@@ -146,7 +149,9 @@ class Images:
         return self._prepared[1]
 
     def _nearest(self, images: Array) -> Array:
-        return nearest_distances(images, self.data.train.numpy())
+        train = self.data.train.numpy()
+        num = max(MOST_PRODUCTS // train.size, FEWEST)
+        return nearest_distances(images[:num], train)
 
     @cached_property
     def _usual(self) -> float:
@@ -189,6 +194,10 @@ def nearest_distances(images: Array, others: Array) -> Array:
 
     Pixel values are taken as they are.
     """
-    x, y = (torch.from_numpy(a.reshape(len(a), -1).astype(np.float32)) for a in (images, others))
-    parts = [torch.cdist(part, y).amin(dim=1) for part in torch.split(x, CHUNK)]
-    return torch.cat(parts).numpy()
+    x, y = (torch.from_numpy(a).flatten(1) for a in (images, others))
+    nearest = torch.full((len(x),), torch.inf)
+    for some in torch.split(y, BLOCK):  # bytes, until they are compared
+        few = some.float()
+        for own, part in zip(torch.split(nearest, CHUNK), torch.split(x, CHUNK), strict=True):
+            torch.minimum(own, torch.cdist(part.float(), few).amin(dim=1), out=own)
+    return nearest.numpy()

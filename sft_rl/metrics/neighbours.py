@@ -13,7 +13,8 @@ Array = np.ndarray
 NEIGHBOURS = 5
 MAX_TREE_DIM = 8
 """Beyond, a tree looks at nearly all points anyway and a matrix of distances is quicker."""
-CHUNK = 500
+CHUNK, ENTRIES = 500, 2**23
+"""Rows of a matrix of distances at once, and entries at most."""
 
 
 def precision_recall(
@@ -74,7 +75,7 @@ def _nearest(points: Array, members: Array, num: int) -> tuple[Array, Array]:
     y = torch.from_numpy(members)
     parts = [
         torch.cdist(part, y).topk(num, dim=1, largest=False)
-        for part in torch.split(torch.from_numpy(points), CHUNK)
+        for part in torch.split(torch.from_numpy(points), _at_once(y))
     ]
     distances, index = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return distances, index
@@ -94,9 +95,13 @@ def _covered(points: Array, members: Array, neighbours: int) -> float:
         return float(inside.mean())
     x, y, radius = (torch.from_numpy(a) for a in (points, members, radii))
     parts: list[Tensor] = [
-        (torch.cdist(part, y) <= radius).any(dim=1) for part in torch.split(x, CHUNK)
+        (torch.cdist(part, y) <= radius).any(dim=1) for part in torch.split(x, _at_once(y))
     ]
     return torch.cat(parts).double().mean().item()
+
+
+def _at_once(members: Tensor) -> int:
+    return max(min(CHUNK, ENTRIES // len(members)), 1)
 
 
 def _suits_tree(points: Array) -> bool:

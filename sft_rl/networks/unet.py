@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +9,7 @@ from diffusers import DiTTransformer2DModel, ModelMixin, UNet2DModel
 from torch import Tensor, nn
 
 from sft_rl.errors import UserError
+from sft_rl.networks.precision import computing
 from sft_rl.types import for_all
 
 SIZES = ("sample_size", "in_channels", "out_channels")
@@ -82,9 +82,7 @@ class UNet(nn.Module):
         times = t.to(x.dtype).expand(lead).reshape(-1)
         rows = None if labels is None else for_all(labels, lead)
         classes = None if rows is None else rows.reshape(-1, *rows.shape[len(lead) :])
-        # A dry run's tensors are "meta", which autocast does not know: counted as float32.
-        narrow = self.in_bfloat16 and not x.is_meta
-        with torch.autocast(x.device.type, torch.bfloat16) if narrow else nullcontext():
+        with computing(x.device, bfloat16=self.in_bfloat16):
             output = self.called(flat, times, classes)
         mean = output[:, : flat.shape[1]]
         return mean.to(x.dtype).reshape(x.shape)

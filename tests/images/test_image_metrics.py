@@ -16,13 +16,19 @@ from sft_rl.errors import UserError
 from sft_rl.metrics.by_class import by_class
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.metrics.fidelity import read_gaussian
-from sft_rl.metrics.images import FeaturesTo, Images, nearest_distances
+from sft_rl.metrics.images import BLOCK, CHUNK, FeaturesTo, Images, nearest_distances
 
 
 def test_nearest_distances():
     images = np.array([[[0, 0]], [[3, 4]]], np.uint8)
     others = np.array([[[0, 0]], [[6, 8]]], np.uint8)
     assert nearest_distances(images, others).tolist() == pytest.approx([0.0, 5.0], abs=1e-3)
+    many = np.random.default_rng(0).integers(0, 256, (BLOCK + CHUNK + 3, 1, 1, 4), np.uint8)
+    few, many = many[-CHUNK - 1 :], many[:-CHUNK]  # of which one is in both
+    apart = few.reshape(-1, 1, 4).astype(float) - many.reshape(1, -1, 4)
+    expected = np.linalg.norm(apart, axis=-1).min(axis=1)
+    # Squares of 2e5 in float32: roots of their rounding where points coincide.
+    np.testing.assert_allclose(nearest_distances(few, many), expected, rtol=1e-3, atol=0.3)
 
 
 def evaluator_of(*settings: str) -> Evaluator:

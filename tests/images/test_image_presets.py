@@ -20,6 +20,7 @@ from sft_rl.jobs.dry_run import (
     activation_bytes,
     check_memory,
     dry_run,
+    kept_bytes,
     memory_of,
     object_bytes,
     requirements_of,
@@ -43,6 +44,7 @@ TINY = (
     "value.widths=[8]",
     "sampler.start_time=30",
 )
+TINY_GLYPHS = "data.num_points=200"
 
 
 def needs(preset: str, *settings: str) -> dict[str, str]:
@@ -112,13 +114,32 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_does():
     needs = partial(requirements_of, config)
     needed = needs(None).num_bytes
     check_memory(config, available=needed)
-    words = r"needs 0\.90 GiB of memory, there are 0\.7\d GiB; training\.micro_batch_size=64 does"
+    words = r"needs 1\.02 GiB of memory, there are 0\.8\d GiB; training\.micro_batch_size=64 does"
     with pytest.raises(UserError, match=words):
         check_memory(config, available=needs(64).num_bytes)
     with pytest.raises(UserError, match=r"a smaller training\.batch_size may"):
         check_memory(config, available=2**20)
     here = memory_of(torch.device("cpu"))
     assert needed < here < 2**44
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_dry_run_counts_what_is_kept(precision: str):
+    """Without data as with data, in half the bytes where autocast halves them."""
+    config, _ = resolve(load_config("glyphs16", [f"model.precision={precision}", TINY_GLYPHS]))
+    with torch.device("meta"):
+        shapes = policy_of(config, network_of(config))
+    policy = policy_of(config, network_of(config))
+    latents, labels = torch.zeros(3, *policy.shape), policy.blank_labels(3)
+
+    def call(num: int) -> None:
+        policy.network(latents[:num], torch.zeros(num), labels[:num])
+
+    assert activation_bytes(shapes, 3) == pytest.approx(kept_bytes(call, policy, 3), rel=0.02)
+    if precision == "bfloat16":
+        narrow = activation_bytes(shapes, 100)
+        shapes.network.in_bfloat16 = False
+        assert narrow < 0.6 * activation_bytes(shapes, 100)
 
 
 def test_rays_objects_are_weights_and_trajectories():
