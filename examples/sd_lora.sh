@@ -1,6 +1,6 @@
 #!/bin/sh
 # From Stable Diffusion 1.5, XL or 3 to four steps by a low-rank adapter. Not run as it stands: no weights were there.
-# By --dry-run, without weights: 8.3 GiB, of XL 25.3, of 3 (medium) 11.5, text encoders and autoencoder aside.
+# By --dry-run, without weights: 6.4 GiB, of XL 18.3, of 3 (medium) 10.0, text encoders and autoencoder aside.
 #   hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --local-dir sd15
 #   sh examples/sd_lora.sh sd15 pictures            # pictures, each with a .txt beside it: the critic leads
 #   sh examples/sd_lora.sh sd15 prompts.txt my_rewards:aesthetic     # prompts and a reward

@@ -53,4 +53,4 @@ def test_what_is_rounded_at_every_call_is_kept_rounded(
     model = config.model.model_copy(update={"precision": "float32"})
     wide = config.model_copy(update={"model": model})
     bytes_of = [requirements_of(c, None).num_bytes for c in (wide, config)]
-    assert bytes_of[0] - bytes_of[1] == 2 * (4 * sum(p.numel() for p in at_rest) - taken)
+    assert bytes_of[0] - bytes_of[1] >= 2 * (4 * sum(p.numel() for p in at_rest) - taken)
