@@ -18,8 +18,8 @@ from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_runner
 from sft_rl.learning.monitors import staleness
 from sft_rl.policy import to_arrays
+from sft_rl.runs.checks import check_settings
 from sft_rl.runs.parts import network_of, networks_of
-from sft_rl.runs.resolve import check_settings
 
 pytestmark = PROCESSES
 

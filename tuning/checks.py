@@ -9,7 +9,7 @@ from sft_rl.config.files import lookup
 from sft_rl.distributed import placement
 from sft_rl.distributed.session import check_ray
 from sft_rl.errors import UserError
-from sft_rl.runs.resolve import check_settings
+from sft_rl.runs.checks import check_settings
 from tuning.objective import load_objective
 from tuning.search import STEPS, Search
 

@@ -22,8 +22,7 @@ from sft_rl.policy import load_arrays
 from sft_rl.rewards import Objective
 from sft_rl.rollout.runner import Collector, LocalCollector, RolloutRunner, Weights
 from sft_rl.rollout.scored import ScoredAheadCollector, ScoredCollector
-from sft_rl.runs.parts import algorithm_of, network_of, policy_of
-from sft_rl.runs.resolve import rollout_device
+from sft_rl.runs.parts import algorithm_of, network_of, policy_of, rollout_device
 
 if TYPE_CHECKING:
     from sft_rl.distributed.session import RaySession

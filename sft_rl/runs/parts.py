@@ -292,3 +292,10 @@ def learner_of(
         seed=config.seed,
         team=team,
     )
+
+
+def rollout_device(config: Config) -> torch.device:
+    """Where trajectories are drawn."""
+    if config.rollout.num_workers == 0:  # this process, so the learner's device
+        return resolve_device(config.device)
+    return torch.device("cuda" if config.rollout.num_gpus_per_worker > 0 else "cpu")
