@@ -39,7 +39,7 @@ def check(
     reward: OwnReward = None,
     trains: bool = True,
 ) -> None:
-    """Refuse what cannot work, before anything starts; arguments as of :func:`sft_rl.runs.resolve.resolve`.
+    """Refuse what cannot work; arguments as of :func:`sft_rl.runs.resolve.resolve`.
 
     Raises:
         UserError: Naming the field, what was given and what is allowed.
