@@ -30,6 +30,11 @@ class Critic(Stateful, nn.Module):
     """Whether its loss may hold a gradient, or calls the critic in other ways than ``critic(x)``:
     then learners that split networks leave it whole."""
 
+    @property
+    def inner(self) -> "Critic":
+        """The critic whose calls are divided among learners: itself, or one that it asks."""
+        return self
+
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,); differentiable in x."""
         raise NotImplementedError

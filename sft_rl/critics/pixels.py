@@ -27,6 +27,11 @@ class InPixels(Critic):
         self.latents = latents
 
     @property
+    def inner(self) -> Critic:
+        """The critic of pictures."""
+        return self.critic
+
+    @property
     def at_once(self) -> int:
         """How many pictures' activations are there at once for a gradient."""
         return at_once(self.latents)

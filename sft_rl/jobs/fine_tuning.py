@@ -137,7 +137,7 @@ def fine_tune(
             stack.enter_context(
                 team.divide(
                     networks.policy.network,
-                    networks.critic,
+                    networks.critic.inner,
                     networks.value,
                     by_vector=networks.policy.conditions is not None,
                 )

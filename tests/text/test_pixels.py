@@ -4,15 +4,23 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from diffusers import AutoencoderKL
 
 from sft_rl.cli import main
+from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.critics.pixels import InPixels
 from sft_rl.data.latents import BATCH
+from sft_rl.distributed.team import TorchTeam
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_runner
 from sft_rl.jobs.dry_run import requirements_of
+from sft_rl.learning.team import Team
+from sft_rl.networks.lora import base_of
+from sft_rl.policy import to_arrays
+from sft_rl.pretrained.pictures import data_of
 from sft_rl.runs.parts import full_step_network, learner_of, networks_of
 from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
@@ -53,6 +61,43 @@ def test_it_is_a_critic_of_decoded_pictures(settings: list[str], pipeline_folder
     of_latents = config.critic.model_copy(update={"space": "latents"})
     less = requirements_of(config.model_copy(update={"critic": of_latents}), 3).num_bytes
     assert requirements_of(config, 3).num_bytes > less
+
+
+def of_one(config: ResolvedConfig, team: Team) -> list[torch.Tensor]:
+    """Gradients of a team's critic step and its policy step."""
+    data = data_of(config)
+    network, _ = full_step_network(config, data)
+    networks = networks_of(config, network)
+    runner = build_runner(config, base=to_arrays(base_of(networks.policy.network)))
+    learner = learner_of(config, networks, data, team=team)
+    runner.load(0, learner.weights())
+    batch = Trajectories.concatenate([runner.collect(0, 0)])
+    with team.divide(networks.policy.network, networks.critic.inner, networks.value):
+        learner.judge(batch, 0, 0)
+        learner.update_policy(batch, 0)
+    every = (*networks.critic.parameters(), *networks.policy.parameters())
+    return [p.grad for p in every if p.grad is not None]
+
+
+def member(rank: int, folder: Path, config: ResolvedConfig) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    torch.save(of_one(config, TorchTeam()), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow  # two processes that import diffusers and transformers
+def test_two_learners_give_the_numbers_of_one(settings: list[str], tmp_path: Path):
+    own = [*settings, "critic.space=pixels", "algorithm=pathwise", "data.num_points=15"]
+    config, _ = resolve(load_config("images", own))
+    alone = of_one(config, Team())
+    mp.start_processes(member, (tmp_path, config), nprocs=2, start_method="spawn")
+    for rank in range(2):
+        together = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert len(together) > 20
+        for one, other in zip(alone, together, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)
 
 
 def test_tiles_are_those_of_diffusers(settings: list[str], pipeline_folder: Path):
