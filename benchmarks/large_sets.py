@@ -6,7 +6,7 @@
 Draws pictures into a zip file, reads it in a process of its own, twice: once decoding, once from
 the cache; then measures as many samples against as many training images. Peaks are those of the
 process beyond its imports: of all its memory, to which pages of the mapped cache count, and of
-what is its own. Writes ``benchmarks/results/large_sets.json``.
+what is its own. Writes ``benchmarks/results/large_sets_SIZE.json``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PIL import Image
 
 from benchmarks.machine import RESULTS, machine
 
-CLASSES = 4
+CLASSES, DRAWN = 4, 2000
 READ = """
 import resource, sys, threading, time
 import numpy as np, PIL.Image, sklearn, torch
@@ -66,17 +66,23 @@ print({
 
 
 def draw(file: Path, num: int, size: int) -> None:
-    """Write pictures of a gradient and a rectangle, in a folder for each class, as PNG."""
+    """Write pictures of a gradient and a rectangle as PNG, in a folder for each class.
+
+    Some thousands are drawn, and written again and again under other names.
+    """
     source = np.random.default_rng(0)
     ramp = np.linspace(0, 60, size, dtype=np.uint8)[None, :, None]
+    drawn = []
+    for _ in range(DRAWN):
+        pixels = np.broadcast_to(ramp, (size, size, 3)) + source.integers(0, 90, 3, np.uint8)
+        top, left = source.integers(0, size // 2, 2)
+        pixels[top : top + size // 4, left : left + size // 3] = source.integers(0, 256, 3)
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "png", compress_level=1)
+        drawn.append(stream.getvalue())
     with zipfile.ZipFile(file, "w") as archive:
         for i in range(num):
-            pixels = np.broadcast_to(ramp, (size, size, 3)) + source.integers(0, 90, 3, np.uint8)
-            top, left = source.integers(0, size // 2, 2)
-            pixels[top : top + size // 4, left : left + size // 3] = source.integers(0, 256, 3)
-            stream = io.BytesIO()
-            Image.fromarray(pixels).save(stream, "png", compress_level=1)
-            archive.writestr(f"{i % CLASSES}/{i:06d}.png", stream.getvalue())
+            archive.writestr(f"{i % CLASSES}/{i:06d}.png", drawn[i % DRAWN])
 
 
 def read(file: Path, size: int, *, measured: int, cache: Path) -> dict[str, int]:
@@ -102,16 +108,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file, cache = Path(folder) / "pictures.zip", Path(folder) / "cache"
         draw(file, given.num, given.size)
-        runs = {
-            "decoded": read(file, given.size, measured=0, cache=cache),
-            "cached": read(file, given.size, measured=0, cache=cache),
-        }
-        if given.measured:
-            runs["measured"] = read(file, given.size, measured=given.measured, cache=cache)
-    for name, row in runs.items():
-        print(name, row)
+        runs = {}
+        for name in ("decoded", "cached", *(("measured",) if given.measured else ())):
+            measured = given.measured if name == "measured" else 0
+            runs[name] = read(file, given.size, measured=measured, cache=cache)
+            print(name, runs[name], flush=True)
     result = {"machine": machine(), "arguments": vars(given), "runs": runs}
-    (RESULTS / "large_sets.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"large_sets_{given.size}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

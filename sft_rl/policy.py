@@ -21,7 +21,10 @@ from sft_rl.seeding import random_labels
 from sft_rl.storage.dtensors import whole
 from sft_rl.types import Progress, given, silent
 
-POINTS_A_CHUNK, IMAGES_A_CHUNK = 2500, 250
+
+def chunk_of(shape: tuple[int, ...]) -> int:
+    """How many samples of a shape go through a network at once, to stay in the CPU's cache."""
+    return 2500 if len(shape) == 1 else 250
 
 
 class Drawn(NamedTuple):
@@ -318,7 +321,7 @@ class DenoisingPolicy(nn.Module):
         """
         if labels is None:
             labels = self.random_labels(num, generator)
-        chunk_size = POINTS_A_CHUNK if len(self.shape) == 1 else IMAGES_A_CHUNK
+        chunk_size = chunk_of(self.shape)
         samples = torch.empty(num, *self.shape, device=self.device)
         done, total = 0, -(-num // chunk_size) * self.num_steps
         for start in range(0, num, chunk_size):

@@ -1,14 +1,23 @@
 """Distances in closed form."""
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from sft_rl.config import ResolvedConfig
+from sft_rl.data import load_dataset
 from sft_rl.metrics.distances import (
     earth_movers,
     mmd,
     noise_floor,
     sliced_wasserstein,
 )
+from sft_rl.metrics.evaluation import AT_ONCE, Evaluator
+from sft_rl.policy import chunk_of
+from sft_rl.runs.parts import network_of, policy_of
+from sft_rl.seeding import generator
 
 POINTS = np.random.default_rng(0).normal(size=(500, 2))
 
@@ -55,3 +64,18 @@ def test_mmd_is_unbiased_around_zero_and_grows_with_the_distance():
 def test_the_noise_floor_is_the_mean_distance_of_real_to_real():
     draws = [np.full((3, 1), value) for value in (0.0, 1.0, 3.0)]
     assert noise_floor(earth_movers, draws) == pytest.approx(2.0)
+
+
+def test_samples_are_those_of_one_go_however_many_are_held_at_once(
+    tiny_config: Callable[..., ResolvedConfig],
+):
+    num = AT_ONCE + 1234
+    config = tiny_config(f"metrics.num_samples={num}", "metrics.num_excess=10")
+    data = load_dataset(config.data)
+    policy, evaluator = policy_of(config, network_of(config)), Evaluator(data, config.metrics)
+    told: list[tuple[int, int]] = []
+    samples = evaluator.samples(policy, progress=lambda done, total, _: told.append((done, total)))
+    source = generator(config.metrics.seed, "evaluation", device=policy.device)
+    np.testing.assert_array_equal(samples, data.units.to_data(policy.sample(num, source)))
+    total = policy.num_steps * math.ceil(num / chunk_of(policy.shape))
+    assert told == [(done, total) for done in range(1, total + 1)]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sft_rl.algorithms.base import Networks
-from sft_rl.policy import IMAGES_A_CHUNK, POINTS_A_CHUNK
+from sft_rl.policy import chunk_of
 from sft_rl.types import Trajectories, for_all, given
 
 
@@ -105,7 +105,7 @@ def _expected_scores(trajectories: Trajectories, networks: Networks) -> Tensor:
         return expected.new_zeros(lead)
     flat = expected.flatten(0, 1)
     rows = [for_all(y, lead).flatten(0, 1) for y in given(labels)]
-    size = POINTS_A_CHUNK if networks.policy.event_ndim == 1 else IMAGES_A_CHUNK
+    size = chunk_of(networks.policy.shape)
     parts = [
         networks.score(*(values[start : start + size] for values in (flat, *rows)))
         for start in range(0, len(flat), size)

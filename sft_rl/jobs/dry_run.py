@@ -95,7 +95,7 @@ def check_memory(config: ResolvedConfig, *, available: int | None = None) -> Non
         available: Bytes of memory; by default those of the learner's device.
 
     Raises:
-        UserError: With the largest micro-batch that fits, if there is one.
+        UserError: With the largest micro-batch that fits, or what else may.
     """
     if available is None:
         available = memory_of(resolve_device(config.device))
@@ -107,10 +107,20 @@ def check_memory(config: ResolvedConfig, *, available: int | None = None) -> Non
     rows = (training.micro_batch_size or training.batch_size) // 2 if splits else 0
     while rows and requirements_of(config, rows).num_bytes > available:
         rows //= 2
-    fits = f"training.micro_batch_size={rows} does" if rows else "a smaller training.batch_size may"
+    alone = training.model_copy(update={"batch_size": 1})
+    least = requirements_of(config.model_copy(update={"training": alone}), 1).num_bytes
+    if rows:
+        fits = f"training.micro_batch_size={rows} does fit"
+    elif least <= available:
+        fits = "a smaller training.batch_size may fit"
+    else:
+        fits = (
+            f"a batch of one needs {_gib(least)}: take a smaller network, or several learners that "
+            "split it (learner.strategy=fsdp)"
+        )
     raise UserError(
         f"training.batch_size: an iteration needs {_gib(needed)} of memory, there are "
-        f"{_gib(available)}; {fits} fit"
+        f"{_gib(available)}; {fits}"
     )
 
 

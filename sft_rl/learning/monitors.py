@@ -15,7 +15,7 @@ from sft_rl.algorithms.baselines import baseline_values
 from sft_rl.errors import UserError
 from sft_rl.learning.optim import micro_batches
 from sft_rl.learning.team import Team
-from sft_rl.policy import IMAGES_A_CHUNK, POINTS_A_CHUNK, DenoisingPolicy
+from sft_rl.policy import DenoisingPolicy, chunk_of
 from sft_rl.storage.dtensors import whole
 from sft_rl.types import Metrics, Trajectories, Transitions, given
 
@@ -254,8 +254,8 @@ def _watched(trajectories: Trajectories) -> Iterator[tuple[Tensor, Tensor, Tenso
     All T * 256 states together would take the memory of a policy step.
     """
     latents, steps, labels = trajectories.latents, trajectories.step_index, trajectories.labels
-    rows = POINTS_A_CHUNK if latents.ndim == 3 else IMAGES_A_CHUNK
-    num, size = min(latents.shape[1], NUM_WATCHED), max(rows // trajectories.num_steps, 1)
+    size = max(chunk_of(latents.shape[2:]) // trajectories.num_steps, 1)
+    num = min(latents.shape[1], NUM_WATCHED)
     for start in range(0, num, size):
         some = slice(start, min(start + size, num))
         own = some if steps.shape[1] > 1 else slice(None)  # one for all

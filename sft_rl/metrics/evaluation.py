@@ -15,7 +15,7 @@ from sft_rl.data.pictures import sample_grid
 from sft_rl.metrics.distances import Array
 from sft_rl.metrics.estimates import Measured
 from sft_rl.metrics.measures import build_clip, build_measure
-from sft_rl.policy import DenoisingPolicy
+from sft_rl.policy import DenoisingPolicy, chunk_of
 from sft_rl.seeding import generator
 from sft_rl.storage.cache import Key, digest
 from sft_rl.types import Metrics, Progress, silent
@@ -109,11 +109,12 @@ class Evaluator:
         source = self._source(policy, purpose)
         labels = policy.random_labels(num, source)
         units, whole = self.data.units, None
+        num_steps, chunk = policy.num_steps, chunk_of(policy.shape)
         for start in range(0, num, AT_ONCE):
             rows = slice(start, min(start + AT_ONCE, num))
 
-            def tell(done: int, total: int, _: Metrics, rows: slice = rows) -> None:
-                progress(rows.start + math.ceil((rows.stop - rows.start) * done / total), num, {})
+            def tell(done: int, _: int, __: Metrics, before: int = start // chunk) -> None:
+                progress(before * num_steps + done, math.ceil(num / chunk) * num_steps, {})
 
             own = None if labels is None else labels[rows]
             drawn = policy.sample(rows.stop - start, source, own, progress=tell)
