@@ -36,7 +36,7 @@ def conclude(
     data = evaluator.data
     with clock.phase("last evaluation"), num_threads(config.learner.num_threads):
         begun = time.perf_counter()
-        after = evaluator.samples(policy, progress=clock.observer.progress)
+        after = evaluator.samples(policy)
         seconds_per_sample = (time.perf_counter() - begun) / len(after)
         found, found_before = evaluator.measured(after), evaluator.measured(before)
         final, initial = (

@@ -92,7 +92,7 @@ def fine_tune(
             config, reward, data=data, device=device, remote=_scorers(store, clock)
         )
         networks = networks_of(config, network, objective)
-        before = evaluator.samples(networks.policy, progress=clock.observer.progress)
+        before = evaluator.samples(networks.policy)
         base = base_of(networks.policy.network)
         is_adapted = base is not networks.policy.network
         if is_adapted and team.leads:
