@@ -238,7 +238,7 @@ def _train(args: argparse.Namespace, started: float) -> None:
         with ConsoleObserver() as observer:
             if config.data.is_images:
                 observer.phase("images")
-            rows = dry_run(config, progress=observer.progress)
+            rows = dry_run(config, progress=observer.progress, warn=observer.warn)
         observer.table(f"{config.preset}: what a run needs", rows)
         return
     from sft_rl.jobs.commands import train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -51,7 +52,11 @@ class Requirements:
 
 
 def dry_run(
-    config: Config, *, data: Dataset | None = None, progress: Progress = silent
+    config: Config,
+    *,
+    data: Dataset | None = None,
+    progress: Progress = silent,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> dict[str, str]:
     """Say what a run will need; return the rows of a table.
 
@@ -61,8 +66,9 @@ def dry_run(
         config: The settings.
         data: The data, where Python hands them over.
         progress: Is told how many pictures are decoded.
+        warn: Is told what will be left out or cut.
     """
-    resolved, data = resolve(config, data=data, fetch=False, progress=progress)
+    resolved, data = resolve(config, data=data, fetch=False, progress=progress, warn=warn)
     there = memory_of(resolve_device(resolved.device))
     rows = requirements_of(resolved, resolved.training.micro_batch_size).rows
     model = resolved.model

@@ -24,8 +24,10 @@ BATCH = 32
 
 
 def is_pipeline(folder: Path) -> bool:
-    """Whether a folder is of a pipeline with an autoencoder, whatever else it has."""
-    return (folder / "vae").is_dir()
+    """Whether a folder is of a pipeline with an autoencoder, there or missing."""
+    if (folder / "vae").is_dir():
+        return True
+    return (folder / "model_index.json").is_file() and "vae" in _index(folder)
 
 
 def kind_of(folder: Path) -> PipelineKind:

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.ray
 
 SHORT = ("training.num_iterations=200", "training.eval_every=50", "training.checkpoint_every=50")
 SPREAD = ("rollout.num_workers=3", "rollout.shards_per_batch=4")
-FOREVER = "training.num_iterations=1000000"
+# Nothing moves, or the samples of a run without an end would fly apart, which ends it.
+FOREVER = ("training.num_iterations=1000000", "policy.learning_rate=1e-9")
 
 
 def submitted(done: "subprocess.CompletedProcess[str]") -> str:
@@ -182,7 +183,7 @@ def left_alone(ray_cluster, tmp_path_factory, tiny_settings) -> str:
     folder = tmp_path_factory.mktemp("judge")
     (folder / "judge.py").write_text(JUDGE)
     scored = "reward.terms=[critic, {use: judge:reward, num_scorers: 1, num_cpus_per_scorer: 0.5}]"
-    command = train(*tiny_settings, FOREVER, "rollout.num_workers=1", scored)
+    command = train(*tiny_settings, *FOREVER, "rollout.num_workers=1", scored)
     storage = ("--storage", str(ray_cluster.folder / "runs"))
     submit = ("submit", "--secret", "JUDGE_KEY", *storage, *command)
     missing = ray_cluster.run(*submit, cwd=folder)
@@ -218,8 +219,9 @@ def test_a_secret_is_in_no_list(ray_cluster, left_alone):
     everything = json.dumps(lists)
     entrypoint = ray_cluster.get(f"/api/jobs/{left_alone}")["entrypoint"]
     (key,) = re.findall(r"_sft_rl_\w+.zip", entrypoint)
-    with pytest.raises(HTTPError, match="404"):
+    with pytest.raises(HTTPError, match="404") as gone:
         ray_cluster.get(f"/api/packages/gcs/{key}")
+    gone.value.close()  # else its socket warns later, in another test
     assert "JUDGE_KEY" in everything
     assert SECRET not in everything
 
@@ -236,7 +238,7 @@ def test_ctrl_c_stops_it_if_told_and_its_secret_is_in_no_file(
 
 def test_a_job_that_was_just_sent_is_stopped(sft_rl, ray_cluster, tiny_settings):
     storage = ("--storage", str(ray_cluster.folder / "runs"))
-    job_id = submitted(sft_rl("submit", "--detach", *storage, *train(*tiny_settings, FOREVER)))
+    job_id = submitted(sft_rl("submit", "--detach", *storage, *train(*tiny_settings, *FOREVER)))
     assert sft_rl("jobs", "stop", job_id).stdout == f"{job_id} is STOPPED\n"
     assert sft_rl("jobs", "stop", job_id).stdout == f"{job_id} was already STOPPED\n"
 

@@ -285,6 +285,8 @@ def test_what_is_no_such_pipeline_is_one_line(settings, pipeline_folder, tmp_pat
         tmp_path / "a/vae/x.bin"
     )
     refused(words="safetensors only; there are: x.bin", folder=tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "vae")
+    refused(words="has no vae", folder=tmp_path / "a")
     shutil.rmtree(tmp_path / "a" / "tokenizer")
     refused(words="has no tokenizer", folder=tmp_path / "a")
     with pytest.raises(UserError, match="needs the folder of a text-to-image pipeline"):
