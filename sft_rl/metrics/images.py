@@ -20,7 +20,7 @@ from sft_rl.metrics.neighbours import share_error
 from sft_rl.types import Metrics
 
 Array = np.ndarray
-FORMAT = 1
+FORMAT = 2
 CHUNK, BLOCK = 500, 5000
 """Images that are compared at once, and with how many others."""
 MOST_PRODUCTS, FEWEST = 4 * 10**11, 500
