@@ -168,9 +168,10 @@ def holding(folder: Path, text: str) -> list[Path]:
 
 SECRET = "open-sesame"
 JUDGE = f"""
-import os
+import os, time
 
 def reward(x):
+    time.sleep(0.5)  # a job without an end leaves the cores to the tests beside it
     key = os.environ["JUDGE_KEY"]
     assert key.encode().hex() == {SECRET.encode().hex()!r}
     return x[:, 0]
