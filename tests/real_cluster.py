@@ -134,6 +134,7 @@ class RealCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RUNTIME_ENV_RETRY_TIMES": "1",
+            "RAY_worker_niceness": "0",  # else the tests beside it would starve its workers
             "RAY_prestart_worker_first_driver": "0",  # for each job as many as CPUs
         }
         with (self.folder / f"{name}.log").open("w") as log:
