@@ -1,10 +1,12 @@
 """Kill what runs, at random times, and see that nothing is lost.
 
     python -m benchmarks.chaos --kills 50 --seed 0
+    python -m benchmarks.chaos --kinds autoscaler --kills 60 --kills-per-run 60 --iterations 12000
 
 Real runs of ``sft-rl train`` in processes of their own. While one goes on, a rollout worker, a
 scorer, the learner, the driver or a whole node gets SIGKILL, or a worker gets SIGSTOP and hangs. A
-killed driver is started again with the same command (``--resume auto``). At the end each run's
+killed driver is started again with the same command (``--resume auto``). Under an autoscaler nodes
+leave and join, each some 25 s after another; there are none to three. At the end each run's
 ``policy_sha256`` is compared with that of a run nobody disturbed, and its metrics.csv must have
 every row once.
 """
@@ -22,13 +24,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS, machine
+from benchmarks.nodes import Nodes, started_nodes
 from sft_rl.distributed.session import set_local_environment
 
 SETTINGS = (
@@ -52,6 +53,8 @@ SETTINGS = (
     "rollout.shards_per_batch=2",
 )
 HANG_S = 5
+STILL_S = 60.0
+"""So long nothing happens to a run that does not go on, such as one without nodes."""
 LOST_S = 300.0
 """A run that has not ended so long after its last kill is lost."""
 WORKERS = (
@@ -75,18 +78,26 @@ class Kind:
         kills: What may be killed; drivers and nodes, which cost most time, less often.
         nodes: Nodes beside the head of a cluster; none starts a Ray of the run's own.
         objective: What the run maximises, as it is set in one process.
+        pause_s: At most so long nothing happens, in the midst of a run.
     """
 
     settings: tuple[str, ...]
     kills: tuple[str, ...]
     nodes: int = 0
     objective: str = "reward=critic"
+    pause_s: float = 3.0
 
 
 KINDS = {
     "workers": Kind(WORKERS, ("worker", "worker", "hang", "hang", "driver")),
     "ray_train": Kind((*LEARNER, *ONE_WORKER), ("worker", "hang", "learner", "learner", "driver")),
     "cluster": Kind((*LEARNER, *ONE_WORKER), ("node", "node", "worker", "learner"), nodes=2),
+    "autoscaler": Kind(
+        (*WORKERS[1:], "rollout.num_workers=3"),
+        ("leave", "leave", "join", "join", "worker"),
+        nodes=2,
+        pause_s=50.0,
+    ),
     "scorers": Kind((*ONE_WORKER, SCORERS), ("scorer", "scorer", "scorer", "worker"), 0, SCORED),
 }
 TITLES = {
@@ -125,45 +136,6 @@ def descendants(root: int) -> dict[int, str]:
     while more := {pid for pid, parent in parents.items() if parent in below} - below:
         below |= more
     return {pid: titles[pid] for pid in below - {root}}
-
-
-class Nodes:
-    """A Ray cluster on this machine: a head, and nodes that can be lost."""
-
-    def __init__(self, num: int) -> None:
-        from ray.cluster_utils import Cluster
-
-        own = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-        head = {**own, "num_cpus": 0, "include_dashboard": False}
-        self._own = own
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._nodes = [self._cluster.add_node(**own) for _ in range(num)]
-
-    @property
-    def address(self) -> str:
-        """Where to join."""
-        return str(self._cluster.address)
-
-    def lose(self, source: random.Random) -> None:
-        """Kill one node's processes, and start another node."""
-        victim = self._nodes.pop(source.randrange(len(self._nodes)))
-        self._cluster.remove_node(victim, allow_graceful=False)
-        self._nodes.append(self._cluster.add_node(**self._own))
-
-    def close(self) -> None:
-        """Stop all nodes."""
-        self._cluster.shutdown()
-
-
-@contextmanager
-def started_nodes(num: int) -> Iterator[Nodes | None]:
-    """Start a cluster, if nodes are asked for."""
-    nodes = Nodes(num) if num else None
-    try:
-        yield nodes
-    finally:
-        if nodes is not None:
-            nodes.close()
 
 
 def command(out: Path, iterations: int, settings: tuple[str, ...]) -> list[str]:
@@ -211,7 +183,7 @@ class Chaos:
                 driver = subprocess.Popen(words, stdout=stream, stderr=stream)
             run.starts += 1
             while (code := driver.poll()) is None and len(run.kills) < kills:
-                self._wait(driver, out)
+                self._wait(driver, out, KINDS[kind].pause_s)
                 if driver.poll() is None and (done := self._kill(kind, driver.pid, nodes)):
                     run.kills.append(done)
                     print(f"  {time.monotonic() - begun:5.1f} s  {done}", flush=True)
@@ -228,14 +200,17 @@ class Chaos:
         run.rows_once = code == 0 and has_every_row_once(out, self.iterations)
         return run
 
-    def _wait(self, driver: subprocess.Popen[bytes], out: Path) -> None:
+    def _wait(self, driver: subprocess.Popen[bytes], out: Path, pause_s: float) -> None:
         """Wait some seconds: while a run starts, or while it goes on."""
         deadline = time.monotonic() + self.source.uniform(0.5, 6.0)
         if self.source.random() < 0.8:  # mostly in the midst of fine-tuning
             before = out.joinpath("metrics.csv").stat().st_mtime if self._has_rows(out) else 0.0
+            latest = time.monotonic() + STILL_S
             while driver.poll() is None and not self._has_rows(out, newer_than=before):
+                if time.monotonic() > latest:
+                    break
                 time.sleep(0.05)
-            deadline = time.monotonic() + self.source.uniform(0.0, 3.0)
+            deadline = time.monotonic() + self.source.uniform(0.0, pause_s)
         while time.monotonic() < deadline and driver.poll() is None:
             time.sleep(0.05)
 
@@ -251,7 +226,12 @@ class Chaos:
             os.kill(driver, signal.SIGKILL)
         elif what == "node":
             assert nodes is not None, "only a cluster has nodes"
-            nodes.lose(self.source)
+            nodes.leave(self.source)
+            nodes.join()
+        elif what in ("leave", "join"):
+            assert nodes is not None, "only a cluster has nodes"
+            happened = nodes.leave(self.source) if what == "leave" else nodes.join()
+            return what if happened else ""
         else:
             root = driver if nodes is None else os.getpid()
             found = [p for p, title in descendants(root).items() if title.startswith(TITLES[what])]

@@ -159,7 +159,7 @@ def _collector(make: Any, config: RolloutConfig, num_processes: int) -> Any:
     """A collector of workers in processes of their own, or of threads of some."""
     import ray
 
-    from sft_rl.distributed.collector import RayCollector, RolloutWorker, _Slot
+    from sft_rl.distributed.collector import RayCollector, RolloutWorker
 
     if not num_processes:
         return RayCollector(make, config)
@@ -171,9 +171,9 @@ def _collector(make: Any, config: RolloutConfig, num_processes: int) -> Any:
     processes = [threaded.remote(make, 1, None) for _ in range(num_processes)]
 
     class Threads(RayCollector):
-        def _start(self) -> _Slot:
+        def _start(self) -> Any:
             self._num_started += 1
-            return _Slot(processes[self._num_started % num_processes])
+            return processes[self._num_started % num_processes]
 
     return Threads(make, config)
 

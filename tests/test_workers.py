@@ -52,7 +52,7 @@ def test_a_lost_worker_is_replaced_and_its_shards_are_the_same(
     [
         ("faulty", "a worker failed: ArithmeticError: is broken", 0),
         ("faulty start", "no worker could start: ArithmeticError: no such env", 0),
-        ("stillborn", "3 workers in a row were lost with the same shard, the last one died", 2),
+        ("stillborn", "3 workers in a row were lost before they had started, the last one died", 2),
         ("forgetful", "answered with weights 4, asked for 5; its trajectories are refused", 0),
     ],
 )

@@ -86,10 +86,10 @@ def request(config: ResolvedConfig, iteration: int) -> Request:
     return Request(iteration, iteration + 5, weights, NUM_SHARDS)
 
 
-def pids(collector: Any) -> list[int]:
-    """Processes of a collector's workers; returns when all have started."""
-    calls = [slot.actor.__ray_call__.remote(lambda _: os.getpid()) for slot in collector._slots]
-    return list(ray.get(calls))
+def pid(collector: Any) -> int:
+    """The process of a collector's worker that has a place."""
+    slot = next(slot for slot in collector._slots if not slot.starting)
+    return int(ray.get(slot.actor.__ray_call__.remote(lambda _: os.getpid())))
 
 
 class Disturbed:
@@ -129,7 +129,7 @@ class Disturbed:
     def lose(self, number: signal.Signals) -> dict[str, object]:
         """Draw while a worker gets a signal; tell what came of it."""
         known = self.collector.num_replaced, len(self.warnings)
-        hit = pids(self.collector)[0]
+        hit = pid(self.collector)
         os.kill(hit, number)
         same = self.draw()
         wait_for(lambda: not Path(f"/proc/{hit}").exists())
@@ -141,13 +141,16 @@ class Disturbed:
 
 
 def losses(config: ResolvedConfig) -> dict[str, object]:
-    """Draw with workers in disorder; then one is killed, then one hangs."""
+    """Draw with workers in disorder; then one is killed, then one hangs.
+
+    There is room for two of the three: the third gets a place when one is lost.
+    """
     training = config.training.model_copy(update={"batch_size": 2048})  # for the traffic
     config = config.model_copy(update={"training": training})
     pool = Disturbed(
         config,
         partial(make, Unpunctual, config),
-        num_workers=2,
+        num_workers=3,
         num_cpus_per_worker=NUM_CPUS / 2,  # nothing is free beside the hung one
         timeout_s=6.0,
     )

@@ -30,7 +30,11 @@ MAX_LOSSES = 3
 accident."""
 
 START_S = 120.0
-"""Seconds a new worker gets for its first answer: it has to be placed and to import torch."""
+"""Seconds a new worker gets for its first shard; and after which one that has no place on any node
+is told of."""
+
+ROOM_S = 900.0
+"""Seconds that a run without any worker waits for a place for one."""
 
 POLL_S = 0.01
 """How often answers are looked for while shards that are there are passed on."""
@@ -72,12 +76,23 @@ class _Task:
 
 @dataclass(eq=False)
 class _Slot:
-    """A worker and the calls it has not answered yet."""
+    """A worker and the calls it has not answered yet.
+
+    Attributes:
+        actor: It.
+        starting: The call that it answers once it has a place and has started; then none.
+        calls: What it draws.
+        last_sign_of_life: When it was last heard of.
+        is_new: Whether it has drawn nothing yet.
+        is_told_of: Whether it waits for a place so long that it was told of.
+    """
 
     actor: Any
+    starting: Any
     calls: dict[Any, _Task] = field(default_factory=dict)
     last_sign_of_life: float = field(default_factory=time.monotonic)
     is_new: bool = True
+    is_told_of: bool = False
 
     def is_hung(self, timeout_s: float) -> bool:
         """Whether it has calls and has not answered one for too long."""
@@ -89,8 +104,10 @@ class RayCollector:
     """Spreads shards over rollout actors.
 
     Which worker draws a shard does not matter to the result, so any free one gets the next. A
-    worker that dies or hangs is replaced and its shards are drawn again; an error raised by the
-    worker's own code stops the run, and so does a shard that is lost again and again.
+    worker that dies or hangs is replaced and its shards are drawn again, by those that are there:
+    where nodes leave, its successor may wait for a place, and gets no shards until it has one. An
+    error raised by the worker's own code stops the run, and so does a shard that is lost again and
+    again.
 
     Args:
         make_runner: Builds the runner inside a worker.
@@ -115,15 +132,15 @@ class RayCollector:
         self.warn = warn
         self._num_started = 0
         self._make_runner = ray.put(make_runner)
-        self._slots = [self._start() for _ in range(config.num_workers)]
         self._calls: dict[Any, _Slot] = {}  # unanswered, and who has each
+        self._slots = [self._filled() for _ in range(config.num_workers)]
         self._polled = 0.0
         self._waiting: deque[_Task] = deque()
         self._requests: deque[Request] = deque()
         self._awaited = 0  # iteration of the oldest request
         self._done: dict[tuple[int, int], Trajectories] = {}
         self._put: tuple[int, Any] | None = None  # newest version and the reference to its weights
-        self._losses: Counter[tuple[int, int]] = Counter()  # since the last answer
+        self._losses: Counter[tuple[int, int] | int] = Counter()  # since the last answer
         self.num_replaced = 0
 
     def submit(self, request: Request) -> None:
@@ -136,7 +153,7 @@ class RayCollector:
         self._waiting.extend(
             _Task(request.iteration, shard, *self._put) for shard in range(request.num_shards)
         )
-        self._dispatch()
+        self._receive(timeout=0.0)
 
     def results(self) -> Iterator[Trajectories]:
         """Yield the shards of the oldest request in order, as soon as each is there.
@@ -159,29 +176,34 @@ class RayCollector:
             ray.kill(slot.actor)
         self._slots.clear()
 
-    def _start(self) -> _Slot:
+    def _filled(self) -> _Slot:
+        """A slot with a new worker."""
+        actor = self._start()
+        slot = _Slot(actor, actor.__ray_ready__.remote())
+        self._calls[slot.starting] = slot
+        return slot
+
+    def _start(self) -> Any:
         self._num_started += 1
         name = f"sft-rl/{self.run}/rollout-{self._num_started}"
-        return _Slot(
-            start_actor(
-                RolloutWorker,
-                self._make_runner,
-                self.config.num_threads,
-                name if self.exports else None,
-                name=name,
-                num_cpus=self.config.num_cpus_per_worker,
-                num_gpus=self.config.num_gpus_per_worker,
-                strategy=STRATEGIES[self.config.placement],
-                labels=self.config.labels,
-            )
+        return start_actor(
+            RolloutWorker,
+            self._make_runner,
+            self.config.num_threads,
+            name if self.exports else None,
+            name=name,
+            num_cpus=self.config.num_cpus_per_worker,
+            num_gpus=self.config.num_gpus_per_worker,
+            strategy=STRATEGIES[self.config.placement],
+            labels=self.config.labels,
         )
 
     def _dispatch(self) -> None:
         if not self._waiting:
             return
-        loads = [(len(slot.calls), i) for i, slot in enumerate(self._slots)]
+        loads = [(len(slot.calls), i) for i, slot in enumerate(self._slots) if not slot.starting]
         heapq.heapify(loads)
-        while self._waiting:
+        while self._waiting and loads:
             load, i = loads[0]
             # What is drawn ahead is handed out whole: nobody is here while the learner computes.
             is_ahead = self._waiting[0].iteration > self._awaited
@@ -208,11 +230,29 @@ class RayCollector:
         for slot in () if ready else tuple(self._slots):
             if slot.is_hung(self.config.timeout_s):
                 self._replace(slot, f"has not answered for {self.config.timeout_s:g} s")
+            elif slot.starting:
+                self._look_for_a_place(slot)
         self._dispatch()
+
+    def _look_for_a_place(self, slot: _Slot) -> None:
+        """Tell of a worker that has not started for long; without any other, give up in the end."""
+        since = time.monotonic() - slot.last_sign_of_life
+        if since > START_S and not slot.is_told_of:
+            slot.is_told_of = True
+            self.warn(
+                f"a rollout worker has waited {START_S:g} s for a place on a node; those that have "
+                "one do its work"
+            )
+        if since > ROOM_S and all(slot.starting for slot in self._slots):
+            raise RunFailed(
+                f"rollout: no worker has started for {ROOM_S:g} s; is there a node with room for "
+                f"{self.config.num_cpus_per_worker:g} CPU and {self.config.num_gpus_per_worker:g} "
+                "GPU?"
+            )
 
     def _take(self, slot: _Slot, call: Any) -> None:
         try:
-            trajectories = Trajectories.from_numpy(ray.get(call))
+            answer = ray.get(call)
         except RayTaskError as error:
             raise _own_error(error.cause) from error
         except RayError as error:  # a dead worker or node, killed for memory, a full store or disk
@@ -221,10 +261,15 @@ class RayCollector:
             died = isinstance(error, RayActorError | ObjectLostError)
             self._replace(slot, "died" if died else f"was lost ({type(error).__name__})")
             return
-        task = slot.calls.pop(call)
         del self._calls[call]
-        slot.last_sign_of_life, slot.is_new = time.monotonic(), False
+        slot.last_sign_of_life = time.monotonic()
+        if call == slot.starting:
+            slot.starting = None
+            del self._losses[self._slots.index(slot)]
+            return
         self._losses.clear()
+        slot.is_new, task = False, slot.calls.pop(call)
+        trajectories = Trajectories.from_numpy(answer)
         if trajectories.policy_version != task.version:
             raise RunFailed(
                 f"rollout: a worker answered with weights {trajectories.policy_version}, asked "
@@ -235,10 +280,13 @@ class RayCollector:
     def _replace(self, slot: _Slot, why: str) -> None:
         """Start a fresh worker in a slot and queue its unanswered shards first."""
         ray.kill(slot.actor)
-        self._losses.update((task.iteration, task.shard) for task in slot.calls.values())
+        place = self._slots.index(slot)
+        lost = [(task.iteration, task.shard) for task in slot.calls.values()]
+        self._losses.update([place] if slot.starting else lost)
         if max(self._losses.values(), default=0) >= MAX_LOSSES:
+            what = "before they had started" if slot.starting else "with the same shard"
             raise RunFailed(
-                f"rollout: {MAX_LOSSES} workers in a row were lost with the same shard, the last "
+                f"rollout: {MAX_LOSSES} workers in a row were lost {what}, the last "
                 f"one {why}, and none answered in between; look at their memory, and at "
                 "rollout.timeout_s"
             )
@@ -246,8 +294,9 @@ class RayCollector:
         self._waiting.extendleft(reversed(slot.calls.values()))
         for call in slot.calls:
             del self._calls[call]
+        self._calls.pop(slot.starting, None)
         slot.calls.clear()
-        self._slots[self._slots.index(slot)] = self._start()
+        self._slots[place] = self._filled()
         self.num_replaced += 1
 
 
