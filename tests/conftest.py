@@ -97,7 +97,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # so that others fill the gaps: in three rows, two of which share a cluster or a user's Ray.
     for item in items:
         is_ray = item.get_closest_marker("ray") is not None
-        shared = {"ray_cluster", "in_users_ray"}.intersection(getattr(item, "fixturenames", ()))
+        dear = {"ray_cluster", "in_users_ray", "digits_run"}
+        shared = dear.intersection(getattr(item, "fixturenames", ()))
         group = shared.pop() if shared else "Ray" if is_ray else str(item.path)
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(group))

@@ -126,7 +126,8 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_does():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_dry_run_counts_what_is_kept(precision: str):
     """Without data as with data, in half the bytes where autocast halves them."""
-    config, _ = resolve(load_config("glyphs16", [f"model.precision={precision}", TINY_GLYPHS]))
+    own = [f"model.precision={precision}", TINY_GLYPHS, "reward=critic"]
+    config, _ = resolve(load_config("glyphs16", own))
     with torch.device("meta"):
         shapes = policy_of(config, network_of(config))
     policy = policy_of(config, network_of(config))
