@@ -1,6 +1,8 @@
 """What a job's runtime environment brings, and one that cannot be built."""
 
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -33,6 +35,29 @@ def test_a_jobs_packages_are_there_in_its_process_and_its_workers(
     storage = ("--storage", str(ray_cluster.folder / "runs"))
     own = (*tiny_settings, "rollout.num_workers=1", scored)
     done = sft_rl("submit", "--env", "env.yaml", *storage, *TRAIN, *own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "fine-tuning 3/3" in done.stdout
+
+
+UNDER_UV = """
+import psutil
+
+def reward(x):
+    assert any(process.name() == "uv" for process in psutil.Process().parents())
+    return x[:, 0]
+"""
+
+
+def test_under_uv_run_actors_are_too(ray_cluster, tmp_path, tiny_settings):
+    """A driver under it joins a cluster; Ray starts what it needs in the same way."""
+    (tmp_path / "judge.py").write_text(UNDER_UV)
+    scored = "reward.terms=[critic, {use: judge:reward, num_scorers: 1}]"
+    own = (*tiny_settings, "rollout.num_workers=1", scored, f"ray.address={ray_cluster.gcs}")
+    uv = [str(Path(sys.executable).with_name("uv")), "run", "--no-project", "--offline"]
+    python = ["--python", sys.executable, "python", "-m", "sft_rl"]
+    command = [*uv, *python, "train", "swiss_roll", *own, "--out", str(tmp_path / "run")]
+    env = ray_cluster.environment | {"RAY_AUTH_MODE": "token"}
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fine-tuning 3/3" in done.stdout
 
