@@ -1,7 +1,7 @@
 """Kill what runs, at random times, and see that nothing is lost.
 
     python -m benchmarks.chaos --kills 50 --seed 0
-    python -m benchmarks.chaos --kinds autoscaler --kills 60 --kills-per-run 60 --iterations 12000
+    python -m benchmarks.chaos --kinds autoscaler --runs 1 --iterations 8000
 
 Real runs of ``sft-rl train`` in processes of their own. While one goes on, a rollout worker, a
 scorer, the learner, the driver or a whole node gets SIGKILL, or a worker gets SIGSTOP and hangs. A
@@ -230,8 +230,9 @@ class Chaos:
             nodes.join()
         elif what in ("leave", "join"):
             assert nodes is not None, "only a cluster has nodes"
-            happened = nodes.leave(self.source) if what == "leave" else nodes.join()
-            return what if happened else ""
+            if what == "leave" and nodes.leave(self.source):
+                return what
+            return "join" if nodes.join() else ""
         else:
             root = driver if nodes is None else os.getpid()
             found = [p for p, title in descendants(root).items() if title.startswith(TITLES[what])]
@@ -255,14 +256,16 @@ class Chaos:
 def main() -> None:
     """Disturb runs until there were enough kills; print a table and keep it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, help="50 if not given, and no number of runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--kills-per-run", type=int, default=9)
+    parser.add_argument("--runs", type=int, help="so many, disturbed from beginning to end")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--untimed", action="store_true", help="time no undisturbed runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "chaos.json")
     args = parser.parse_args()
+    args.kills = args.kills or (10**6 if args.runs else 50)
     set_local_environment()
     os.environ["OMP_NUM_THREADS"] = "1"
     chaos = Chaos(args.iterations, args.seed)
@@ -279,13 +282,14 @@ def main() -> None:
             with started_nodes(KINDS[kind].nodes) as nodes:
                 alone = chaos.disturb(kind, 0, Path(folder) / f"{kind}-undisturbed", nodes)
                 undisturbed[kind] = alone.seconds
-        while sum(len(run.kills) for run in runs) < args.kills:
+        while sum(len(run.kills) for run in runs) < args.kills and len(runs) != args.runs:
             kind = args.kinds[len(runs) % len(args.kinds)]
             left = args.kills - sum(len(run.kills) for run in runs)
             out = Path(folder) / f"run-{len(runs)}"
             print(f"run {len(runs)}: {kind}", flush=True)
             with started_nodes(KINDS[kind].nodes) as nodes:
-                run = chaos.disturb(kind, min(left, args.kills_per_run), out, nodes)
+                most = left if args.runs else min(left, args.kills_per_run)
+                run = chaos.disturb(kind, most, out, nodes)
             chaos.clear()
             run.same_policy = policy_sha256(out) == expected[KINDS[kind].objective]
             runs.append(run)
