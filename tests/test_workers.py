@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from users_ray import UsersRay
+from users_ray import NUM_CPUS, UsersRay
 
 pytestmark = pytest.mark.ray
 
@@ -53,6 +53,7 @@ def test_a_lost_worker_is_replaced_and_its_shards_are_the_same(
         ("faulty", "a worker failed: ArithmeticError: is broken", 0),
         ("faulty start", "no worker could start: ArithmeticError: no such env", 0),
         ("stillborn", "3 workers in a row were lost before they had started, the last one died", 2),
+        ("nowhere", f"for 1 s; is there a node with room for {2 * NUM_CPUS} CPU and 0 GPU?", 0),
         ("forgetful", "answered with weights 4, asked for 5; its trajectories are refused", 0),
     ],
 )
@@ -73,6 +74,12 @@ def test_one_put_a_version_one_answer_a_shard_and_little_more_than_the_trajector
     assert counts["puts"] == 2
     assert counts["answers"] == 3 * 8
     assert counts["own_bytes"] < counts["bytes"] <= 1.05 * counts["own_bytes"]
+
+
+def test_one_that_has_no_place_gets_no_shards_and_is_told_of(scenarios: dict[str, Any]):
+    assert scenarios["undisturbed"]["same"] == [True] * 8
+    told = "a rollout worker has waited 0 s for a place on a node; those that have one do its work"
+    assert set(scenarios["waiting"]) == {told}
 
 
 def test_what_is_drawn_ahead_does_not_wait_for_the_learner(scenarios: dict[str, Any]):

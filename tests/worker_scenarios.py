@@ -25,6 +25,7 @@ from users_ray import NUM_CPUS
 from sft_rl.config import ResolvedConfig, RolloutConfig, Section
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
+from sft_rl.distributed import collector as collecting
 from sft_rl.distributed.collector import RayCollector
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_runner
@@ -161,14 +162,17 @@ def losses(config: ResolvedConfig) -> dict[str, object]:
             "hung": pool.lose(signal.SIGSTOP),
             "traffic": traffic(pool),
             "ahead": ahead(pool),
+            "waiting": waiting(pool),
         }
     finally:
         pool.collector.close()
 
 
-def refused(config: ResolvedConfig, make_runner: Callable[[], RolloutRunner]) -> dict[str, object]:
+def refused(
+    config: ResolvedConfig, make_runner: Callable[[], RolloutRunner], **rollout: object
+) -> dict[str, object]:
     """Draw with a worker that cannot; tell how that ends."""
-    pool = Disturbed(config, make_runner, num_workers=1)
+    pool = Disturbed(config, make_runner, num_workers=1, **rollout)
     try:
         pool.draw()
     except UserError as error:
@@ -180,6 +184,17 @@ def refused(config: ResolvedConfig, make_runner: Callable[[], RolloutRunner]) ->
     finally:
         pool.collector.close()
     raise AssertionError("it was not refused")
+
+
+def waiting(pool: Disturbed) -> list[str]:
+    """What is told of the worker that has no place, where that is told at once."""
+    known, patience = len(pool.warnings), collecting.START_S
+    collecting.START_S = 0.0
+    try:
+        pool.draw()
+    finally:
+        collecting.START_S = patience
+    return pool.warnings[known:]
 
 
 def ahead(pool: Disturbed) -> dict[str, int]:
@@ -298,6 +313,9 @@ def main(out: str, settings: list[str]) -> None:
         ("forgetful", partial(make, Forgetful, config)),
     ):
         results[name] = refused(config, make_runner)
+    collecting.ROOM_S = 1.0
+    nowhere = {"num_cpus_per_worker": 2 * NUM_CPUS}
+    results["nowhere"] = refused(config, partial(make, RolloutRunner, config), **nowhere)
     Path(out).write_text(json.dumps(results))
 
 
