@@ -80,6 +80,7 @@ ELSEWHERE = {
     "pretrained.path": "nothing is trained",
     "pretrained.preconditioning": "goes with pretrained.path",
     "rollout.labels": "of nodes of a cluster",
+    "learner.callbacks": "they are told, and change nothing",
     "learner.labels": "of nodes of a cluster",
     "pretrained.sha256": "nothing is trained",
     "metrics.clip_path": "a folder that is never downloaded",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from threading import Thread
 
+import pandas as pd
 import pytest
 from real_cluster import wait_for
 from users_ray import UsersRay
@@ -42,13 +43,19 @@ def test_a_learner_is_killed(
     killer = Thread(target=kill_a_learner, args=(pid, killed / "metrics.csv"), daemon=True)
     killer.start()
     workers = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=0.5")
+    ears = "learner.callbacks=[tests.ray_train_ears:Ears]"
     said = in_users_ray(
-        "sft-rl", "train", "swiss_roll", *settings, *LEARNER, *workers, "--out", str(killed)
+        "sft-rl", "train", "swiss_roll", *settings, *LEARNER, ears, *workers, "--out", str(killed)
     )
     killer.join()
     assert policy_sha256(killed) == policy_sha256(alone)
     assert has_every_row_once(killed, 200)
     assert said.count("starting workers") == 2, said
+    lines = (killed / "ray" / "heard.jsonl").read_text().splitlines()
+    heard = [json.loads(line) for line in lines]
+    assert [one for one in heard if "died" in one] == [{"died": [0]}]
+    measured = pd.read_csv(killed / "metrics.csv")["two_sample"].dropna().tolist()
+    assert heard[-1] == {"reported": [measured[-1]]}
 
 
 @pytest.mark.slow

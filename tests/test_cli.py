@@ -198,6 +198,10 @@ def test_a_users_own_points(
             ["learner.launcher=ray_train", "'local'"],
         ),
         (
+            ["train", "swiss_roll", "learner.callbacks=[mine:Reports]"],
+            ["learner.callbacks", "learner.launcher=ray_train"],
+        ),
+        (
             ["train", "swiss_roll", "learner.strategy=fsdp"],
             ["learner.strategy", "there is one", "learner.num_workers"],
         ),

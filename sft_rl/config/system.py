@@ -113,6 +113,9 @@ class LearnerConfig(Section):
     of torch) its part of them, for a model whose training does not fit one GPU."""
     max_failures: NonNegativeInt = 8
     """How often Ray Train restarts the learners."""
+    callbacks: tuple[str, ...] = ()
+    """Callbacks of Ray Train, subclasses of ray.train.UserCallback as `module:Class`, made without
+    arguments: they are told of every evaluation that is reported and of every failure."""
     num_threads: Threads = 1
     """CPU threads the learner computes with; a result depends on it in the last bits."""
     num_cpus: NonNegative = 1.0

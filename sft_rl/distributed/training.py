@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.train import (
     Checkpoint,
@@ -21,6 +23,7 @@ from ray.train import (
     FailureConfig,
     RunConfig,
     ScalingConfig,
+    UserCallback,
     get_context,
     report,
 )
@@ -28,6 +31,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sft_rl.config import LearnerConfig
+from sft_rl.config.extensions import load_class
 from sft_rl.distributed.board import Board
 from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.distributed.team import TorchTeam
@@ -149,15 +153,17 @@ def run_on_train(
         notice: When it arrives, the learners save and leave.
 
     Raises:
-        UserError: The learner's own, or because it died too often.
+        UserError: The learner's own, because it died too often, or for callbacks that are none.
     """
+    callbacks = [load_class("learner.callbacks", name, UserCallback) for name in config.callbacks]
+    for module in {sys.modules[callback.__module__] for callback in callbacks}:
+        cloudpickle.register_pickle_by_value(module)  # Ray Train's processes need not find it
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     # A process of its own: Ctrl-C and SIGTERM stay ours, and it ends with us at any time.
     fit = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
-    given_up = fit.remote(
-        _Job(ray.put(work), board, place, distance, config.strategy == "fsdp"), config
-    )
+    job = _Job(ray.put(work), board, place, distance, config.strategy == "fsdp")
+    given_up = fit.remote(job, config, [callback() for callback in callbacks])
     if _follow(board, given_up, observer, notice):
         ray.wait([given_up], timeout=END_S)
         return
@@ -188,7 +194,7 @@ def _follow(board: Any, given_up: Any, observer: Observer, notice: Notice) -> bo
             return False
 
 
-def _fit(job: _Job, config: LearnerConfig) -> None:
+def _fit(job: _Job, config: LearnerConfig, callbacks: list[UserCallback]) -> None:
     """Run the learners until they are done or Ray Train gives up."""
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how soon deaths are seen
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the driver's
@@ -208,6 +214,7 @@ def _fit(job: _Job, config: LearnerConfig) -> None:
             storage_path=f"{job.place}/ray",
             checkpoint_config=CheckpointConfig(num_to_keep=NUM_REPORTS),
             failure_config=FailureConfig(max_failures=config.max_failures),
+            callbacks=callbacks,
         ),
     ).fit()
 

@@ -10,6 +10,7 @@ FREE_TO_CHANGE = (
     "learner.labels",
     "learner.launcher",
     "learner.max_failures",
+    "learner.callbacks",
     "learner.num_cpus",
     "learner.num_gpus",
     "learner.strategy",

@@ -231,6 +231,11 @@ def _check_system(config: Config) -> None:
             f"learner.num_workers: {config.learner.num_workers} learners need "
             "learner.launcher=ray_train, got 'local'"
         )
+    if config.learner.callbacks and config.learner.launcher == "local":
+        raise UserError(
+            "learner.callbacks: they are Ray Train's, so they need learner.launcher=ray_train, got "
+            "'local'"
+        )
     if config.learner.strategy == "fsdp":
         _check_fsdp(config)
     if config.rollout.cuda_graphs and rollout_device(config).type != "cuda":
