@@ -79,6 +79,7 @@ class Kind:
         nodes: Nodes beside the head of a cluster; none starts a Ray of the run's own.
         objective: What the run maximises, as it is set in one process.
         pause_s: At most so long nothing happens, in the midst of a run.
+        may_start: Whether it is left alone until it has begun: it would be refused without room.
     """
 
     settings: tuple[str, ...]
@@ -86,6 +87,7 @@ class Kind:
     nodes: int = 0
     objective: str = "reward=critic"
     pause_s: float = 3.0
+    may_start: bool = False
 
 
 KINDS = {
@@ -97,6 +99,7 @@ KINDS = {
         ("leave", "leave", "join", "join", "worker"),
         nodes=2,
         pause_s=50.0,
+        may_start=True,
     ),
     "scorers": Kind((*ONE_WORKER, SCORERS), ("scorer", "scorer", "scorer", "worker"), 0, SCORED),
 }
@@ -182,6 +185,8 @@ class Chaos:
             with log.open("a") as stream:
                 driver = subprocess.Popen(words, stdout=stream, stderr=stream)
             run.starts += 1
+            while KINDS[kind].may_start and driver.poll() is None and not self._has_rows(out):
+                time.sleep(0.05)
             while (code := driver.poll()) is None and len(run.kills) < kills:
                 self._wait(driver, out, KINDS[kind].pause_s)
                 if driver.poll() is None and (done := self._kill(kind, driver.pid, nodes)):
