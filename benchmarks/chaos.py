@@ -103,6 +103,8 @@ KINDS = {
     ),
     "scorers": Kind((*ONE_WORKER, SCORERS), ("scorer", "scorer", "scorer", "worker"), 0, SCORED),
 }
+KILLED = [name for name in KINDS if name != "autoscaler"]
+"""What is killed unless other kinds are named."""
 TITLES = {
     "worker": "ray::RolloutWorker",
     "hang": "ray::RolloutWorker",
@@ -266,7 +268,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--kills-per-run", type=int, default=9)
     parser.add_argument("--runs", type=int, help="so many, disturbed from beginning to end")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=KILLED)
     parser.add_argument("--untimed", action="store_true", help="time no undisturbed runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "chaos.json")
     args = parser.parse_args()
