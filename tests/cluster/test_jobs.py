@@ -71,9 +71,12 @@ def test_a_job_outlives_a_node_and_comes_back_with_the_policy_of_this_machine(
     done = sft_rl("submit", "--detach", "--storage", str(storage), *train(*settings))
     job_id = submitted(done)
     wait_for(lambda: (storage / job_id / "metrics.csv").exists())
-    driver = ray_cluster.get(f"/api/jobs/{job_id}")["driver_node_id"]
-    workers = {actor["node_id"] for actor in ray_cluster.actors("RolloutWorker")}
-    assert len(workers) == 3, "spread over all nodes"
+
+    def places() -> set[str]:
+        return {actor["node_id"] for actor in ray_cluster.actors("RolloutWorker")}
+
+    wait_for(lambda: len(places()) == 3)  # the first worker draws before all have started
+    workers, driver = places(), ray_cluster.get(f"/api/jobs/{job_id}")["driver_node_id"]
     heads = {node["node_id"] for node in ray_cluster.state("nodes") if node["is_head_node"]}
     ray_cluster.kill_node((workers - heads - {driver}).pop())
     assert not (storage / job_id / "summary.json").exists()
