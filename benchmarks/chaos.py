@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import random
 import signal
@@ -187,8 +188,8 @@ class Chaos:
             with log.open("a") as stream:
                 driver = subprocess.Popen(words, stdout=stream, stderr=stream)
             run.starts += 1
-            while KINDS[kind].may_start and driver.poll() is None and not self._has_rows(out):
-                time.sleep(0.05)
+            if KINDS[kind].may_start:
+                self._await_rows(driver, out)
             while (code := driver.poll()) is None and len(run.kills) < kills:
                 self._wait(driver, out, KINDS[kind].pause_s)
                 if driver.poll() is None and (done := self._kill(kind, driver.pid, nodes)):
@@ -212,13 +213,24 @@ class Chaos:
         deadline = time.monotonic() + self.source.uniform(0.5, 6.0)
         if self.source.random() < 0.8:  # mostly in the midst of fine-tuning
             before = out.joinpath("metrics.csv").stat().st_mtime if self._has_rows(out) else 0.0
-            latest = time.monotonic() + STILL_S
-            while driver.poll() is None and not self._has_rows(out, newer_than=before):
-                if time.monotonic() > latest:
-                    break
-                time.sleep(0.05)
+            self._await_rows(driver, out, newer_than=before, seconds=STILL_S)
             deadline = time.monotonic() + self.source.uniform(0.0, pause_s)
         while time.monotonic() < deadline and driver.poll() is None:
+            time.sleep(0.05)
+
+    def _await_rows(
+        self,
+        driver: subprocess.Popen[bytes],
+        out: Path,
+        *,
+        newer_than: float = 0.0,
+        seconds: float = math.inf,
+    ) -> None:
+        """Wait for rows of a run, or its end."""
+        latest = time.monotonic() + seconds
+        while driver.poll() is None and not self._has_rows(out, newer_than=newer_than):
+            if time.monotonic() > latest:
+                return
             time.sleep(0.05)
 
     @staticmethod
