@@ -37,8 +37,7 @@ from sft_rl.diffusion.schedule import spread_steps
 from sft_rl.export.sampler import sampler_of
 from sft_rl.metrics.classifier import Classifier, cached_classifier
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretrained.pictures import data_of
-from sft_rl.runs.parts import full_step_network, policy_of
+from sft_rl.runs.parts import data_of, full_step_network, policy_of
 from sft_rl.runs.remote import open_run
 from sft_rl.seeding import generator
 

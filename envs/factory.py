@@ -14,9 +14,8 @@ from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
 from sft_rl.networks.conditions import told_apart
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import OwnReward
-from sft_rl.runs.parts import full_step_network, policy_of
+from sft_rl.runs.parts import data_of, full_step_network, policy_of
 from sft_rl.runs.remote import open_run
 from sft_rl.runs.resolve import resolve
 

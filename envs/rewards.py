@@ -16,7 +16,7 @@ from sft_rl.data import Dataset
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError, did_you_mean
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.rewards import Objective, OwnReward, handed_over, objective_of
+from sft_rl.rewards import Objective, OwnReward, build_objective, handed_over
 from sft_rl.runs.parts import seeded_critic
 from sft_rl.storage.checkpoint import TensorGroups
 from sft_rl.storage.state import load_kept_state
@@ -96,7 +96,7 @@ def build_reward(
         "device": device,
     }
     named = {} if source is None else source.config.options
-    objective = objective_of(settings, own, options=named, **around)
+    objective = build_objective(settings, own, options=named, **around)
     (first, *others) = objective.terms
     if items is not reward and not others and first.score is not None:
         return first.score

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sft_rl.diffusion.schedule import StepSchedule
     from sft_rl.errors import UserError
     from sft_rl.export.sampler import Sampler, load_sampler
+    from sft_rl.jobs.resuming import check_resumes
     from sft_rl.policy import DenoisingPolicy
     from sft_rl.rewards.reward import reward
     from sft_rl.types import Loss, Trajectories, Transitions
@@ -38,6 +39,7 @@ _HOMES = {
     "Trajectories": "sft_rl.types",
     "Transitions": "sft_rl.types",
     "UserError": "sft_rl.errors",
+    "check_resumes": "sft_rl.jobs.resuming",
     "fine_tune": "sft_rl.api",
     "load_config": "sft_rl.api",
     "load_result": "sft_rl.api",
@@ -62,6 +64,7 @@ __all__ = [
     "Trajectories",
     "Transitions",
     "UserError",
+    "check_resumes",
     "fine_tune",
     "load_config",
     "load_result",

@@ -11,9 +11,9 @@ from sft_rl.cli import main
 from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
-from sft_rl.rewards import Reward, build_objective
+from sft_rl.rewards import Reward
 from sft_rl.rewards.parts import InParts
-from sft_rl.runs.parts import algorithm_of
+from sft_rl.runs.parts import algorithm_of, objective_of
 from sft_rl.runs.resolve import resolve
 from tuning.checks import check_search
 from tuning.search import Search
@@ -69,7 +69,7 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def reward_of(config: ResolvedConfig) -> Any:
     """The one reward that settings name, as it was made."""
-    (term,) = build_objective(config).terms
+    (term,) = objective_of(config).terms
     assert isinstance(term.score, InParts)
     assert isinstance(term.score.score, Reward)
     return term.score.score.function

@@ -1,5 +1,6 @@
 """Who imports whom: the method runs without Ray, the command line starts without torch."""
 
+import ast
 import resource
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from pathlib import Path
 
 from processes import PROCESSES, SERVER
 
+import sft_rl
 from sft_rl.cli import main
 
+PACKAGES = ("sft_rl", "envs", "tuning", "cluster")
 ABSENT = {
     "sft_rl.config.files": ["ray", "torch"],
     "sft_rl.distributed.board": ["ray", "torch"],
@@ -49,6 +52,33 @@ def test_a_run_leaves_out_what_torch_compiles_with(tmp_path: Path, tiny_settings
     process.join()
     assert process.exitcode == 0
     assert {"torch._dynamo", "sympy", "ray"}.isdisjoint(said.read_text().splitlines())
+
+
+def annotated(file: Path) -> set[str]:
+    """Names in the annotations of a file's arguments, attributes and results."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            given = node.annotation
+        elif isinstance(node, ast.FunctionDef):
+            given = node.returns
+        else:
+            continue
+        names = ast.walk(given) if given else ()
+        found |= {name.id for name in names if isinstance(name, ast.Name)}
+    return found
+
+
+def test_few_know_a_configuration_as_a_whole():
+    """What is built gets the sections that it is built from."""
+    root = Path(sft_rl.__file__).parent.parent
+    files = (f.relative_to(root) for name in PACKAGES for f in (root / name).rglob("*.py"))
+    knowing = {str(f): annotated(root / f) for f in files if "config" not in f.parts}
+    whole = sorted(f for f, names in knowing.items() if "Config" in names)
+    resolved = sorted(f for f, names in knowing.items() if "ResolvedConfig" in names)
+    assert "sft_rl/runs/resolve.py" in whole and "sft_rl/runs/folder.py" in resolved
+    assert len(whole) <= 10, whole
+    assert len({*whole, *resolved}) <= 16, resolved
 
 
 HEAVY = ("ray", "torch", "numpy", "pandas", "pydantic", "yaml", "matplotlib", "rich", "gymnasium")

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
+from sft_rl import check_resumes
 from sft_rl.cli import main
 from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
 from sft_rl.learning.optim import accumulate
-from sft_rl.rewards import handed_over, objective_of
+from sft_rl.rewards import build_objective, handed_over
 from sft_rl.runs.resolve import resolve
 from sft_rl.storage.metrics_log import MetricsLog
 from sft_rl.storage.state import kept_state, load_kept_state
-from sft_rl.testing import check_resumes
 from sft_rl.types import Loss
 
 TinyConfig = Callable[..., ResolvedConfig]
@@ -128,7 +128,7 @@ def test_what_rewards_and_critics_declare_is_kept(tiny_settings: tuple[str, ...]
 
 def test_looking_at_a_reward_leaves_what_it_keeps():
     settings, own = handed_over(Novelty)
-    objective = objective_of(settings, own, options={}, num_classes=0, device="cpu")
+    objective = build_objective(settings, own, options={}, num_classes=0, device="cpu")
     objective.fixed_scores(torch.ones(4, 2))
     objective.looked_at(torch.ones(8, 2))
     assert objective.state()["Novelty.num@number"] == 4

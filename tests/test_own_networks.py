@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sft_rl import check_resumes
 from sft_rl.cli import main
 from sft_rl.config.files import load_config
 from sft_rl.errors import UserError
 from sft_rl.runs.parts import full_step_network, network_of, networks_of
 from sft_rl.runs.resolve import resolve
-from sft_rl.testing import check_resumes
 
 MODULE = '''
 import torch

@@ -18,9 +18,9 @@ from sft_rl.config.files import load_config
 from sft_rl.data.units import Units
 from sft_rl.errors import UserError
 from sft_rl.learning.monitors import critic_slope
-from sft_rl.rewards import Objective, Reward, Term, build_objective
+from sft_rl.rewards import Objective, Reward, Term
 from sft_rl.rewards.normalise import Normaliser
-from sft_rl.runs.parts import network_of, networks_of
+from sft_rl.runs.parts import network_of, networks_of, objective_of
 from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 
@@ -244,7 +244,7 @@ def test_a_reward_with_a_gradient_beside_the_critic(
 
 def test_an_objective_keeps_what_its_normalisations_have_seen(tiny_config: TinyConfig):
     own = f"reward.terms=[critic, {{use: '{__name__}:plain', normalise: running}}]"
-    first, second = (build_objective(tiny_config(own)) for _ in range(2))
+    first, second = (objective_of(tiny_config(own)) for _ in range(2))
     first.observe({"critic": X[:, 0], "plain": X[:, 1]})
     second.load_state(first.state())
     scores = {"critic": X[:, 0], "plain": X[:, 1]}

@@ -44,7 +44,7 @@ def check_search(search: Search, address: str | None) -> None:
         )
     check_ray(on_cluster, base.rollout, base.learner, base.reward)
     check_settings(base)
-    load_objective(base, search.metric)
+    load_objective(base.watched, base.distance, search.metric)
     _check_space(search)
     if search.scheduler == "pbt":
         _check_population(search)
@@ -73,7 +73,7 @@ def check_room(search: Search, nodes: placement.Nodes) -> None:
     config = search.config(largest)
     learner = placement.learner_bundle(config.learner)
     placement.check_room(nodes, learner, config.rollout, config.reward)
-    trial = placement.run_bundles(config)
+    trial = placement.run_bundles(config.learner, config.rollout, config.reward)
     if search.scheduler == "pbt" and not placement.fits(nodes.values(), trial * search.num_trials):
         raise UserError(  # Ray's would pause trials for each other, for ever
             f"--scheduler pbt: no room for all {search.num_trials} trials at once, which take "

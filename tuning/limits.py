@@ -50,7 +50,8 @@ class Limits:
 
     def at_once(self, search: Search, nodes: Nodes) -> int:
         """How many trials run side by side on nodes that have nothing else to do, at least 1."""
-        trial, num = run_bundles(search.base), 1
+        base, num = search.base, 1
+        trial = run_bundles(base.learner, base.rollout, base.reward)
         most = min(search.num_runs, self.max_concurrent or search.num_runs)
         while num < most and fits(nodes.values(), trial * (num + 1)):
             num += 1

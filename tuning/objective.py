@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sft_rl.config import DISTANCES, Config
+from sft_rl.config import DISTANCES
 from sft_rl.config.extensions import blaming_users, is_reference, load_object
 from sft_rl.errors import UserError, did_you_mean
 
@@ -55,28 +55,29 @@ class Objective:
         return len(self.needs) == 1
 
 
-def load_objective(config: Config, name: str = "auto") -> Objective:
+def load_objective(watched: Sequence[str], leading: str, name: str = "auto") -> Objective:
     """Return what a search minimises.
 
     Args:
-        config: Settings of the trials, which say what evaluations measure.
+        watched: What evaluations measure.
+        leading: The metric of them that leads.
         name: A metric, ``module:function`` of a dictionary of all that evaluations measure, or
             ``auto`` for the metric that leads.
 
     Raises:
         UserError: If there is no such metric or function.
     """
-    measured = tuple(metric for metric in config.watched if not metric.endswith("_se"))
+    measured = tuple(metric for metric in watched if not metric.endswith("_se"))
     if is_reference(name):
         function = load_object("--metric", name)
         if not callable(function):
             raise UserError(f"--metric: {name} is no function")
         return Objective(name, name, measured, function)
-    name = config.distance if name == "auto" else name
+    name = leading if name == "auto" else name
     if name not in measured:
         hint = did_you_mean(name, measured)
         raise UserError(f"--metric: {name!r} is not measured by evaluations; {hint}")
     if name in SHARES:
         return Objective(f"1 - {name}", f"1 - {name}", (name,), lambda given: 1.0 - given[name])
-    leads = name == config.distance
+    leads = name == leading
     return Objective(name, DISTANCES[name], (name,), lambda given: given[name], leads)

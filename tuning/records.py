@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sft_rl.config import Config
-from sft_rl.config.files import load_config_file
 from sft_rl.errors import UserError
 from sft_rl.storage.urls import Remote
 from tuning.distribution import Values
@@ -94,9 +92,9 @@ class Records:
         """The path or URL by which trials find the folder."""
         return str(self.folder.resolve()) if self._remote is None else self._remote.url
 
-    def config(self, index: int) -> Config:
-        """Return a finished trial's settings."""
-        return load_config_file(str(self._fetch(f"{index:03d}/config.yaml")))
+    def settings(self, index: int) -> Path:
+        """Return the file of a finished trial's settings."""
+        return self._fetch(f"{index:03d}/config.yaml")
 
     def summary(self, index: int) -> dict[str, Any] | None:
         """Return a finished trial's summary.json."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from sft_rl.config.files import dump_config
+from sft_rl.config.files import dump_config, load_config_file
 from tuning.advice import advice
 from tuning.distribution import Values
 from tuning.final import Result, final_seeds, measured, results, verdict
@@ -61,7 +61,7 @@ def write_report(search: Search, folder: Path, records: Records, finals: Records
     tried, final = configurations(search, records), results(search, records, finals)
     best = best_by_steps(tried)
     for num_steps, one in best.items():
-        config = records.config(one.trials[0].index)
+        config = load_config_file(str(records.settings(one.trials[0].index)))
         (folder / f"best-T{num_steps}.yaml").write_text(dump_config(config))
     pd.DataFrame(_rows(search, records, tried)).to_csv(folder / "results.csv", index=False)
     if final:

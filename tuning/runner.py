@@ -10,7 +10,6 @@ from typing import Any
 
 from ray import tune
 
-from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.distributed.nodes import check_shared, is_fixed, room
 from sft_rl.distributed.placement import learner_bundle, this_machine
@@ -27,7 +26,8 @@ from tuning.progress import SearchView
 from tuning.records import Records
 from tuning.search import Search
 from tuning.suggestions import InTurn
-from tuning.trial import Pretrained, resolve_base, resources, run_trial, share_pretrained
+from tuning.trainable import resources
+from tuning.trial import Pretrained, resolve_base, run_trial, share_pretrained
 
 MAX_FAILURES = 2
 """How often a trial that dies is started again."""
@@ -64,7 +64,7 @@ def run_search(
     own = load_config(search.preset, search.settings).ray
     ray = own.model_copy(update={"address": address})
     base = resolve_base(search) if address is None else None
-    objects = 0 if base is None else _object_bytes(search, base[0], limits)
+    objects = 0 if base is None else _num_at_once(search, limits) * object_bytes(base[0])
     with RaySession(ray, search.base.rollout, objects=objects) as session:
         if address is not None:  # joining is quick, and may fail
             session.wait()
@@ -96,10 +96,9 @@ def run_search(
     return search, records, finals
 
 
-def _object_bytes(search: Search, base: ResolvedConfig, limits: Limits) -> int:
-    """Bytes in the store of a Ray here: of one trial that has no workers, else of all at once."""
-    trials = limits.at_once(search, this_machine()) if base.rollout.num_workers else 1
-    return trials * object_bytes(base)
+def _num_at_once(search: Search, limits: Limits) -> int:
+    """Trials whose objects are in the store of a Ray here: one, if they have no workers, or all."""
+    return limits.at_once(search, this_machine()) if search.base.rollout.num_workers else 1
 
 
 def num_unfinished(search: Search, records: Records, finals: Records) -> int:

@@ -142,7 +142,7 @@ class Search:
     @property
     def objective(self) -> Objective:
         """What ranks the trials, the less the better."""
-        return load_objective(self.base, self.metric)
+        return load_objective(self.base.watched, self.base.distance, self.metric)
 
     def value(self, values: Values, key: str) -> Any:
         """Return a trial's value of a key that the preset does not make depend on others."""

@@ -27,6 +27,7 @@ from ray import tune
 from sft_rl.config import Config
 from sft_rl.config.extensions import with_typed_options
 from sft_rl.config.files import load_config, named_overrides, with_overrides
+from sft_rl.distributed.placement import run_bundles
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.fine_tuning import fine_tune
 from sft_rl.metrics.evaluation import Evaluator
@@ -65,7 +66,14 @@ def trainable(config: Config | str) -> Callable[[dict[str, Any]], None]:
 
 def resources(config: Config | str) -> tune.PlacementGroupFactory:
     """Return what a trial of these settings asks Ray for: the learner, each worker, each scorer."""
-    return trial.resources(load_config(config) if isinstance(config, str) else config)
+    found = load_config(config) if isinstance(config, str) else config
+    bundles = run_bundles(found.learner, found.rollout, found.reward)
+    amounts = [{"CPU": bundle.cpus, "GPU": bundle.gpus} for bundle in bundles]
+    labels = [dict(bundle.labels) for bundle in bundles]
+    return tune.PlacementGroupFactory(
+        [{k: v for k, v in a.items() if v > 0} for a in amounts],
+        bundle_label_selector=labels if any(labels) else None,
+    )
 
 
 def _varied(config: Config | str, given: Mapping[str, Any]) -> Config:
@@ -79,7 +87,8 @@ def _varied(config: Config | str, given: Mapping[str, Any]) -> Config:
 def _run_trial(config: Config) -> None:
     """Run the main job in the trial's own folder."""
     started = time.perf_counter()
-    observer = trial.TuneObserver(objective=load_objective(config), keep=True)
+    objective = load_objective(config.watched, config.distance)
+    observer = trial.TuneObserver(objective=objective, keep=True)
     resolved, data = resolve(config)
     store, start = trial.begin(_run_place(), resolved, observer)
     evaluator = Evaluator(data, resolved.metrics)

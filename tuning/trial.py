@@ -12,9 +12,8 @@ from typing import Any
 from ray import tune
 from torch import nn
 
-from sft_rl.config import Config, ResolvedConfig
+from sft_rl.config import ResolvedConfig
 from sft_rl.data import Dataset
-from sft_rl.distributed.placement import run_bundles
 from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.errors import UserError
 from sft_rl.jobs.clock import Clock
@@ -207,14 +206,3 @@ def full_step_model(
         config, evaluator.data, progress=observer.progress, warn=observer.warn
     )
     return network, measured_full_step(config, network, evaluator, warn=observer.warn)
-
-
-def resources(config: Config) -> tune.PlacementGroupFactory:
-    """Return a trial's placement group: the learner's bundle, one for each worker and scorer."""
-    bundles = run_bundles(config)
-    amounts = [{"CPU": bundle.cpus, "GPU": bundle.gpus} for bundle in bundles]
-    labels = [dict(bundle.labels) for bundle in bundles]
-    return tune.PlacementGroupFactory(
-        [{k: v for k, v in a.items() if v > 0} for a in amounts],
-        bundle_label_selector=labels if any(labels) else None,
-    )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sft_rl.config import Config, LearnerConfig, RewardConfig, RolloutConfig
+from sft_rl.config import LearnerConfig, RewardConfig, RolloutConfig
 from sft_rl.errors import UserError
 
 
@@ -68,10 +68,11 @@ def scorer_bundles(config: RewardConfig) -> list[Bundle]:
     ]
 
 
-def run_bundles(config: Config) -> list[Bundle]:
+def run_bundles(
+    learner: LearnerConfig, rollout: RolloutConfig, reward: RewardConfig
+) -> list[Bundle]:
     """Return what a run asks for that Ray places as a whole: learner, workers, scorers."""
-    others = [*worker_bundles(config.rollout), *scorer_bundles(config.reward)]
-    return [learner_bundle(config.learner), *others]
+    return [learner_bundle(learner), *worker_bundles(rollout), *scorer_bundles(reward)]
 
 
 def check_room(

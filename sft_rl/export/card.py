@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import sft_rl
-from sft_rl.config import DISTANCES, ResolvedConfig
+from sft_rl.config import DISTANCES
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.folders import is_on_hub
 from sft_rl.runs.folder import RunFolder
@@ -77,7 +77,7 @@ def _facts(store: RunFolder, policy: DenoisingPolicy) -> dict[str, Any]:
         "algorithm": config.algorithm,
         "seed": config.seed,
         "function evaluations a sample": policy.num_steps,
-        **_asked_for(config),
+        **_asked_for(store),
         "timesteps": ", ".join(f"{t:g}" for t in policy.timesteps.tolist()),
         "parameters of the sampler, SHA-256": parameters_sha256(policy),
     }
@@ -98,9 +98,10 @@ def _facts(store: RunFolder, policy: DenoisingPolicy) -> dict[str, Any]:
     }
 
 
-def _asked_for(config: ResolvedConfig) -> dict[str, Any]:
+def _asked_for(store: RunFolder) -> dict[str, Any]:
     """What samples are conditional on, and what they are rewarded for."""
-    prompts, facts = config.samples.prompts, {}
+    config, facts = store.config, {}
+    prompts = config.samples.prompts
     if prompts is not None:
         own = config.prompts.path or config.data.path or config.data.name
         facts["prompts"] = f"{len(prompts.texts)} of {own}, the first: {prompts.texts[0]}"

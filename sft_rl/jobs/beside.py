@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import cache, partial
 from threading import Event, Thread
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from torch import nn
-
-from sft_rl.config import ResolvedConfig
 from sft_rl.jobs.clock import Clock
-from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.pretrained.full_step import FullStep
-from sft_rl.runs.parts import measured_full_step
-from sft_rl.types import Metrics
+from sft_rl.types import Metrics, Progress
 
 T = TypeVar("T")
+
+
+class Measure(Protocol):
+    """Measures the full-step sampler, and tells of it."""
+
+    def __call__(self, *, progress: Progress) -> FullStep:
+        """Measure it."""
 
 
 def beside(work: Callable[[], T]) -> Callable[[], T]:
@@ -38,37 +39,32 @@ def beside(work: Callable[[], T]) -> Callable[[], T]:
     return future.result
 
 
-def full_step_of(
-    config: ResolvedConfig, network: nn.Module, evaluator: Evaluator, clock: Clock
-) -> Callable[[], FullStep]:
+def measured_beside(measure: Measure, clock: Clock, *, waits: bool) -> Callable[[], FullStep]:
     """Measure the full-step sampler; return what waits for the result, if it is not there yet.
 
-    Where the learner waits for workers now and then it is measured beside that, with the same
-    number of threads; how far that is shows only when somebody waits for it.
+    Args:
+        measure: Does it.
+        clock: Takes its seconds, and knows who is told of it: how far it is shows only when
+            somebody waits for it.
+        waits: Whether the learner will wait for workers now and then; it is measured beside that,
+            with the same number of threads.
     """
-    observer, has_workers, waited_for = clock.observer, config.rollout.num_workers > 0, Event()
+    observer, waited_for = clock.observer, Event()
 
     def progress(done: int, total: int, metrics: Metrics) -> None:
         if waited_for.is_set():
             observer.progress(done, total, metrics)
 
-    measure: Callable[[], FullStep] = partial(
-        measured_full_step,
-        config,
-        copy.deepcopy(network),  # the network itself goes on to be fine-tuned
-        evaluator,
-        warn=observer.warn,
-        progress=progress,
-    )
-    if has_workers:
-        measure = beside(measure)
+    measured: Callable[[], FullStep] = partial(measure, progress=progress)
+    if waits:
+        measured = beside(measured)
 
     @cache
     def full_step() -> FullStep:
         with clock.phase("full-step sampler"):
             waited_for.set()
-            return measure()
+            return measured()
 
-    if not has_workers:
+    if not waits:
         full_step()
     return full_step

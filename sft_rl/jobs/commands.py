@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from sft_rl.data.point_files import read_points
 from sft_rl.distributed.placement import learner_bundle
 from sft_rl.errors import OwnCodeFailed, UserError
 from sft_rl.export.sampler import load_sampler, sampler_of
-from sft_rl.jobs.beside import full_step_of
+from sft_rl.jobs.beside import measured_beside
 from sft_rl.jobs.build import prepare_process
 from sft_rl.jobs.clock import Clock
 from sft_rl.jobs.dry_run import check_memory, object_bytes
@@ -29,13 +31,9 @@ from sft_rl.learning.preemption import Preempted, PreemptionNotice
 from sft_rl.learning.protocols import Observer
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.pretrained.full_step import Summary
-from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import OwnReward
 from sft_rl.runs.folder import RunFolder
-from sft_rl.runs.parts import (
-    full_step_network,
-    measured_full_step,
-)
+from sft_rl.runs.parts import data_of, full_step_network, measured_full_step
 from sft_rl.runs.remote import create_run, free_run_path, holds_run, open_run
 from sft_rl.runs.resolve import resolve
 from sft_rl.seeding import num_threads
@@ -179,7 +177,14 @@ def _train(
             )
         if config.rollout.num_workers:
             stack.enter_context(num_threads(config.learner.num_threads))
-        full_step = full_step_of(config, network, evaluator, clock)
+        measure = partial(
+            measured_full_step,
+            config,
+            copy.deepcopy(network),  # the network itself goes on to be fine-tuned
+            evaluator,
+            warn=observer.warn,
+        )
+        full_step = measured_beside(measure, clock, waits=config.rollout.num_workers > 0)
         if config.learner.launcher == "ray_train":
             assert session is not None, "Ray Train needs Ray"
             session.wait()

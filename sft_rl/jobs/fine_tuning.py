@@ -30,15 +30,16 @@ from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks.lora import Adapted, base_of
 from sft_rl.policy import load_arrays, to_arrays
 from sft_rl.pretrained.full_step import FullStep, Summary
-from sft_rl.pretrained.pictures import data_of
-from sft_rl.rewards import OwnReward, Remote, build_objective
+from sft_rl.rewards import OwnReward, Remote
 from sft_rl.rollout.runner import Weights
 from sft_rl.runs.base import kept_base
 from sft_rl.runs.folder import RunFolder
 from sft_rl.runs.parts import (
+    data_of,
     learner_of,
     network_of,
     networks_of,
+    objective_of,
     resolve_device,
 )
 from sft_rl.runs.remote import open_run
@@ -88,7 +89,7 @@ def fine_tune(
     prepare_process(deterministic=config.training.deterministic)
     with clock.phase("first evaluation"), num_threads(config.learner.num_threads):
         device = next(network.parameters()).device
-        objective = build_objective(
+        objective = objective_of(
             config, reward, data=data, device=device, remote=_scorers(store, clock)
         )
         networks = networks_of(config, network, objective)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sft_rl.config import Config, Prompts, Samples
+from sft_rl.config import (
+    DataConfig,
+    ModelConfig,
+    NoiseConfig,
+    PretrainedConfig,
+    Prompts,
+    PromptsConfig,
+    Samples,
+)
 from sft_rl.data import Dataset, load_dataset
 from sft_rl.data.image_files import LabelledImages
 from sft_rl.data.images import PIXEL_MAX, ImageDataset, image_dataset
@@ -42,18 +50,37 @@ CHUNK = 16
 """Pictures that a pipeline draws at once."""
 
 
-def data_of(
-    config: Config,
+@dataclass(frozen=True)
+class Pipeline:
+    """A full-step model's settings, in which what `pretrained.path` says of itself is filled in."""
+
+    pretrained: PretrainedConfig
+    model: ModelConfig
+    noise: NoiseConfig
+    guidance_scale: float
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return Path(str(self.pretrained.path))
+
+
+def load_pictures(
+    settings: DataConfig,
+    said: PromptsConfig,
+    pipeline: Pipeline,
     data: Dataset | None = None,
     *,
     device: torch.device | None = None,
     progress: Progress = silent,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Dataset:
-    """Load the data a configuration names, as its model sees them.
+    """Load data as a model sees them: those of a pipeline are latents, and may have prompts.
 
     Args:
-        config: Settings in which what `pretrained.path` says of itself is filled in.
+        settings: Of the data.
+        said: Of the prompts.
+        pipeline: The model.
         data: The data, where they are there already.
         device: Where a pipeline's parts compute; by default a GPU, if there is one.
         progress: Is told how many pictures are decoded, or drawn.
@@ -62,49 +89,36 @@ def data_of(
     Raises:
         UserError: If they are not there, or do not go with the model.
     """
-    is_text, path = config.model.takes_prompts, config.prompts.path
-    if not is_text and (path is not None or config.data.name == "pipeline"):
+    is_text, path = pipeline.model.takes_prompts, said.path
+    if not is_text and (path is not None or settings.name == "pipeline"):
         field = "data.name: pipeline" if path is None else f"prompts.path: {path}"
         raise UserError(f"{field} needs the folder of a text-to-image pipeline in pretrained.path")
-    if not is_text and not is_pipeline(Path(config.pretrained.path or "")):
-        _check_no_latents(config)
-        return data or load_dataset(config.data, progress)
+    if not is_text and not is_pipeline(Path(pipeline.pretrained.path or "")):
+        return data or load_dataset(settings, progress)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if config.data.name == "pipeline":
+    if settings.name == "pipeline":
         if path is None:
             raise UserError("prompts.path: data.name=pipeline draws pictures of prompts; name some")
-        prompts = tuple(read_prompts(config.prompts))
-        return _prompted(config, _drawn(config, prompts, device, progress), device, warn)
-    if path is not None and not config.prompts.metadata:
+        prompts = tuple(read_prompts(said))
+        drawn = _drawn(settings, pipeline, prompts, device, progress)
+        return _prompted(drawn, said, pipeline, device, warn)
+    if path is not None and not said.metadata:
         raise UserError(
             "prompts.path: pictures bring their captions; leave it out, set data.name=pipeline "
             "for prompts without pictures, or say by prompts.metadata what rewards get of them"
         )
-    pictures = data or load_dataset(config.data, progress)
+    pictures = data or load_dataset(settings, progress)
     if isinstance(pictures, LatentDataset):
         return pictures
     if isinstance(pictures, ImageDataset) and not is_text:
-        return _with_latents(config, pictures, device)
+        return _with_latents(pictures, pipeline, device)
     if not isinstance(pictures, ImageDataset) or pictures.labels is None:
         raise UserError(
             "data.captions: a text-to-image pipeline needs pictures with captions, "
-            f"data.name={config.data.name} has none; see data.captions, or set data.name=pipeline "
+            f"data.name={settings.name} has none; see data.captions, or set data.name=pipeline "
             "and prompts.path"
         )
-    return _prompted(config, _captioned(pictures), device, warn)
-
-
-def _check_no_latents(config: Config) -> None:
-    """Refuse what goes with latents alone."""
-    for field, given, off in (
-        ("critic.space", config.critic.space, "latents"),
-        ("pretrained.vae_tiling", config.pretrained.vae_tiling, False),
-    ):
-        if given != off:
-            raise UserError(
-                f"{field}: {given} needs a pipeline of latents in pretrained.path; the samples of "
-                f"this run have no autoencoder, leave it at {off}"
-            )
+    return _prompted(_captioned(pictures), said, pipeline, device, warn)
 
 
 def _captioned(pictures: ImageDataset) -> ImageDataset:
@@ -123,23 +137,27 @@ def _captioned(pictures: ImageDataset) -> ImageDataset:
 
 
 def _prompted(
-    config: Config, pictures: ImageDataset, device: torch.device, warn: Callable[[str], None]
+    pictures: ImageDataset,
+    said: PromptsConfig,
+    pipeline: Pipeline,
+    device: torch.device,
+    warn: Callable[[str], None],
 ) -> LatentDataset:
     """Give pictures latents, and the embeddings of their captions, the names of their classes."""
-    folder, texts = Path(str(config.pretrained.path)), pictures.classes
-    data = _with_latents(config, pictures, device)
-    for encoder, num in num_too_long(folder, texts).items():
+    texts = pictures.classes
+    data = _with_latents(pictures, pipeline, device)
+    for encoder, num in num_too_long(pipeline.folder, texts).items():
         warn(f"prompts: {num:,} of {len(texts):,} are too long for the {encoder}, which cuts them")
-    embeddings = _embeddings(config, texts, pictures.train.shape[-1], device)
+    embeddings = _embeddings(pipeline, texts, pictures.train.shape[-1], device)
     _, tokens, width = embeddings["prompts"].shape
-    prompts = Prompts(texts=texts, metadata=_said_of(texts, config), num_tokens=tokens, width=width)
+    prompts = Prompts(texts=texts, metadata=_said_of(texts, said), num_tokens=tokens, width=width)
     own = {"prompts": prompts, "num_classes": len(texts)}
     units = Units(data.units.samples.model_copy(update=own))
     return replace(data, units=units, embeddings=embeddings)
 
 
 def _embeddings(
-    config: Config, texts: tuple[str, ...], image_size: int, device: torch.device
+    pipeline: Pipeline, texts: tuple[str, ...], image_size: int, device: torch.device
 ) -> dict[str, Tensor]:
     """What the pipeline's denoiser keeps of some prompts, and of pictures of one size.
 
@@ -148,47 +166,46 @@ def _embeddings(
     """
     from sft_rl.networks.prompted import BY_KIND, SIZE  # here: diffusers is slow to import
 
-    folder = Path(str(config.pretrained.path))
     size = torch.full((len(texts) + 1, 2), float(image_size))
-    found = {**embeddings_of(folder, texts, device), SIZE: size}
+    found = {**embeddings_of(pipeline.folder, texts, device), SIZE: size}
     table = tuple(found["prompts"].shape)
-    kept = BY_KIND[config.model.kind].kept(config.model.unet, table)
+    kept = BY_KIND[pipeline.model.kind].kept(pipeline.model.unet, table)
     for name, (*_, takes) in kept.items():
         gives = found[name].shape[-1] if name in found else "none"
         if takes != gives:
             raise UserError(
                 f"model.unet: takes {takes} numbers of a prompt as {name}, the text encoders of "
-                f"{folder} give {gives}"
+                f"{pipeline.folder} give {gives}"
             )
     return {name: found[name] for name in kept}
 
 
-def _said_of(texts: tuple[str, ...], config: Config) -> tuple[Metadata, ...]:
+def _said_of(texts: tuple[str, ...], settings: PromptsConfig) -> tuple[Metadata, ...]:
     """What `prompts.metadata` names of some prompts.
 
     Raises:
         UserError: If the file has other prompts than the pictures.
     """
-    if not config.prompts.metadata:
+    if not settings.metadata:
         return ()
-    said = read_prompts(config.prompts)
+    said = read_prompts(settings)
     for what, others in (
         ("captions of pictures are not in it", set(texts) - set(said)),
         ("of its prompts have no picture", set(said) - set(texts)),
     ):
         if others:
             raise UserError(
-                f"prompts.path: {config.prompts.path}: {len(others)} {what}, as "
-                f"{shortened(min(others))}"
+                f"prompts.path: {settings.path}: {len(others)} {what}, as {shortened(min(others))}"
             )
     return tuple(said[text] for text in texts)
 
 
-def _with_latents(config: Config, pictures: ImageDataset, device: torch.device) -> LatentDataset:
-    folder = Path(str(config.pretrained.path))
-    if config.data.flip:
+def _with_latents(
+    pictures: ImageDataset, pipeline: Pipeline, device: torch.device
+) -> LatentDataset:
+    folder, tiling = pipeline.folder, pipeline.pretrained.vae_tiling
+    if pictures.config.flip:
         raise UserError("data.flip: goes with pixels, not with latents; leave it out")
-    tiling = config.pretrained.vae_tiling
     latents, shape = latents_of(folder, pictures.train.shape[-1], tiling=tiling)
     if pictures.train.shape[1] != latents.image_shape[0]:
         raise UserError(
@@ -215,31 +232,34 @@ def _with_latents(config: Config, pictures: ImageDataset, device: torch.device) 
 
 
 def _drawn(
-    config: Config, prompts: tuple[str, ...], device: torch.device, progress: Progress
+    settings: DataConfig,
+    pipeline: Pipeline,
+    prompts: tuple[str, ...],
+    device: torch.device,
+    progress: Progress,
 ) -> ImageDataset:
     """Let the pipeline itself draw pictures of every prompt, as many of each."""
-    num, least = config.data.num_points, 2 * len(prompts)
+    num, least = settings.num_points, 2 * len(prompts)
     if num < least:
         raise UserError(
             f"data.num_points: {num} pictures of {len(prompts)} prompts; take at least {least}"
         )
-    folder, settings = Path(str(config.pretrained.path)), config.data
-    embeddings = _embeddings(config, prompts, settings.image_size, device)
-    tiling = config.pretrained.vae_tiling
+    embeddings = _embeddings(pipeline, prompts, settings.image_size, device)
+    tiling = pipeline.pretrained.vae_tiling
     key = {
         "format": FORMAT,
-        "network": config.pretrained.sha256,
-        "noise": config.noise.model_dump(mode="json"),
-        "model": config.model.model_dump(mode="json"),
-        "guidance_scale": config.sampler.guidance_scale,
+        "network": pipeline.pretrained.sha256,
+        "noise": pipeline.noise.model_dump(mode="json"),
+        "model": pipeline.model.model_dump(mode="json"),
+        "guidance_scale": pipeline.guidance_scale,
         "pictures": [num, settings.image_size, settings.pipeline_steps, settings.seed],
         "prompts": {k: digest(v.numpy()) for k, v in embeddings.items()},
-        "autoencoder": [latents_of(folder, settings.image_size)[0].sha256, tiling],
+        "autoencoder": [latents_of(pipeline.folder, settings.image_size)[0].sha256, tiling],
         **arithmetic(device),
     }
 
     def draw() -> Checkpoint:
-        pictures = _pictures(config, prompts, device, progress)
+        pictures = _pictures(settings, pipeline, prompts, device, progress)
         return Checkpoint({"pictures": {"pictures": pictures}}, {})
 
     entry, _ = cached("pipeline", key, draw)
@@ -250,12 +270,15 @@ def _drawn(
 
 @torch.no_grad()
 def _pictures(
-    config: Config, prompts: tuple[str, ...], device: torch.device, progress: Progress
+    settings: DataConfig,
+    pipeline: Pipeline,
+    prompts: tuple[str, ...],
+    device: torch.device,
+    progress: Progress,
 ) -> Tensor:
     """Draw pictures, uint8, shape (N, C, H, W), of the prompts in turn."""
-    folder, settings, num = Path(str(config.pretrained.path)), config.data, len(prompts)
-    tiling = config.pretrained.vae_tiling
-    latents, shape = latents_of(folder, settings.image_size, tiling=tiling)
+    num, tiling = len(prompts), pipeline.pretrained.vae_tiling
+    latents, shape = latents_of(pipeline.folder, settings.image_size, tiling=tiling)
     half = PIXEL_MAX / 2
     samples = Samples(
         shape=shape,
@@ -265,7 +288,7 @@ def _pictures(
         latents=latents,
         fingerprint="",
     )
-    policy = pipeline_policy(config, prompts, shape, num_steps=settings.pipeline_steps)
+    policy = pipeline_policy(settings, pipeline, prompts, shape)
     policy, units, drawn = policy.to(device), Units(samples), []
     for start in range(0, settings.num_points, CHUNK):
         size = min(CHUNK, settings.num_points - start)
@@ -277,20 +300,25 @@ def _pictures(
 
 
 def pipeline_policy(
-    config: Config, prompts: tuple[str, ...], shape: tuple[int, ...], *, num_steps: int
+    settings: DataConfig, pipeline: Pipeline, prompts: tuple[str, ...], shape: tuple[int, ...]
 ) -> DenoisingPolicy:
-    """The pipeline's own sampler, with its guidance: two calls a step, of `num_steps`."""
+    """The pipeline's own sampler, with its guidance: two calls a step."""
     num, cpu = len(prompts), torch.device("cpu")
-    embeddings = _embeddings(config, prompts, config.data.image_size, cpu)
+    model, noise, scale = pipeline.model, pipeline.noise, pipeline.guidance_scale
+    embeddings = _embeddings(pipeline, prompts, settings.image_size, cpu)
     table = tuple(embeddings["prompts"].shape)
     from sft_rl.pretrained.loading import load_pretrained  # here: diffusers is slow to import
 
-    network = noise_network(config.model, config.noise, shape, table).eval()
-    load_pretrained(network, config.pretrained)
+    network = noise_network(model, noise, shape, table).eval()
+    load_pretrained(network, pipeline.pretrained)
     for name, embedding in embeddings.items():
         network.get_buffer(name).copy_(embedding)
-    if config.sampler.guidance_scale != 1.0:
-        network = Guided(network, scale=config.sampler.guidance_scale, null_label=num)
-    prediction, variance = Prediction.from_config(config.model), config.noise.variance
-    steps = spread_steps(path_of(config.noise), num_steps, prediction, variance=variance)
+    if scale != 1.0:
+        network = Guided(network, scale=scale, null_label=num)
+    steps = spread_steps(
+        path_of(noise),
+        settings.pipeline_steps,
+        Prediction.from_config(model),
+        variance=noise.variance,
+    )
     return DenoisingPolicy(network, steps, shape=shape, num_classes=num)

@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
-from sft_rl.config import CRITIC, OWN, ResolvedConfig, RewardConfig, TermConfig
+from sft_rl.config import CRITIC, OWN, RewardConfig, TermConfig
 from sft_rl.config.extensions import load_object
 from sft_rl.config.files import explain
 from sft_rl.data.dataset import Dataset
-from sft_rl.data.units import Units
 from sft_rl.errors import UserError
 from sft_rl.rewards.normalise import Normaliser
 from sft_rl.rewards.objective import Objective, Score, Term
@@ -56,37 +54,6 @@ def _plain(name: str) -> str:
 
 
 def build_objective(
-    config: ResolvedConfig,
-    reward: OwnReward = None,
-    *,
-    data: Dataset | None = None,
-    device: torch.device | str = "cpu",
-    remote: Remote | None = None,
-) -> Objective:
-    """Build what a run maximises.
-
-    Args:
-        config: The run's settings.
-        reward: What Python hands over.
-        data: The run's data, for rewards that want them.
-        device: Where networks are.
-        remote: Starts the scorers of terms that want Ray actors; without it they are built here.
-
-    Raises:
-        UserError: If a term is not there, or does not go with the samples or the model.
-    """
-    around: dict[str, Any] = {
-        "units": Units(config.samples),
-        "num_classes": config.model.num_classes,
-        "device": device,
-    }
-    own = {} if reward is None else handed_over(reward)[1]
-    return objective_of(
-        config.reward, own, options=config.options, data=data, remote=remote, **around
-    )
-
-
-def objective_of(
     rewards: RewardConfig,
     own: Mapping[str, Any],
     *,
@@ -104,6 +71,9 @@ def objective_of(
         data: The run's data, for rewards that want them.
         remote: Starts scorers elsewhere; None builds all here.
         around: Units, number of classes and device, as of :class:`Reward`.
+
+    Raises:
+        UserError: If a term is not there, or does not go with the samples or the model.
     """
     num_classes, device = around["num_classes"], around["device"]
     terms = []

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from sft_rl.config import ResolvedConfig
 from sft_rl.storage.checkpoint import Checkpoint, load, save
 
 BASE = "base"
@@ -17,17 +16,6 @@ def keep_base(run: Path, network: nn.Module) -> None:
     """Write the network's state into a run's folder, if it is not there."""
     if not (run / BASE).exists():
         save(run / BASE, Checkpoint({"network": dict(network.state_dict())}, {}))
-
-
-def with_base(run: Path, config: ResolvedConfig, network: nn.Module) -> nn.Module:
-    """Put the weights that a run keeps into a network, if its policy is an adapter on it.
-
-    Raises:
-        DamagedCheckpoint: If they are missing or damaged.
-    """
-    if config.policy.lora.rank is not None:
-        network.load_state_dict(kept_base(run))
-    return network
 
 
 def kept_base(run: Path) -> dict[str, Tensor]:

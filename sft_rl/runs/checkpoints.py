@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -23,7 +24,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 def newest(
     run: Path,
-    config: ResolvedConfig,
+    own: dict[str, Any],
     *,
     use: Callable[[Checkpoint], None],
     warn: Callable[[str], None],
@@ -34,7 +35,7 @@ def newest(
 
     Args:
         run: The run's folder.
-        config: The run's configuration.
+        own: The run's settings.
         use: Takes what was loaded; raises `KeyError` or `RuntimeError` if it does not fit.
         warn: Is told of those that were passed over.
         place: The run's folder, for people.
@@ -49,7 +50,7 @@ def newest(
             continue
         try:
             loaded = load(folder)
-            _check_own(loaded, folder, config)
+            _check_own(loaded, folder, own)
             use(loaded)
         except DamagedCheckpoint as damage:
             damages.append(str(damage))
@@ -65,7 +66,7 @@ def newest(
     raise UserError(f"run: {place} has no checkpoint yet")
 
 
-def _check_own(loaded: Checkpoint, folder: Path, config: ResolvedConfig) -> None:
+def _check_own(loaded: Checkpoint, folder: Path, own: dict[str, Any]) -> None:
     """Refuse a checkpoint of another run, or of other settings.
 
     Raises:
@@ -73,17 +74,18 @@ def _check_own(loaded: Checkpoint, folder: Path, config: ResolvedConfig) -> None
     """
     meta = loaded.meta
     try:
-        theirs = ResolvedConfig.model_validate(meta["config"])  # fills in newer settings
+        config = ResolvedConfig.model_validate(meta["config"])  # fills in newer settings
         iteration = meta["iteration"]
     except (KeyError, ValidationError) as error:
         why = explain(error) if isinstance(error, ValidationError) else f"it has no {error}"
         raise DamagedCheckpoint(f"checkpoint: {folder} is of another version: {why}") from error
-    changed = changes(theirs.model_dump(), config.model_dump(), fewer=True)
+    theirs = config.model_dump()
+    changed = changes(theirs, own, fewer=True)
     if changed:
         raise DamagedCheckpoint(
             f"checkpoint: {folder} is of another configuration: {'; '.join(changed)}"
         )
-    if theirs.run_id != config.run_id or iteration != int(folder.name):
+    if theirs["run_id"] != own["run_id"] or iteration != int(folder.name):
         raise DamagedCheckpoint(
             f"checkpoint: {folder} is of another run, or of iteration {iteration}"
         )

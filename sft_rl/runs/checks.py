@@ -16,12 +16,13 @@ from sft_rl.diffusion.schedule import StepSchedule
 from sft_rl.errors import UserError
 from sft_rl.metrics.evaluation import Evaluator
 from sft_rl.networks.own import check_network, made_module
-from sft_rl.rewards import Objective, OwnReward, build_objective
+from sft_rl.rewards import Objective, OwnReward
 from sft_rl.runs.parts import (
     algorithm_of,
     critic_of,
     exploring_schedule_of,
     network_of,
+    objective_of,
     policy_of,
     resolve_device,
     rollout_device,
@@ -45,6 +46,8 @@ def check(
         UserError: Naming the field, what was given and what is allowed.
     """
     check_settings(config, trains=trains)
+    if config.samples.latents is None:
+        _check_no_latents(config)
     batch = config.training.batch_size
     if trains and data.units.is_images and len(data.train) < batch:
         raise UserError(
@@ -59,7 +62,7 @@ def check(
             critic_of(config)
         value_of(config)
     if trains:
-        objective = build_objective(config, reward, data=data, remote=lambda *_: torch.zeros)
+        objective = objective_of(config, reward, data=data, remote=lambda *_: torch.zeros)
         _check_objective(config, objective, data)
     path, num_classes = config.pretrained.path, config.model.num_classes
     field = f"pretrained.path: {path}" if path else "model.unet.num_class_embeds: the model"
@@ -73,6 +76,19 @@ def check(
             num_classes=num_classes,
             num_conditions=config.samples.num_conditions,
         )
+
+
+def _check_no_latents(config: ResolvedConfig) -> None:
+    """Refuse what goes with latents alone."""
+    for field, given, off in (
+        ("critic.space", config.critic.space, "latents"),
+        ("pretrained.vae_tiling", config.pretrained.vae_tiling, False),
+    ):
+        if given != off:
+            raise UserError(
+                f"{field}: {given} needs a pipeline of latents in pretrained.path; the samples of "
+                f"this run have no autoencoder, leave it at {off}"
+            )
 
 
 def check_settings(config: Config, *, trains: bool = True) -> None:

@@ -24,7 +24,7 @@ from sft_rl.config.files import dump_config, load_resolved
 from sft_rl.errors import UserError, first_line, last_line
 from sft_rl.learning.learner import Learner
 from sft_rl.policy import DenoisingPolicy
-from sft_rl.runs.base import BASE, keep_base, with_base
+from sft_rl.runs.base import BASE, keep_base, kept_base
 from sft_rl.runs.changes import changes
 from sft_rl.runs.checkpoints import checkpoints, newest
 from sft_rl.runs.parts import algorithm_of, network_of, policy_of
@@ -305,7 +305,8 @@ class RunFolder:
     ) -> Checkpoint:
         """Load the newest whole checkpoint of this run; arguments as of :func:`newest`."""
         place, warn = self.place, self.warn
-        return newest(self.path, self.config, use=use, warn=warn, place=place, before=before)
+        own = self.config.model_dump()
+        return newest(self.path, own, use=use, warn=warn, place=place, before=before)
 
     def result(self, own: nn.Module | None = None) -> tuple[DenoisingPolicy, TensorGroups]:
         """Load the policy a run gave, frozen, and all tensors of the checkpoint it is in.
@@ -316,7 +317,10 @@ class RunFolder:
             own: The network, of a run that had one from Python; only its kind counts.
         """
         config = self.config
-        policy = policy_of(config, with_base(self.path, config, network_of(config, own)))
+        network = network_of(config, own)
+        if config.policy.lora.rank is not None:
+            network.load_state_dict(kept_base(self.path))
+        policy = policy_of(config, network)
         averaged = "average" if config.policy.ema_decay > 0 else "policy"
         best = config.training.select_best or not self.is_finished(config)
         group = "best" if best else averaged

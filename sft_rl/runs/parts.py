@@ -16,6 +16,7 @@ from sft_rl.config import Config, ResolvedConfig
 from sft_rl.config.extensions import is_reference, own_options
 from sft_rl.critics import Critic, NetworkCritic, build_critic
 from sft_rl.data import Dataset
+from sft_rl.data.units import Units
 from sft_rl.diffusion.noise import path_of
 from sft_rl.diffusion.prediction import Prediction
 from sft_rl.diffusion.schedule import StepSchedule, step_schedule
@@ -29,13 +30,14 @@ from sft_rl.networks.lora import Adapted
 from sft_rl.networks.own import OwnNetwork
 from sft_rl.policy import DenoisingPolicy
 from sft_rl.pretrained.full_step import FullStep, measure_full_step
+from sft_rl.pretrained.pictures import Pipeline, load_pictures
 from sft_rl.pretrained.training import (
     guided_network,
     keep_conditions,
     pretrained_key,
     pretrained_network,
 )
-from sft_rl.rewards import Objective
+from sft_rl.rewards import Objective, OwnReward, Remote, build_objective, handed_over
 from sft_rl.seeding import derive_seed, num_threads
 from sft_rl.storage.cache import hash_of
 from sft_rl.types import Progress, silent
@@ -55,6 +57,21 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device: {name} asked for; GPUs here: {torch.cuda.device_count()}")
     return device
+
+
+def data_of(
+    config: Config,
+    data: Dataset | None = None,
+    *,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Dataset:
+    """Load the data as the model sees them, by :func:`sft_rl.pretrained.pictures.load_pictures`."""
+    scale = config.sampler.guidance_scale
+    pipeline = Pipeline(config.pretrained, config.model, config.noise, scale)
+    more: dict[str, Any] = {"device": device, "progress": progress, "warn": warn}
+    return load_pictures(config.data, config.prompts, pipeline, data, **more)
 
 
 def network_of(config: ResolvedConfig, own: nn.Module | None = None) -> nn.Module:
@@ -160,6 +177,35 @@ def algorithm_of(config: Config) -> Algorithm:
     if is_reference(config.algorithm):
         return kind(own_options(kind, config.options), config.training)
     return kind(getattr(config, config.algorithm), config.training)
+
+
+def objective_of(
+    config: ResolvedConfig,
+    reward: OwnReward = None,
+    *,
+    data: Dataset | None = None,
+    device: torch.device | str = "cpu",
+    remote: Remote | None = None,
+) -> Objective:
+    """Build what a run maximises, by :func:`sft_rl.rewards.build.build_objective`.
+
+    Args:
+        config: The run's configuration.
+        reward: What Python hands over.
+        data: The run's data, for rewards that want them.
+        device: Where networks are.
+        remote: Starts the scorers of terms that want Ray actors; without it they are built here.
+    """
+    return build_objective(
+        config.reward,
+        {} if reward is None else handed_over(reward)[1],
+        options=config.options,
+        data=data,
+        remote=remote,
+        units=Units(config.samples),
+        num_classes=config.model.num_classes,
+        device=device,
+    )
 
 
 def networks_of(

@@ -9,13 +9,13 @@ from torch import nn
 
 from sft_rl.config import Config, PretrainedConfig, ResolvedConfig
 from sft_rl.config.extensions import with_typed_options
+from sft_rl.config.files import lookup
 from sft_rl.config.paths import with_absolute_paths
 from sft_rl.data import Dataset
-from sft_rl.pretrained.pictures import data_of
 from sft_rl.rewards import OwnReward, handed_over
 from sft_rl.runs.checks import check
-from sft_rl.runs.models import Sections, with_factory, with_pretrained
-from sft_rl.runs.parts import resolve_device
+from sft_rl.runs.models import OF_MODEL, Sections, of_pretrained, with_hash
+from sft_rl.runs.parts import data_of, resolve_device
 from sft_rl.storage.checkpoint import state_sha256
 from sft_rl.types import Progress, silent
 
@@ -61,9 +61,21 @@ def resolve(
         known = PretrainedConfig(sha256=state_sha256(network))
         config = config.model_copy(update={"model": model, "pretrained": known})
     elif config.model.factory is not None:
-        config = with_factory(config)
+        known = with_hash(config.model, config.pretrained)
+        config = config.model_copy(update={"pretrained": known})
     elif config.pretrained.path is not None:
-        config = with_pretrained(config, pretrained, fetch=fetch, warn=warn)
+        sections = of_pretrained(
+            config.pretrained,
+            pretrained,
+            num_classes=config.model.num_classes,
+            given={k: lookup(config, k) for k in config.own_keys if k.startswith(OF_MODEL)},
+            fetch=fetch,
+            warn=warn,
+        )
+        tree = config.model_dump()
+        for name, values in sections.items():
+            tree[name] = {**tree[name], **values}
+        config = Config.model_validate(tree)
     if reward is not None:
         config = config.model_copy(update={"reward": handed_over(reward)[0]})
     config = with_typed_options(config)
@@ -72,7 +84,7 @@ def resolve(
         num = len(data.units.samples.prompts.texts) + 1
         update = {"classes": num, "null_class": True}
         config = config.model_copy(update={"model": config.model.model_copy(update=update)})
-    tree = {**dict(config), "data": data.config, "samples": data.units.samples}
-    resolved = ResolvedConfig.model_construct(**tree)
+    known_of_data = {"data": data.config, "samples": data.units.samples}
+    resolved = ResolvedConfig.model_construct(**{**dict(config), **known_of_data})
     check(resolved, data, network=network, reward=reward, trains=trains)
     return resolved, data

@@ -11,7 +11,7 @@ from users_ray import UsersRay
 
 from sft_rl.cli import main
 from sft_rl.config.files import load_config
-from sft_rl.rewards.build import build_objective
+from sft_rl.runs.parts import objective_of
 from sft_rl.runs.resolve import resolve
 
 USE = "tests.text.shades:darkest_asked_for"
@@ -31,13 +31,11 @@ def test_what_is_sent_to_a_scorer_scores_as_here(own: list[str]):
     config, data = resolve(
         load_config("images", [*own, f"reward.terms=[critic, {{use: '{USE}'}}]"])
     )
-    here = build_objective(config).rewards[0].score
+    here = objective_of(config).rewards[0].score
     more = f"reward.terms=[critic, {{use: '{USE}', num_scorers: 1}}]"
     elsewhere, _ = resolve(load_config("images", [*own, more]))
     sent: list[bytes] = []
-    build_objective(
-        elsewhere, remote=lambda _, make: sent.append(pickle.dumps(make)) or torch.zeros
-    )
+    objective_of(elsewhere, remote=lambda _, make: sent.append(pickle.dumps(make)) or torch.zeros)
     labels = torch.tensor([0, 1, 2, 1])
     scores = here(data.latents[:4], labels)
     arrived = pickle.loads(sent[0])(device="cpu")  # noqa: S301 (our own)

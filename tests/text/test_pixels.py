@@ -20,8 +20,7 @@ from sft_rl.jobs.dry_run import requirements_of
 from sft_rl.learning.team import Team
 from sft_rl.networks.lora import base_of
 from sft_rl.policy import to_arrays
-from sft_rl.pretrained.pictures import data_of
-from sft_rl.runs.parts import full_step_network, learner_of, networks_of
+from sft_rl.runs.parts import data_of, full_step_network, learner_of, networks_of
 from sft_rl.runs.resolve import resolve
 from sft_rl.types import Trajectories
 

@@ -1,6 +1,7 @@
 """When a search begins no more trials, and which number ranks them."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,18 +100,19 @@ def test_any_metric_or_function_of_them_ranks():
     config = load_config("swiss_roll")
     measured = {"two_sample": 0.6, "precision": 0.9, "recall": 0.7, "sliced_wasserstein": 0.01}
     row = {**measured, "two_sample_se": 0.02, "loss": 3.0}
-    leading = load_objective(config)
+    load = partial(load_objective, config.watched, config.distance)
+    leading = load()
     assert (leading.name, leading.of(row), leading.error_of(row)) == ("two_sample", 0.6, 0.02)
-    missing = load_objective(config, "recall")
+    missing = load("recall")
     assert (missing.name, missing.is_leading) == ("1 - recall", False)
     assert missing.of(row) == pytest.approx(0.3)
-    own = load_objective(config, "test_limits:spread")
+    own = load("test_limits:spread")
     assert own.of(row) == pytest.approx(0.63)
     assert math.isnan(own.error_of(row))
     with pytest.raises(OwnCodeFailed, match="KeyError"):
-        load_objective(config, "test_limits:broken").of(row)
+        load("test_limits:broken").of(row)
     with pytest.raises(UserError, match="gave inf; expected a finite number"):
-        load_objective(config, "test_limits:infinite").of(row)
+        load("test_limits:infinite").of(row)
     for name, said in (
         ("recal", "did you mean 'recall'"),
         ("kernel", "is not measured by evaluations"),
@@ -118,7 +120,7 @@ def test_any_metric_or_function_of_them_ranks():
         ("test_limits:RATE", "is no function"),
     ):
         with pytest.raises(UserError, match=said):
-            load_objective(config, name)
+            load(name)
 
 
 def test_trials_at_once_are_those_that_fit_and_may():

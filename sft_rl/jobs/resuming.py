@@ -1,4 +1,4 @@
-"""Checks that people can run on their own algorithms, critics and rewards."""
+"""A check that people run on their own algorithms, critics and rewards: whether runs resume."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sft_rl.api import Result, fine_tune, load_config
 from sft_rl.config import Config
+from sft_rl.config.files import load_config
+from sft_rl.data import dataset_of
+from sft_rl.jobs.commands import TrainedRun, train
+from sft_rl.jobs.console import CallbackObserver
+from sft_rl.learning.protocols import Silent
 from sft_rl.types import Metrics
 
 CLOCKS = ("seconds", "seconds_waiting", "trajectories_per_second")
@@ -44,27 +48,29 @@ def check_resumes(
     }
     training = config.training.model_copy(update=lengths)
     config = config.model_copy(update={"training": training})
+    if parts.get("data") is not None:
+        parts["data"] = dataset_of(parts["data"], config.data)
 
     def stop(done: int, total: int, metrics: Metrics) -> None:
         if metrics.get("iteration") == interrupted_after:  # not one of the pretraining
             raise _Interrupted
 
     with tempfile.TemporaryDirectory() as scratch:
-        whole = fine_tune(config, out=Path(scratch, "whole"), observer=None, **parts)
+        place = Path(scratch, "resumed")
+        whole = train(config, Path(scratch, "whole"), observer=Silent(), **parts)
         with contextlib.suppress(_Interrupted):
-            fine_tune(config, out=Path(scratch, "resumed"), observer=stop, **parts)
-        resumed = fine_tune(
-            config, out=Path(scratch, "resumed"), observer=None, resume=True, **parts
-        )
-    _compare(whole, resumed)
+            train(config, place, observer=CallbackObserver(stop), **parts)
+        resumed = train(config, place, observer=Silent(), resume="always", **parts)
+        _compare(whole, resumed)
 
 
-def _compare(whole: Result, resumed: Result) -> None:
+def _compare(whole: TrainedRun, resumed: TrainedRun) -> None:
     hint = (
         "what is kept between iterations belongs into the state() of the algorithm, critic or "
         "reward, or into modules and optimisers among an algorithm's attributes"
     )
-    rows = (run.history.drop(columns=list(CLOCKS)).to_dict("records") for run in (whole, resumed))
+    tables = (run.store.read_metrics().drop(columns=list(CLOCKS)) for run in (whole, resumed))
+    rows = (table.to_dict("records") for table in tables)
     for one, other in zip(*rows, strict=True):
         for name, value in one.items():
             same = value == other.get(name) or value != value  # a place without a number is nan
@@ -72,5 +78,5 @@ def _compare(whole: Result, resumed: Result) -> None:
                 f"resumed, iteration {one['iteration']:.0f} has another {name}: "
                 f"{other.get(name)!r}, uninterrupted {value!r}; {hint}"
             )
-    hashes = [run.metrics["policy_sha256"] for run in (whole, resumed)]
+    hashes = [run.summary["policy_sha256"] for run in (whole, resumed)]
     assert hashes[0] == hashes[1], f"the resumed run gives another policy; {hint}"
