@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sft_rl.config import Latents
 from sft_rl.critics.base import Critic
-from sft_rl.data.latents import at_once, decoded
+from sft_rl.data.autoencoder import at_once, decoded
 from sft_rl.storage.state import State
 from sft_rl.types import Loss
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sft_rl.config import Samples
+from sft_rl.data.autoencoder import decoded
 from sft_rl.data.pictures import tile, to_rgb
 from sft_rl.errors import UserError, shortened
 from sft_rl.storage.files import new_file
@@ -70,8 +71,6 @@ class Units:
     def in_units(self, samples: Tensor) -> Tensor:
         """Turn samples into the data's units, with their gradient; pixels are not rounded."""
         if self.samples.latents is not None:
-            from sft_rl.data.latents import decoded  # here, since few need it
-
             samples = decoded(self.samples.latents, samples)
         return samples * self.scale.to(samples.device) + self.shift.to(samples.device)
 

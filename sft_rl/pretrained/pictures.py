@@ -21,9 +21,10 @@ from sft_rl.config import (
     Samples,
 )
 from sft_rl.data import Dataset, load_dataset
+from sft_rl.data.autoencoder import encoded
 from sft_rl.data.image_files import LabelledImages
 from sft_rl.data.images import PIXEL_MAX, ImageDataset, image_dataset
-from sft_rl.data.latents import LatentDataset, encoded
+from sft_rl.data.latents import LatentDataset
 from sft_rl.data.prompts import Metadata, checked_prompts, plain, read_prompts
 from sft_rl.data.units import Units
 from sft_rl.diffusion.noise import path_of

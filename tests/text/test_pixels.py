@@ -12,7 +12,7 @@ from sft_rl.cli import main
 from sft_rl.config import ResolvedConfig
 from sft_rl.config.files import load_config
 from sft_rl.critics.pixels import InPixels
-from sft_rl.data.latents import BATCH
+from sft_rl.data.autoencoder import BATCH
 from sft_rl.distributed.team import TorchTeam
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_runner
