@@ -58,6 +58,19 @@ def test_a_learner_is_killed(
     assert heard[-1] == {"reported": [measured[-1]]}
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize(("lost", "too_many"), [(1, 1), pytest.param(4, 3, marks=pytest.mark.slow)])
+def test_nodes_that_leave_while_workers_start_are_no_loss_of_theirs(
+    tmp_path: Path, lost: int, too_many: int
+):
+    script = Path(__file__).with_name("leaving_nodes.py")
+    command = [sys.executable, str(script), str(tmp_path), str(lost), str(too_many)]
+    path = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "drawn").read_text() == f"2 shards, {lost} replaced"
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_sixteen_kills_of_every_kind(tmp_path: Path):

@@ -17,6 +17,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from sft_rl.config import RolloutConfig
 from sft_rl.distributed.actors import start_actor
 from sft_rl.distributed.metrics import WorkerMetrics
+from sft_rl.distributed.nodes import alive_nodes
 from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.errors import RunFailed, UserError, last_line
 from sft_rl.rollout.runner import Request, RolloutRunner, Weights
@@ -26,8 +27,8 @@ MAX_IN_FLIGHT = 2
 """Calls queued at a worker of what is waited for: the fastest worker takes the next one."""
 
 MAX_LOSSES = 3
-"""Workers that a shard may be lost on in a row, none answering in between: so many do not die by
-accident."""
+"""Workers that a shard may be lost on in a row, none answering in between and no node leaving: so
+many do not die by accident."""
 
 START_S = 120.0
 """Seconds a new worker gets for its first shard; and after which one that has no place on any node
@@ -85,10 +86,12 @@ class _Slot:
         last_sign_of_life: When it was last heard of.
         is_new: Whether it has drawn nothing yet.
         is_told_of: Whether it waits for a place so long that it was told of.
+        nodes: The nodes that there were when it was asked for.
     """
 
     actor: Any
     starting: Any
+    nodes: frozenset[str]
     calls: dict[Any, _Task] = field(default_factory=dict)
     last_sign_of_life: float = field(default_factory=time.monotonic)
     is_new: bool = True
@@ -179,7 +182,7 @@ class RayCollector:
     def _filled(self) -> _Slot:
         """A slot with a new worker."""
         actor = self._start()
-        slot = _Slot(actor, actor.__ray_ready__.remote())
+        slot = _Slot(actor, actor.__ray_ready__.remote(), _node_ids())
         self._calls[slot.starting] = slot
         return slot
 
@@ -282,7 +285,8 @@ class RayCollector:
         ray.kill(slot.actor)
         place = self._slots.index(slot)
         lost = [(task.iteration, task.shard) for task in slot.calls.values()]
-        self._losses.update([place] if slot.starting else lost)
+        if slot.nodes <= _node_ids():  # else it went with its node, which says nothing of it
+            self._losses.update([place] if slot.starting else lost)
         if max(self._losses.values(), default=0) >= MAX_LOSSES:
             what = "before they had started" if slot.starting else "with the same shard"
             raise RunFailed(
@@ -298,6 +302,11 @@ class RayCollector:
         slot.calls.clear()
         self._slots[place] = self._filled()
         self.num_replaced += 1
+
+
+def _node_ids() -> frozenset[str]:
+    """The nodes that there are."""
+    return frozenset(node["NodeID"] for node in alive_nodes())
 
 
 def _own_error(error: Exception) -> UserError:
