@@ -82,5 +82,10 @@ def test_one_that_has_no_place_gets_no_shards_and_is_told_of(scenarios: dict[str
     assert set(scenarios["waiting"]) == {told}
 
 
+def test_a_scorer_that_has_no_place_gets_no_batches(scenarios: dict[str, Any]):
+    assert scenarios["crowded"]["one has"] == [[0.0, 2.0, 4.0]] * 3
+    assert "no scorer has been free for -9 s; is there a node" in scenarios["crowded"]["none has"]
+
+
 def test_what_is_drawn_ahead_does_not_wait_for_the_learner(scenarios: dict[str, Any]):
     assert scenarios["ahead"] == {"handed out": 8, "kept": 0}

@@ -22,11 +22,13 @@ from ray._private.worker import global_worker
 from real_cluster import wait_for
 from users_ray import NUM_CPUS
 
-from sft_rl.config import ResolvedConfig, RolloutConfig, Section
+from sft_rl.config import ResolvedConfig, RolloutConfig, Section, TermConfig
 from sft_rl.config.files import load_config
 from sft_rl.data import load_dataset
 from sft_rl.distributed import collector as collecting
+from sft_rl.distributed import scorers as scoring
 from sft_rl.distributed.collector import RayCollector
+from sft_rl.distributed.scorers import RayScorers
 from sft_rl.errors import UserError
 from sft_rl.jobs.build import build_runner
 from sft_rl.jobs.clock import Clock
@@ -297,6 +299,25 @@ def overlapped(settings: list[str], flag: Path) -> dict[str, object]:
     return {**found, "died": not flag.exists()}
 
 
+def crowded() -> dict[str, object]:
+    """Score where one of two scorers has a place; then where there is none for any."""
+    found: dict[str, object] = {}
+    for name, share in (("one has", 0.75), ("none has", 2.0)):
+        term = TermConfig(
+            use="a:b", num_scorers=2, num_cpus_per_scorer=share * NUM_CPUS, timeout_s=10.0
+        )
+        scorers = RayScorers(term, lambda device: lambda samples: samples[:, 0])
+        scoring.ROOM_S = 900.0 if share < 1.0 else -9.0
+        x = torch.arange(6.0).reshape(3, 2)
+        try:
+            found[name] = [scorers(x).tolist() for _ in range(3)]
+        except UserError as error:
+            found[name] = str(error)
+        finally:
+            scorers.close()
+    return found
+
+
 def main(out: str, settings: list[str]) -> None:
     config, _ = resolve(load_config("swiss_roll", settings))
     results: dict[str, object] = {}
@@ -305,6 +326,7 @@ def main(out: str, settings: list[str]) -> None:
     for num in (0, 2):
         results[f"sha256 {num}"] = policy_sha256(narrow, num)
     results["overlapped"] = overlapped(settings, Path(out).with_name("flag"))
+    results["crowded"] = crowded()
     results |= losses(config)
     for name, make_runner in (
         ("faulty", partial(make, Faulty, config)),

@@ -17,7 +17,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from sft_rl.config import RolloutConfig
 from sft_rl.distributed.actors import start_actor
 from sft_rl.distributed.metrics import WorkerMetrics
-from sft_rl.distributed.nodes import alive_nodes
+from sft_rl.distributed.nodes import node_ids
 from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.errors import RunFailed, UserError, last_line
 from sft_rl.rollout.runner import Request, RolloutRunner, Weights
@@ -182,7 +182,7 @@ class RayCollector:
     def _filled(self) -> _Slot:
         """A slot with a new worker."""
         actor = self._start()
-        slot = _Slot(actor, actor.__ray_ready__.remote(), _node_ids())
+        slot = _Slot(actor, actor.__ray_ready__.remote(), node_ids())
         self._calls[slot.starting] = slot
         return slot
 
@@ -285,7 +285,7 @@ class RayCollector:
         ray.kill(slot.actor)
         place = self._slots.index(slot)
         lost = [(task.iteration, task.shard) for task in slot.calls.values()]
-        if slot.nodes <= _node_ids():  # else it went with its node, which says nothing of it
+        if slot.nodes <= node_ids():  # else it went with its node, which says nothing of it
             self._losses.update([place] if slot.starting else lost)
         if max(self._losses.values(), default=0) >= MAX_LOSSES:
             what = "before they had started" if slot.starting else "with the same shard"
@@ -302,11 +302,6 @@ class RayCollector:
         slot.calls.clear()
         self._slots[place] = self._filled()
         self.num_replaced += 1
-
-
-def _node_ids() -> frozenset[str]:
-    """The nodes that there are."""
-    return frozenset(node["NodeID"] for node in alive_nodes())
 
 
 def _own_error(error: Exception) -> UserError:

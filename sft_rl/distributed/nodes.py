@@ -42,6 +42,11 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def node_ids() -> frozenset[str]:
+    """Return the nodes that are alive."""
+    return frozenset(node["NodeID"] for node in alive_nodes())
+
+
 def room() -> dict[str, Bundle]:
     """Return what each node has in all, by its name."""
     return {node_name(node): _has_in_all(node) for node in alive_nodes()}

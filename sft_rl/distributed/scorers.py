@@ -7,8 +7,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,17 @@ from torch import Tensor
 
 from sft_rl.config import TermConfig
 from sft_rl.distributed.actors import start_actor
+from sft_rl.distributed.nodes import node_ids
 from sft_rl.distributed.secrets import receive_secrets
 from sft_rl.errors import RunFailed, UserError, last_line
 from sft_rl.rewards import Reward
 
 MAX_LOSSES = 3
-"""Scorers that a batch may be lost on in a row."""
+"""Scorers that a batch may be lost on in a row, no node leaving."""
 
-START_S = 120.0
-"""Seconds more that a new scorer gets: it has to be placed, and to load its model."""
+ROOM_S = 900.0
+"""Seconds that a batch waits for a scorer, beside what others' may take: one that is new has to be
+placed, and to load its model."""
 
 
 class Scorer:
@@ -46,11 +49,27 @@ class Scorer:
         return scores
 
 
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """A scorer.
+
+    Attributes:
+        actor: It.
+        ready: The call that it answers once it has a place and its model.
+        nodes: The nodes that there were when it was asked for.
+    """
+
+    actor: Any
+    ready: Any
+    nodes: frozenset[str]
+
+
 class RayScorers:
     """The scorers of one term; any free one takes a batch, which is the same by all of them.
 
     They start with the first batch. A scorer that dies or takes too long is replaced, and its batch
-    scored again. Several threads may call.
+    scored again, by those that are there: where nodes leave, its successor may wait for a place.
+    Several threads may call.
 
     Args:
         term: How many, and what each may use.
@@ -73,14 +92,15 @@ class RayScorers:
         self.make_reward = make_reward
         self.warn = warn
         self.actors: list[Any] = []
-        self._free: SimpleQueue[tuple[Any, bool]] = SimpleQueue()
+        self._free: SimpleQueue[_Placed] = SimpleQueue()
         self._starting = threading.Lock()
 
     def __call__(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples in model units (B, *shape), shape (B,).
 
         Raises:
-            RunFailed: If the reward fails, or scorers are lost with the same batch again and again.
+            RunFailed: If the reward fails, scorers are lost with the same batch again and again, or
+                there is no room for any.
         """
         with self._starting:
             if not self.actors:
@@ -88,21 +108,25 @@ class RayScorers:
                     self._start()
         batch = ray.put(x.cpu().numpy())
         others = [y.cpu().numpy() for y in labels]
-        for _ in range(MAX_LOSSES):
-            actor, is_new = self._free.get()
+        losses = 0
+        while losses < MAX_LOSSES:
+            scorer = self._next()
             try:
-                timeout = self.term.timeout_s + (START_S if is_new else 0.0)
-                scores = ray.get(actor.score.remote(batch, *others), timeout=timeout)
+                ray.get(scorer.ready)
+                call = scorer.actor.score.remote(batch, *others)
+                scores = ray.get(call, timeout=self.term.timeout_s)
             except RayTaskError as error:
-                self._free.put((actor, False))
+                self._free.put(scorer)
                 raise self._own_error(error.cause) from error
             except (RayActorError, ObjectLostError, GetTimeoutError) as error:
                 if getattr(error, "actor_init_failed", False):
                     raise self._own_error(getattr(error, "cause", None) or error) from error
-                why = "took too long" if isinstance(error, GetTimeoutError) else "died"
-                self._replace(actor, why)
+                self._replace(
+                    scorer, "took too long" if isinstance(error, GetTimeoutError) else "died"
+                )
+                losses += scorer.nodes <= node_ids()  # else it went with its node
                 continue
-            self._free.put((actor, False))
+            self._free.put(scorer)
             return torch.tensor(scores, device=x.device)
         raise RunFailed(
             f"reward: {self.term.name!r}: {MAX_LOSSES} scorers in a row were lost with the same "
@@ -130,13 +154,26 @@ class RayScorers:
             labels=term.labels,
         )
         self.actors.append(actor)
-        self._free.put((actor, True))
+        scorer = _Placed(actor, actor.__ray_ready__.remote(), node_ids())
+        scorer.ready.future().add_done_callback(lambda _: self._free.put(scorer))
 
-    def _replace(self, actor: Any, why: str) -> None:
+    def _next(self) -> _Placed:
+        """A free scorer that has a place; or had, if it died before it had its model."""
+        try:
+            return self._free.get(timeout=ROOM_S + self.term.timeout_s)
+        except Empty:
+            term = self.term
+            raise RunFailed(
+                f"reward: {term.name!r}: no scorer has been free for {ROOM_S:g} s; is there a node "
+                f"with room for {term.num_cpus_per_scorer:g} CPU and {term.num_gpus_per_scorer:g} "
+                "GPU, and how long does one take to load?"
+            ) from None
+
+    def _replace(self, scorer: _Placed, why: str) -> None:
         self.warn(f"a scorer of {self.term.name!r} {why}; it is replaced, its batch scored again")
         with self._starting:
-            ray.kill(actor)
-            self.actors.remove(actor)
+            ray.kill(scorer.actor)
+            self.actors.remove(scorer.actor)
             self._start()
 
     def _own_error(self, error: Exception) -> UserError:
