@@ -1,14 +1,14 @@
 """Kill what runs, at random times, and see that nothing is lost.
 
     python -m benchmarks.chaos --kills 50 --seed 0
-    python -m benchmarks.chaos --kinds autoscaler --runs 1 --iterations 8000
+    python -m benchmarks.chaos --kinds autoscaler --runs 1 --iterations 5000 --untimed
 
 Real runs of ``sft-rl train`` in processes of their own. While one goes on, a rollout worker, a
 scorer, the learner, the driver or a whole node gets SIGKILL, or a worker gets SIGSTOP and hangs. A
 killed driver is started again with the same command (``--resume auto``). Under an autoscaler nodes
-leave and join, each some 25 s after another; there are none to three. At the end each run's
-``policy_sha256`` is compared with that of a run nobody disturbed, and its metrics.csv must have
-every row once.
+leave and join, each some 25 s after another; there are none to three, and calls of the network are
+slow. At the end each run's ``policy_sha256`` is compared with that of a run nobody disturbed, and
+its metrics.csv must have every row once.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 
 from benchmarks.machine import RESULTS, machine
 from benchmarks.nodes import Nodes, started_nodes
+from benchmarks.slow_network import CALL_S
 from sft_rl.distributed.session import set_local_environment
 
 SETTINGS = (
@@ -66,6 +67,7 @@ WORKERS = (
 LEARNER = ("learner.launcher=ray_train", "learner.num_cpus=0.5", "learner.max_failures=100")
 ONE_WORKER = ("rollout.num_workers=1", *WORKERS[1:])
 RIGHT = "use: 'examples.reward_server:right_half', weight: 0.1"
+SLOW = "model.factory=benchmarks.slow_network:SlowNetwork"
 SCORED = f"reward.terms=[critic, {{{RIGHT}}}]"
 SCORERS = f"reward.terms=[critic, {{{RIGHT}, num_scorers: 2, num_cpus_per_scorer: 0.2}}]"
 
@@ -75,10 +77,11 @@ class Kind:
     """A way to run, and what can happen to it.
 
     Attributes:
-        settings: Beside SETTINGS; they do not change the result.
+        settings: Beside SETTINGS; those that change the result are in `own`, too.
         kills: What may be killed; drivers and nodes, which cost most time, less often.
         nodes: Nodes beside the head of a cluster; none starts a Ray of the run's own.
-        objective: What the run maximises, as it is set in one process.
+        own: What changes the result, as the undisturbed run has it, in one process.
+        call_s: Seconds that a call of a slow network takes.
         pause_s: At most so long nothing happens, in the midst of a run.
         may_start: Whether it is left alone until it has begun: it would be refused without room.
     """
@@ -86,9 +89,10 @@ class Kind:
     settings: tuple[str, ...]
     kills: tuple[str, ...]
     nodes: int = 0
-    objective: str = "reward=critic"
+    own: str = "reward=critic"
     pause_s: float = 3.0
     may_start: bool = False
+    call_s: float = 0.0
 
 
 KINDS = {
@@ -96,11 +100,13 @@ KINDS = {
     "ray_train": Kind((*LEARNER, *ONE_WORKER), ("worker", "hang", "learner", "learner", "driver")),
     "cluster": Kind((*LEARNER, *ONE_WORKER), ("node", "node", "worker", "learner"), nodes=2),
     "autoscaler": Kind(
-        (*WORKERS[1:], "rollout.num_workers=3"),
+        (*WORKERS[1:], "rollout.num_workers=3", "rollout.shards_per_batch=4", SLOW),
         ("leave", "leave", "join", "join", "worker"),
         nodes=2,
+        own=SLOW,
         pause_s=50.0,
         may_start=True,
+        call_s=0.05,
     ),
     "scorers": Kind((*ONE_WORKER, SCORERS), ("scorer", "scorer", "scorer", "worker"), 0, SCORED),
 }
@@ -292,11 +298,11 @@ def main() -> None:
     undisturbed: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         expected: dict[str, str] = {}
-        for objective in {KINDS[kind].objective for kind in args.kinds}:
+        for own in {KINDS[kind].own for kind in args.kinds}:
             out = Path(folder) / f"baseline-{len(expected)}"
-            words = command(out, args.iterations, ("rollout.num_workers=0", objective))
+            words = command(out, args.iterations, ("rollout.num_workers=0", own))
             subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-            expected[objective] = policy_sha256(out)
+            expected[own] = policy_sha256(out)
         for kind in () if args.untimed else args.kinds:
             with started_nodes(KINDS[kind].nodes) as nodes:
                 alone = chaos.disturb(kind, 0, Path(folder) / f"{kind}-undisturbed", nodes)
@@ -306,11 +312,12 @@ def main() -> None:
             left = args.kills - sum(len(run.kills) for run in runs)
             out = Path(folder) / f"run-{len(runs)}"
             print(f"run {len(runs)}: {kind}", flush=True)
+            os.environ[CALL_S] = str(KINDS[kind].call_s)
             with started_nodes(KINDS[kind].nodes) as nodes:
                 most = left if args.runs else min(left, args.kills_per_run)
                 run = chaos.disturb(kind, most, out, nodes)
             chaos.clear()
-            run.same_policy = policy_sha256(out) == expected[KINDS[kind].objective]
+            run.same_policy = policy_sha256(out) == expected[KINDS[kind].own]
             runs.append(run)
             print(f"  {run}", flush=True)
     report(args, runs, undisturbed)
