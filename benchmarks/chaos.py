@@ -100,7 +100,7 @@ KINDS = {
     "ray_train": Kind((*LEARNER, *ONE_WORKER), ("worker", "hang", "learner", "learner", "driver")),
     "cluster": Kind((*LEARNER, *ONE_WORKER), ("node", "node", "worker", "learner"), nodes=2),
     "autoscaler": Kind(
-        (*WORKERS[1:], "rollout.num_workers=3", "rollout.shards_per_batch=4", SLOW),
+        (*WORKERS[1:], "rollout.num_workers=3", SLOW),
         ("leave", "leave", "join", "join", "worker"),
         nodes=2,
         own=SLOW,
