@@ -31,7 +31,6 @@ REPEATS = 15
 FLOAT = 4
 
 
-@ray.remote(num_cpus=0.5)
 class End:
     """Sends a tensor, or takes one."""
 
@@ -52,7 +51,8 @@ class End:
 
 def measured() -> Iterator[tuple[float, dict[str, float]]]:
     """Milliseconds of a tensor's way, by transport, for each size in MiB."""
-    ends: list[Any] = [End.remote(), End.remote()]
+    actor: Any = ray.remote(End)
+    ends = [actor.options(num_cpus=0.5).remote() for _ in range(2)]
     sender, taker = ends
     create_collective_group(ends, backend="torch_gloo")
     for size in MEBIBYTES:
