@@ -38,7 +38,7 @@ class End:
         """Send it by the object store."""
         return torch.arange(num, dtype=torch.float32)
 
-    @ray.method(tensor_transport="gloo")
+    @ray.method(tensor_transport="gloo")  # type: ignore[untyped-decorator]
     def direct(self, num: int) -> torch.Tensor:
         """Send it by Direct Transport."""
         return torch.arange(num, dtype=torch.float32)
