@@ -29,17 +29,21 @@ def checkpoint() -> dict[str, Any]:
 
 
 def unet() -> nn.Module:
-    """The averaged network of the checkpoint; it is called as ``unet(images, times)``."""
+    """The network of the checkpoint; it is called as ``unet(images, times)``."""
     from denoising_diffusion_pytorch import Unet
 
-    network: nn.Module = Unet(dim=64, dim_mults=(1, 2, 4, 8))
+    return averaged(Unet(dim=64, dim_mults=(1, 2, 4, 8)))
+
+
+def averaged(network: nn.Module) -> nn.Module:
+    """Give a network the averaged weights of the checkpoint."""
     prefix, state = "ema_model.model.", checkpoint()["ema"]
     own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
     network.load_state_dict(own)
     return network
 
 
-def main(images: str, file: str, *settings: str) -> None:
+def main(images: str, file: str, *settings: str) -> sft_rl.Result:
     """Fine-tune it to four steps; its betas are in the checkpoint."""
     os.environ[CHECKPOINT] = os.path.abspath(file)
     betas = checkpoint()["model"]["betas"].tolist()
@@ -53,8 +57,9 @@ def main(images: str, file: str, *settings: str) -> None:
         f"noise.betas={betas}",
         "sampler.num_steps=4",
     ]
-    result = sft_rl.fine_tune(sft_rl.load_config("cifar10", [*given, *settings]))
+    result = sft_rl.fine_tune(sft_rl.load_config("images", [*given, *settings]))
     print(f"the sampler is in {result.folder}")
+    return result
 
 
 if __name__ == "__main__":

@@ -55,6 +55,28 @@ number = lambda: 3
 def points():
     return torch.randn(200, 2, generator=torch.Generator().manual_seed(3)).numpy() * [1.0, 5.0]
 
+class OfPictures(nn.Module):
+    """Noise in pictures (N, 1, 8, 8); it looks at numbers, as no network without data can."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 1, 3, padding=1)
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    def forward(self, x, t):
+        assert float(t.min()) >= 0.0
+        return self.layer(x) * self.scale
+
+def of_pictures():
+    return OfPictures()
+
+class OfPicturesCritic(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1)) / max(float(x.detach().abs().max()), 1.0)
+
+def critic_of_pictures():
+    return OfPicturesCritic(64, 1)
+
 def critic():
     return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
 
@@ -128,6 +150,19 @@ def test_one_that_its_function_trained_and_one_that_is_trained_here(
     again, there = full_step_network(*resolved)
     assert there
     assert torch.equal(here(x, t), again(x, t))
+
+
+def test_memory_is_counted_of_networks_of_pictures_that_look_at_numbers(
+    own: str, tiny_digits: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    made = (f"model.factory={own}:of_pictures", f"critic.factory={own}:critic_of_pictures")
+    words = ["train", "digits", *tiny_digits, *made, "critic.regulariser=none"]
+    assert main([*words, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "parameters, policy" in told
+    assert "activations of a policy step" in told
+    assert main([*words, "--out", "run"]) == 0
+    assert Path("run/summary.json").is_file()
 
 
 def test_a_critic_a_value_and_data_of_ones_own_are_trained_with_and_resumed(

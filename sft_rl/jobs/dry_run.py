@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sft_rl.algorithms import Algorithm, Networks
 from sft_rl.config import Config, LearnerConfig, ResolvedConfig, TrainingConfig
+from sft_rl.config.extensions import is_reference
 from sft_rl.critics import Critic
 from sft_rl.critics.pixels import InPixels
 from sft_rl.data import Dataset
@@ -155,7 +156,7 @@ def requirements_of(config: ResolvedConfig, micro_batch_size: int | None) -> Req
     """What a run needs with updates of so many rows at a time."""
     training = config.training.model_copy(update={"micro_batch_size": micro_batch_size})
     config = config.model_copy(update={"training": training})
-    with torch.device("meta"):
+    with torch.device("cpu" if _has_own_networks(config) else "meta"):
         networks = networks_of(config, network_of(config))
     on_cpu = resolve_device(config.device).type == "cpu"
     is_images = config.samples.pixel_max is not None
@@ -168,6 +169,12 @@ def requirements_of(config: ResolvedConfig, micro_batch_size: int | None) -> Req
         draws_here=config.rollout.num_workers == 0,
         libraries=libraries * on_cpu,
     )
+
+
+def _has_own_networks(config: ResolvedConfig) -> bool:
+    """Whether some are a user's code, which is called with numbers: not all runs without."""
+    made = (config.model.factory, config.critic.factory, config.value.factory)
+    return any(made) or is_reference(config.critic.objective)
 
 
 def requirements(
@@ -186,7 +193,7 @@ def requirements(
     copy of the transitions that a policy step draws.
 
     Args:
-        networks: Policy, critic and value, on the meta device.
+        networks: Policy, critic and value, on the meta device or the CPU.
         algorithm: Says what a policy step keeps.
         training: Batch sizes.
         learner: How many share the work, and whether they split the networks.
@@ -278,18 +285,18 @@ def _activations(
 
 
 def activation_bytes(policy: DenoisingPolicy, batch: int) -> int:
-    """Bytes that one call of a policy on the meta device keeps for the way back."""
+    """Bytes that one call of a policy keeps for the way back."""
 
     def predict(num: int) -> None:
         latents, labels = _rows(policy, num)
-        policy.network(latents, torch.zeros(num, device="meta"), *labels)
+        policy.network(latents, latents.new_zeros(num), *labels)
 
     return kept_bytes(predict, policy, batch)
 
 
 def _rows(policy: DenoisingPolicy, num: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Latents without data, and labels if the model takes any."""
-    latents = torch.zeros(num, *policy.shape, device="meta")
+    latents = torch.zeros(num, *policy.shape, device=policy.device)
     return latents, given(policy.blank_labels(num))
 
 
@@ -305,11 +312,11 @@ def _seen(critic: Critic, policy: DenoisingPolicy, num: int) -> None:
 
 def _values(value: nn.Module, policy: DenoisingPolicy, num: int) -> None:
     states, labels = _rows(policy, num)
-    value(states, torch.zeros(num, dtype=torch.int64, device="meta"), *labels)
+    value(states, states.new_zeros(num, dtype=torch.int64), *labels)
 
 
 def kept_bytes(call: Callable[[int], None], module: nn.Module, batch: int) -> int:
-    """Bytes that a call of a module on the meta device keeps for the way back.
+    """Bytes that a call of a module keeps for the way back.
 
     Counted on one and two rows, since they grow in proportion.
 

@@ -19,8 +19,8 @@ from sft_rl.types import Metrics
 
 Rewards = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Scores of samples (B, *shape) in model units with their labels (B,), by the reward's name."""
-MOST = 500
-"""Samples of a class."""
+MOST = 2000
+"""Samples of all classes."""
 
 
 def by_class(
@@ -43,7 +43,7 @@ def by_class(
     num_classes, features = policy.num_classes, getattr(evaluator.measure, "features", [])[:1]
     if not num_classes or not (features or rewards or evaluator.clip):
         return []
-    num = max(min(evaluator.config.num_samples // num_classes, MOST), 1)
+    num = max(min(evaluator.config.num_samples, MOST) // num_classes, 1)
     labels = torch.arange(num_classes, device=policy.device).repeat_interleave(num)
     source = generator(evaluator.config.seed, "classes", device=policy.device)
     with torch.no_grad():
