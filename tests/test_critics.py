@@ -52,6 +52,26 @@ def test_r1_and_r2_are_the_squared_slopes_at_both_kinds(tiny_config: Callable[..
     assert metrics["critic_input_grad_norm"].item() == pytest.approx(5.0, rel=1e-5)
 
 
+def test_several_critics_learn_apart_and_score_by_their_mean(
+    tiny_config: Callable[..., ResolvedConfig],
+):
+    """A step of the two together is a step of each alone."""
+    settings = ("critic.regulariser=r1_r2", "critic.objective=relativistic")
+    torch.manual_seed(0)
+    both = critic_of(tiny_config(*settings, "critic.num_networks=2"))
+    torch.manual_seed(0)
+    alone = [critic_of(tiny_config(*settings)) for _ in range(2)]
+    assert not torch.equal(alone[0](REAL), alone[1](REAL))
+    torch.testing.assert_close(both(REAL), (alone[0](REAL) + alone[1](REAL)) / 2)
+    for critic in (both, *alone):
+        optimizer = torch.optim.Adam(critic.parameters())
+        critic.loss(REAL, FAKE, torch.Generator()).value.backward()
+        optimizer.step()
+        critic.after_step()
+    for own, other in zip(both.called, alone, strict=True):
+        torch.testing.assert_close(own.state_dict(), other.state_dict())
+
+
 def test_weight_clipping_bounds_every_weight(tiny_config: Callable[..., ResolvedConfig]):
     critic = critic_of(tiny_config("critic.regulariser=weight_clip"))
     critic.after_step()

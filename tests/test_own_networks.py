@@ -205,6 +205,10 @@ def test_a_critic_a_value_and_data_of_ones_own_are_trained_with_and_resumed(
         ),
         (("value.factory=Value",), "value.factory: expected module:function"),
         (("critic.factory=NAME:critic", "critic.objective=mmd"), "takes no network"),
+        (
+            ("critic.num_networks=2", "critic.objective=mmd"),
+            "num_networks: critic.objective=mmd has",
+        ),
         (("critic.factory=NAME:critic", "critic.regulariser=spectral_norm"), "spectral_norm"),
         (("data.factory=NAME:number",), r"data.factory: .*:number\(\)"),
         (("data.factory=NAME:points", "data.path=x.npy"), "data.path: data.name=memory reads no"),

@@ -106,7 +106,9 @@ def runs(
             "pathwise.checkpoint_activations=true",
             "policy.ema_decay=0",
         ),
-        "hybrid": tiny_config(odd, "algorithm=hybrid", "critic.objective=hinge"),
+        "hybrid": tiny_config(
+            odd, "algorithm=hybrid", "critic.objective=hinge", "critic.num_networks=2"
+        ),
         "grpo": tiny_config(
             odd, "algorithm=grpo", "rollout.group_size=3", "grpo.trust_region=1e-4"
         ),

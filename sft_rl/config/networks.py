@@ -153,6 +153,8 @@ class CriticConfig(Section):
     kind: Literal["mlp", "conv", "paper_conv"] = "mlp"
     """Network: `mlp` for points; for images `conv`, residual and down to 4x4 pixels or less, or
     `paper_conv`, the four 4x4 convolutions of the paper's code, from 32x32 pixels."""
+    num_networks: Count = 1
+    """Critics that start from different weights and learn apart; their mean scores."""
     factory: Reference | None = None
     """A user's `module:function` that returns the network of one's own, called as `network(x[,
     labels])`, in place of `kind`; returns scores (B,) or (B, 1)."""

@@ -6,6 +6,7 @@ from sft_rl.config import CriticConfig
 from sft_rl.config.extensions import is_reference, load_class, own_options
 from sft_rl.critics.base import Critic
 from sft_rl.critics.network import OBJECTIVES, NetworkCritic
+from sft_rl.critics.several import Several
 from sft_rl.critics.witness import MMDCritic, SlicedWassersteinCritic
 from sft_rl.errors import UserError, did_you_mean
 from sft_rl.networks import critic_network
@@ -70,10 +71,17 @@ def build_critic(
             f"critic.factory: critic.objective={name} takes no network from outside; use "
             f"{', '.join(OBJECTIVES)}"
         )
-    if is_reference(name):
-        kind = load_class("critic.objective", name, Critic)
-        return kind(own_options(kind, own or {}), shape)  # type: ignore[no-any-return]
-    if name in OBJECTIVES:
+    if name in WITNESSES and options.num_networks > 1:
+        raise UserError(f"critic.num_networks: critic.objective={name} has no network")
+    if name == "mmd":
+        return MMDCritic(batch_size, shape)
+    if name == "sliced_wasserstein":
+        return SlicedWassersteinCritic(batch_size, shape, num_projections=options.num_projections)
+
+    def one() -> Critic:
+        if is_reference(name):
+            kind = load_class("critic.objective", name, Critic)
+            return kind(own_options(kind, own or {}), shape)  # type: ignore[no-any-return]
         network = critic_network(
             options,
             shape,
@@ -82,6 +90,6 @@ def build_critic(
             prompt_width=prompt_width,
         )
         return NetworkCritic(network, options)
-    if name == "mmd":
-        return MMDCritic(batch_size, shape)
-    return SlicedWassersteinCritic(batch_size, shape, num_projections=options.num_projections)
+
+    critics = [one() for _ in range(options.num_networks)]
+    return critics[0] if len(critics) == 1 else Several(critics)

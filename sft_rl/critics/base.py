@@ -31,9 +31,9 @@ class Critic(Stateful, nn.Module):
     then learners that split networks leave it whole."""
 
     @property
-    def inner(self) -> "Critic":
-        """The critic whose calls are divided among learners: itself, or one that it asks."""
-        return self
+    def called(self) -> tuple["Critic", ...]:
+        """The critics whose calls are divided among learners: itself, or those that it asks."""
+        return (self,)
 
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Score samples (B, *shape), shape (B,); differentiable in x."""

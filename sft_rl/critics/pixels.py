@@ -27,9 +27,9 @@ class InPixels(Critic):
         self.latents = latents
 
     @property
-    def inner(self) -> Critic:
+    def called(self) -> tuple[Critic, ...]:
         """The critic of pictures."""
-        return self.critic
+        return self.critic.called
 
     @property
     def at_once(self) -> int:

@@ -138,7 +138,7 @@ def fine_tune(
             stack.enter_context(
                 team.divide(
                     networks.policy.network,
-                    networks.critic.inner,
+                    *networks.critic.called,
                     networks.value,
                     by_vector=networks.policy.conditions is not None,
                 )

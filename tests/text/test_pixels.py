@@ -71,7 +71,7 @@ def of_one(config: ResolvedConfig, team: Team) -> list[torch.Tensor]:
     learner = learner_of(config, networks, data, team=team)
     runner.load(0, learner.weights())
     batch = Trajectories.concatenate([runner.collect(0, 0)])
-    with team.divide(networks.policy.network, networks.critic.inner, networks.value):
+    with team.divide(networks.policy.network, *networks.critic.called, networks.value):
         learner.judge(batch, 0, 0)
         learner.update_policy(batch, 0)
     every = (*networks.critic.parameters(), *networks.policy.parameters())
