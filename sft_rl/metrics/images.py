@@ -129,7 +129,7 @@ class Images:
 
         ``nearest_training`` is the median distance to the nearest training image over the same
         median of held-out images: about 1 if samples are as new as those, towards 0 if they are
-        copies.
+        copies. Where half of the held-out images are training images themselves, it is not there.
         """
         numbers: Metrics = {}
         estimates: dict[str, Estimate] = {}
@@ -137,7 +137,8 @@ class Images:
             found = to_real.all(generated)
             numbers |= found.numbers
             estimates |= found.estimates
-        numbers["nearest_training"] = float(np.median(self._nearest(generated))) / self._usual
+        if self._usual >= 1.0:  # pixels are whole numbers: less is rounding
+            numbers["nearest_training"] = float(np.median(self._nearest(generated))) / self._usual
         return Measured(numbers, estimates)
 
     def _to(self, real: Array) -> list[FeaturesTo]:

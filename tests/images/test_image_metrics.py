@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,16 @@ def test_a_floor_has_the_samples_counts_or_shows_what_does_not_depend_on_them():
     few = evaluator_of("metrics.num_samples=2000").noise_floors()  # 1,079 training images
     values = ("frechet_inf", "kernel")
     assert few.keys() == {*values, *(f"{name}_se" for name in values)}
+
+
+def test_of_data_whose_pictures_repeat_newness_is_not_told():
+    """The held-out images are training images: no distance to the nearest is usual."""
+    evaluator = evaluator_of("metrics.num_samples=100")
+    data = evaluator.data
+    repeated = replace(data, held_out=data.train[: len(data.held_out)].numpy())
+    found = Evaluator(repeated, evaluator.config).all_distances(data.train_in_units(100))
+    assert "nearest_training" not in found
+    assert "frechet_inf" in found
 
 
 def test_copies_are_found_and_new_images_are_not(evaluator: Evaluator):
