@@ -72,13 +72,13 @@ def _nearest(points: Array, members: Array, num: int) -> tuple[Array, Array]:
 
         distances, index = cKDTree(members).query(points, k=range(1, num + 1))
         return distances, index
-    y = torch.from_numpy(members)
-    parts = [
-        torch.cdist(part, y).topk(num, dim=1, largest=False)
-        for part in torch.split(torch.from_numpy(points), _at_once(y))
-    ]
-    distances, index = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    return distances, index
+    x, y = torch.from_numpy(points), torch.from_numpy(members)
+    # One place for all: small results kept between large matrices would break memory to pieces.
+    found = x.new_empty(len(x), num), torch.empty(len(x), num, dtype=torch.int64)
+    for part, *own in zip(*(torch.split(a, _at_once(y)) for a in (x, *found)), strict=True):
+        torch.topk(torch.cdist(part, y), num, dim=1, largest=False, out=tuple(own))
+    distances, index = found
+    return distances.numpy(), index.numpy()
 
 
 def _covered(points: Array, members: Array, neighbours: int) -> float:
@@ -94,10 +94,10 @@ def _covered(points: Array, members: Array, neighbours: int) -> float:
             inside[hits] = True
         return float(inside.mean())
     x, y, radius = (torch.from_numpy(a) for a in (points, members, radii))
-    parts: list[Tensor] = [
-        (torch.cdist(part, y) <= radius).any(dim=1) for part in torch.split(x, _at_once(y))
-    ]
-    return torch.cat(parts).double().mean().item()
+    covered = torch.empty(len(x), dtype=torch.bool)
+    for part, own in zip(*(torch.split(a, _at_once(y)) for a in (x, covered)), strict=True):
+        torch.any(torch.cdist(part, y) <= radius, dim=1, out=own)
+    return covered.double().mean().item()
 
 
 def _at_once(members: Tensor) -> int:
