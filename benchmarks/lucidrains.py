@@ -96,8 +96,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(f"| sampler | {' | '.join(COLUMNS)} |\n|---|" + "---|" * len(COLUMNS))
     for name, part in (("before", "before"), ("after", "final"), ("100 steps", "full_step")):
-        cells = [told(result.metrics[part], column) for column in COLUMNS]
-        print(f"| {name} | {' | '.join(cells)} |")
+        if COLUMNS[0] in result.metrics[part]:  # not of metrics.full_step=off
+            cells = [told(result.metrics[part], column) for column in COLUMNS]
+            print(f"| {name} | {' | '.join(cells)} |")
     mine = result.metrics["wall_seconds"]["fine-tuning"]
     print(f"{seconds:.0f} CPU s by the trainer, {mine:.0f} s of fine-tuning here")
     print(machine())
