@@ -202,6 +202,16 @@ def test_a_users_own_points(
             ["learner.callbacks", "learner.launcher=ray_train"],
         ),
         (
+            [
+                "train",
+                "swiss_roll",
+                "--dry-run",
+                "learner.launcher=ray_train",
+                "learner.callbacks=[nowhere:Reports]",
+            ],
+            ["learner.callbacks", "cannot import 'nowhere'"],
+        ),
+        (
             ["train", "swiss_roll", "learner.strategy=fsdp"],
             ["learner.strategy", "there is one", "learner.num_workers"],
         ),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sft_rl.algorithms import ALGORITHMS
 from sft_rl.config import Config, ResolvedConfig
-from sft_rl.config.extensions import is_reference
+from sft_rl.config.extensions import is_reference, load_object
 from sft_rl.critics import check_objective
 from sft_rl.data import Dataset, check_labels
 from sft_rl.diffusion.schedule import StepSchedule
@@ -252,6 +252,8 @@ def _check_system(config: Config) -> None:
             "learner.callbacks: they are Ray Train's, so they need learner.launcher=ray_train, got "
             "'local'"
         )
+    for name in config.learner.callbacks:
+        load_object("learner.callbacks", name)
     if config.learner.strategy == "fsdp":
         _check_fsdp(config)
     if config.rollout.cuda_graphs and rollout_device(config).type != "cuda":
